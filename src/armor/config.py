@@ -1,0 +1,107 @@
+"""PruneConfig: every choice of a pruning run in one frozen, validated dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from armor.errors import ArmorError
+
+METHODS = ("armor", "nowag", "wanda", "sparsegpt", "magnitude")
+OBJECTIVES = ("full", "diag")
+TARGETS = ("compensated", "dense")
+SOLVERS = ("exact", "adam")
+PATTERNS = ("2:4",)
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"objective": "full", "target": "compensated", "solver": "exact"},
+    "paper": {"objective": "diag", "target": "dense", "solver": "exact"},
+}
+AUTO_BLOCKS = (128, 64, 32, 16, 8)
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What to prune and how. Invalid values raise `ArmorError` on construction.
+
+    Attributes:
+        calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings.
+        method: "armor" or a baseline ("nowag", "wanda", "sparsegpt", "magnitude").
+        objective: "full" (second moment of the inputs) or "diag" (their mean squares; the paper's).
+        target: "compensated" (undo the error of the layers before) or "dense" (the paper's).
+        solver: "exact" (closed-form steps) or "adam" (the paper's loop).
+        iterations: ceiling on solver iterations; None takes the solver's own default.
+        pattern: sparsity of the core, "N:M".
+        block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
+        overhead_budget: share of the dense parameters that the wrappers may add.
+        samples: number of calibration windows.
+        seq_len: tokens per calibration window; None takes min(2048, the model's context).
+        shrinkage: alpha in ``X = (1-alpha) X + alpha diag(X)`` ("full" only).
+        damping: lambda in ``X + lambda mean(diag X) I`` ("full" only).
+        target_damping: lambda' of the compensated target.
+        include, exclude: globs over linear names; a layer must match some include and no exclude.
+        seed: seed of every random choice.
+    """
+
+    calibration: str | tuple[str, ...] = ()
+    method: str = "armor"
+    objective: str = "full"
+    target: str = "compensated"
+    solver: str = "exact"
+    iterations: int | None = None
+    pattern: str = "2:4"
+    block_size: int | None = None
+    overhead_budget: float = 0.10
+    samples: int = 128
+    seq_len: int | None = None
+    shrinkage: float = 0.5
+    damping: float = 1e-2
+    target_damping: float = 1e-2
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("calibration", "include", "exclude"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+        _one_of("method", self.method, METHODS)
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("target", self.target, TARGETS)
+        _one_of("solver", self.solver, SOLVERS)
+        _one_of("pattern", self.pattern, PATTERNS)
+        if self.block_size is not None and (self.block_size < 4 or self.block_size % 4):
+            raise ArmorError(f"block size {self.block_size} is not a positive multiple of 4")
+        for name in ("samples", "iterations", "seq_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArmorError(f"{name} must be at least 1, not {value}")
+        if not 0.0 <= self.shrinkage <= 1.0:
+            raise ArmorError(f"shrinkage must lie in [0, 1], not {self.shrinkage}")
+        for name in ("overhead_budget", "damping", "target_damping"):
+            if not getattr(self, name) > 0.0:
+                raise ArmorError(f"{name} must be positive, not {getattr(self, name)}")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> PruneConfig:
+        """The preset `name` ("default" or "paper") with `changes` on top."""
+        _one_of("preset", name, tuple(PRESETS))
+        return cls(**{**PRESETS[name], **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain JSON-ready dict."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PruneConfig:
+        """The inverse of `to_dict`; an unknown key raises `ArmorError`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ArmorError(f"unknown setting {unknown[0]!r}; valid: {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+def _one_of(what: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ArmorError(f"unknown {what} {value!r}; valid: {', '.join(valid)}")

@@ -1,0 +1,10 @@
+"""The one exception type that means "the input is wrong, and here is the remedy"."""
+
+from __future__ import annotations
+
+
+class ArmorError(Exception):
+    """Bad input or an unusable environment: one line that says what is wrong and what to do.
+
+    The command line prints the message alone and exits with code 2.
+    """
