@@ -1,0 +1,5 @@
+"""``python -m armor``."""
+
+from armor.cli import main
+
+main()

@@ -1,0 +1,47 @@
+"""The command line: one file a command, one place where errors become one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import typer
+
+from armor.errors import ArmorError
+
+app = typer.Typer(
+    name="armor",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Prune a language model to 2:4 sparsity and keep its quality (ARMOR, arXiv 2510.05528).",
+    epilog="Start with: [bold]armor demo[/bold]",
+)
+
+# Commands register themselves on import; the modules keep torch inside their functions,
+# so that --help is instant.
+_COMMANDS = ("prune", "evaluate", "inspect", "export", "demo")
+for _name in _COMMANDS:
+    importlib.import_module(f"armor.cli.{_name}").register(app)
+
+
+def main() -> None:
+    """Run the command line; bad input exits 2, a failed run 1, Ctrl-C 130, each in one line."""
+    try:
+        app(standalone_mode=True)
+    except ArmorError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("ARMOR_DEBUG"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        _fail(f"{type(error).__name__}: {text} (ARMOR_DEBUG=1 shows the traceback)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"armor: error: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,41 @@
+"""Problem: what one layer asks of a pruning method. Baselines and solvers take the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Minimise ``tr((T - W_hat) X (T - W_hat)^T)`` over the admissible ``W_hat``.
+
+    Attributes:
+        target: T, (out, in), float32 or float64: the weight, or the compensated target.
+        moment: X = E[x x^T], (in, in), or its diagonal d, (in,); same dtype and device as `target`.
+    """
+
+    target: Tensor
+    moment: Tensor
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `moment` is the whole matrix."""
+        return self.moment.ndim == 2
+
+    @cached_property
+    def mean_square(self) -> Tensor:
+        """``d_k = E[x_k^2]``, (in,)."""
+        return self.moment.diagonal().contiguous() if self.is_full else self.moment
+
+    def times_moment(self, matrix: Tensor) -> Tensor:
+        """``matrix @ X``, (rows, in)."""
+        return matrix @ self.moment if self.is_full else matrix * self.moment
+
+    def loss(self, weight: Tensor) -> float:
+        """The proxy loss of `weight` (out, in), summed in float64, not normalised."""
+        error = self.target - weight
+        return float((self.times_moment(error) * error).sum(dtype=torch.float64))
