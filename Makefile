@@ -1,0 +1,49 @@
+# Every target does its own set-up: a fresh machine needs python3 (3.10 to 3.13) and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TF4 := .venv-tf4
+READY := $(VENV)/.ready
+READY_TF4 := $(TF4)/.ready
+# torch goes first: a later resolve then keeps it instead of replacing it.
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+# What touches transformers: loading, saving, finding the layers, the whole command line.
+COMPAT_TESTS ?= tests/demo
+
+.PHONY: demo test lint compat format clean
+
+demo: $(READY)
+	$(BIN)/armor demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compat: $(READY_TF4)
+	$(TF4)/bin/python -m pytest -n auto --dist loadfile $(COMPAT_TESTS)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(TF4) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+# The oldest supported transformers, with its own hub client and tokenizers; all else as pinned.
+$(READY_TF4): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TF4)
+	$(TF4)/bin/python -m pip install --quiet $(TORCH)
+	grep -v -E '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > $(TF4)/constraints.txt
+	$(TF4)/bin/python -m pip install --quiet -e '.[dev]' 'transformers==4.57.*' -c $(TF4)/constraints.txt
+	touch $@
