@@ -1,0 +1,36 @@
+"""NoWag-P (Liu et al., "NoWag: A Unified Framework for Shape Preserving Compression",
+arXiv 2504.14569)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from armor.factorize.factors import Factors
+from armor.factorize.problem import Problem
+from armor.sparsity import nm_mask
+
+EPSILON = 1e-5
+
+
+def normalise(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide the columns, then the rows of `weight` (out, in) by their L2 norm + 1e-5.
+
+    Returns:
+        ``(W_bar, r, c)`` of shapes (out, in), (out,), (in,) with
+        ``weight = diag(r) W_bar diag(c)``.
+    """
+    columns = torch.linalg.vector_norm(weight, dim=0) + EPSILON
+    scaled = weight / columns
+    rows = torch.linalg.vector_norm(scaled, dim=1) + EPSILON
+    return scaled / rows[:, None], rows, columns
+
+
+def nowag(problem: Problem, n: int = 2, m: int = 4) -> Factors:
+    """Keep the `n` largest ``W_bar_ij^2 E[x_j^2]`` of every `m` in a row, values unchanged.
+
+    The row norm does not change the choice inside a row; the column norms do.
+    """
+    normalised, _, _ = normalise(problem.target)
+    mask = nm_mask(normalised.square() * problem.mean_square, n, m)
+    return Factors(problem.target * mask, mask)
