@@ -1,0 +1,1 @@
+"""What `armor demo` works on: a tiny trained Llama and text that every Python carries."""
