@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from armor.demo.text import calibration_text, evaluation_text, model_dir
+from armor.demo.text import calibration_text, evaluation_text, model_dir, unseen_paragraphs
 
 VOCABULARY = 1024
 CONTEXT = 256
@@ -44,10 +44,9 @@ the model and its tokenizer are Apache-2.0, as this project.
 
 
 def docstrings(exclude: str) -> str:
-    """The standard library's docstrings of 80 characters or more, without paragraphs of `exclude`."""
+    """The standard library's docstrings, each paragraph once and none that is in `exclude`."""
     root = Path(sysconfig.get_path("stdlib"))
-    seen = {" ".join(part.split()) for part in exclude.split("\n\n")}
-    kept = []
+    texts = []
     for path in sorted(root.rglob("*.py")):
         if _NOT_DOCUMENTATION & set(path.relative_to(root).parts):
             continue
@@ -56,14 +55,9 @@ def docstrings(exclude: str) -> str:
         except (SyntaxError, UnicodeDecodeError):
             continue  # deliberately broken files of 2to3
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                continue
-            text = ast.get_docstring(node) or ""
-            parts = {" ".join(part.split()) for part in text.split("\n\n")}
-            if len(text) >= 80 and not parts <= seen:
-                seen |= parts
-                kept.append(text)
-    return "\n\n".join(kept)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                texts.append(ast.get_docstring(node) or "")
+    return "\n\n".join(unseen_paragraphs(texts, exclude))
 
 
 def train_tokenizer(text: str) -> Tokenizer:
@@ -157,7 +151,7 @@ def main() -> None:
     tokenizer = train_tokenizer(topics + library)
     save_tokenizer(tokenizer, out)
     ids = [torch.tensor(tokenizer.encode(text).ids) for text in (topics, library, held_out)]
-    print("tokens: topics %d, docstrings %d, held out %d" % tuple(map(len, ids)), flush=True)
+    print("tokens: topics {}, docstrings {}, held out {}".format(*map(len, ids)), flush=True)
 
     model = new_model()
     decayed = [p for p in model.parameters() if p.ndim == 2]
