@@ -70,6 +70,7 @@ def test_pieces_end_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_warning_about_the_length(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer.deprecation_warnings.clear()  # it warns once only
     logging.getLogger("transformers").addHandler(caplog.handler)
     try:
         data.tokenize(tokenizer, "a text longer than the model's five tokens")
