@@ -1,0 +1,96 @@
+"""ArmorLinear: the module that replaces a pruned linear layer and computes from packed data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from armor import runtime
+from armor.factorize.factors import Factors
+from armor.packed import PackedLayer
+from armor.sparsity import packed_shapes
+
+
+class ArmorLinear(nn.Module):
+    """``y = A (S (B x)) + bias`` with a 2:4 core S and block-diagonal wrappers A and B.
+
+    The tensors are for inference: the parameters ask for no gradient.
+
+    Attributes:
+        core_values: parameter (out, 2*ceil(in/4)), kept values of S.
+        core_indices: uint8 buffer (out, ceil(ceil(in/4)/2)), their positions (`armor.sparsity`).
+        left: A, parameter (ceil(out/b), b, b), or None without wrappers.
+        right: B, parameter (ceil(in/b), b, b), or None.
+        bias: parameter (out,), or None.
+    """
+
+    core_values: nn.Parameter
+    core_indices: Tensor
+    left: nn.Parameter | None
+    right: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        block: int | None = None,
+        bias: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Empty tensors of the right shapes, to be loaded into; `block` None means no wrappers."""
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.block = block
+
+        def empty(*shape: int) -> nn.Parameter:
+            tensor = torch.empty(shape, dtype=dtype, device=device)
+            return nn.Parameter(tensor, requires_grad=False)
+
+        values, indices = packed_shapes(out_features, in_features)
+        self.core_values = empty(*values)
+        self.register_buffer("core_indices", torch.empty(indices, dtype=torch.uint8, device=device))
+        self.left = self.right = None
+        if block is not None:
+            self.left = empty(-(-out_features // block), block, block)
+            self.right = empty(-(-in_features // block), block, block)
+        self.bias = empty(out_features) if bias else None
+
+    @classmethod
+    def from_packed(cls, layer: PackedLayer, bias: Tensor | None = None) -> ArmorLinear:
+        """The module of `layer`, sharing its tensors (their dtype, their device)."""
+        rows, cols = layer.shape
+        module = cls(cols, rows, layer.block, bias is not None, device="meta")
+        tensors = layer.tensors() | ({} if bias is None else {"bias": bias})
+        module.load_state_dict(tensors, assign=True)
+        return module
+
+    @classmethod
+    def from_factors(cls, factors: Factors, bias: Tensor | None = None) -> ArmorLinear:
+        """The module of `factors`, in their dtype. Raises `ArmorError` if the mask is not 2:4."""
+        return cls.from_packed(PackedLayer.from_factors(factors), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return runtime.linear(
+            x, self.core_values, self.core_indices, self.left, self.right, self.bias
+        )
+
+    def packed(self) -> PackedLayer:
+        """The packed weight, sharing the module's tensors."""
+        return PackedLayer(
+            self.in_features, self.core_values, self.core_indices, self.left, self.right
+        )
+
+    def dense_weight(self) -> Tensor:
+        """``A S B``, (out, in), multiplied in float32 or wider, in the module's dtype."""
+        return self.packed().dense()
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features},"
+            f" block={self.block}, bias={self.bias is not None}"
+        )
