@@ -40,10 +40,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
-# The oldest supported transformers, with its own hub client and tokenizers; all else as pinned.
+# The oldest supported transformers and what depends on its hub client; all else as pinned.
 $(READY_TF4): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TF4)
 	$(TF4)/bin/python -m pip install --quiet $(TORCH)
-	grep -v -E '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > $(TF4)/constraints.txt
+	grep -v -E '^(transformers|tokenizers|huggingface_hub|datasets)==' constraints.txt > $(TF4)/constraints.txt
 	$(TF4)/bin/python -m pip install --quiet -e '.[dev]' 'transformers==4.57.*' -c $(TF4)/constraints.txt
 	touch $@
