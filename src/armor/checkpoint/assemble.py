@@ -1,0 +1,100 @@
+"""assemble: a model folder and its pruned layers make a checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from armor.checkpoint.folder import building
+from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
+from armor.checkpoint.jsonfile import write_json, write_text
+from armor.checkpoint.readme import readme
+from armor.checkpoint.shards import MAX_SHARD_BYTES, ShardWriter
+from armor.checkpoint.sidecar import CONFIG, README, copy_sidecar, read_config
+from armor.checkpoint.tensorfile import StoredTensor, describe
+from armor.checkpoint.weights import read_weights
+from armor.errors import ArmorError
+from armor.packed import PackedLayer
+
+WEIGHT = ".weight"
+
+
+def check_source(source: Path) -> None:
+    """Raise `ArmorError` unless `source` is a dense model in safetensors that can be pruned."""
+    _dense_config(source)
+    read_weights(source)
+
+
+def assemble(
+    source: Path,
+    out: Path,
+    layers: Mapping[str, PackedLayer],
+    run: dict[str, Any],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the checkpoint `out`: the model `source` with ``<layer>.weight`` of `layers` packed.
+
+    All other tensors are copied byte by byte; the model is never in memory, only the packed
+    tensors of one shard. `out` appears at the very end. The same input gives the same bytes.
+
+    Args:
+        source: a model folder with safetensors weights.
+        layers: pruned layers by name, in the dtype of the weight they replace. Each is asked for
+            once, in the order of the source's files, so the mapping may load them lazily.
+        run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
+
+    Raises:
+        ArmorError: an unusable source, an `out` that exists, a layer that does not fit the source
+            or holds NaN or inf, a full disk.
+    """
+    config = _dense_config(source)
+    tensors = read_weights(source)
+    for name in layers:
+        if name + WEIGHT not in tensors:
+            raise ArmorError(f"{source} has no tensor {name + WEIGHT!r} to replace")
+    with building(out) as folder:
+        specs = {}
+        writer = ShardWriter(folder, max_shard_bytes)
+        for tensor, stored in tensors.items():
+            name = tensor.removesuffix(WEIGHT)
+            if name == tensor or name not in layers:
+                writer.add(tensor, stored)
+                continue
+            layer = layers[name]
+            _check(name, layer, stored)
+            specs[name] = LayerSpec(layer.shape, layer.block)
+            for part, values in layer.tensors().items():
+                writer.add(f"{name}.{part}", values)
+        writer.finish()
+        specs = {name: specs[name] for name in layers}
+        copy_sidecar(source, folder)
+        write_json(folder / CONFIG, config | {"quantization_config": to_metadata(specs)})
+        write_json(folder / RUN_FILE, run)
+        write_text(folder / README, readme(len(specs)))
+
+
+def _dense_config(source: Path) -> dict[str, Any]:
+    config = read_config(source)
+    if (quantization := config.get("quantization_config")) is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise ArmorError(
+            f"{source} is already compressed (quant_method {method!r}): start from the dense model"
+        )
+    return config
+
+
+def _check(name: str, layer: PackedLayer, stored: StoredTensor) -> None:
+    if layer.shape != stored.shape:
+        raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {stored.shape}")
+    expected = LayerSpec(layer.shape, layer.block).tensor_shapes()
+    for part, tensor in layer.tensors().items():
+        dtype, shape, _ = describe(tensor)
+        if shape != expected.get(part):
+            raise ArmorError(f"layer {name}: {part} is {shape}, not {expected.get(part)}")
+        if dtype != ("U8" if part == "core_indices" else stored.dtype):
+            raise ArmorError(f"layer {name}: {part} is {dtype}, the model is {stored.dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ArmorError(f"layer {name}: {part} holds NaN or inf in {dtype}: prune it again")

@@ -1,0 +1,45 @@
+"""export_dense: the checkpoint multiplied out, a plain model folder without a trace of armor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from armor.checkpoint.folder import building
+from armor.checkpoint.jsonfile import write_json
+from armor.checkpoint.reader import Checkpoint
+from armor.checkpoint.shards import MAX_SHARD_BYTES, ShardWriter
+from armor.checkpoint.sidecar import CONFIG, copy_sidecar
+
+
+def export_dense(
+    folder: str | Path,
+    out: str | Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write the dense twin of checkpoint `folder` to `out`: each weight is ``A S B``.
+
+    Products in float32, rounded once to the dtype of the model; one shard is in memory at a time;
+    `out` appears at the very end. `progress` is called with (layers done, layers in all).
+
+    Raises:
+        ArmorError: not a sound armor checkpoint, an `out` that exists, or a full disk.
+    """
+    checkpoint = Checkpoint.open(folder)
+    total = len(checkpoint.layers)
+    with building(Path(out)) as target:
+        writer = ShardWriter(target, max_shard_bytes)
+        done = 0
+        for tensor, stored in checkpoint.tensors.items():
+            name, _, part = tensor.rpartition(".")
+            if name not in checkpoint.layers or part == "bias":
+                writer.add(tensor, stored)
+            elif part == "core_values":
+                writer.add(f"{name}.weight", checkpoint.layer(name).dense())
+                done += 1
+                progress(done, total)
+        writer.finish()
+        copy_sidecar(checkpoint.folder, target)
+        plain = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
+        write_json(target / CONFIG, plain)

@@ -1,0 +1,96 @@
+"""A folder that appears finished or not at all."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from armor.errors import ArmorError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def check_output(out: Path) -> None:
+    """Raise `ArmorError` unless `out` can become a new folder (it is absent, or empty)."""
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise ArmorError(f"{out} exists already: delete it or choose another output folder")
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends without an error.
+
+    On an error, Ctrl-C included, it is removed; what a killed process left goes at the next try.
+
+    Raises:
+        ArmorError: `out` exists, cannot be made, or the disk is full.
+    """
+    out = Path(os.path.abspath(out))
+    check_output(out)
+    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        temporary.mkdir()
+    except OSError as error:
+        raise ArmorError(f"cannot write to {out.parent}: {error.strerror}") from None
+    try:
+        with _lock(temporary):
+            yield temporary
+            _sync(temporary)
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
+        _sync(out.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(out.parent).free / 1e9
+            raise ArmorError(
+                f"the disk of {out.parent} is full ({free:.1f} GB free): make room and start again"
+            ) from error
+        raise
+
+
+def _remove_leftovers(out: Path) -> None:
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        with _lock(leftover) as free:
+            if free:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock that tells a living builder's folder from a leftover; whether it was free."""
+    if sys.platform == "win32":  # no such lock: leftovers stay
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """fsync a folder, so that the names in it survive a power cut."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

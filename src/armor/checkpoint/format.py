@@ -1,0 +1,97 @@
+"""The checkpoint's metadata: ``quantization_config`` of config.json, checked to the last key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from armor.errors import ArmorError
+from armor.sparsity import packed_shapes
+
+METHOD = "armor"
+FORMAT = 1
+PATTERN = "2:4"
+RUN_FILE = "armor_run.json"
+_KEYS = {"quant_method", "format", "pattern", "layers"}
+_LAYER_KEYS = {"shape", "block"}
+_MAX_SIZE = 2**31
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What the metadata says of one pruned layer: shape (out, in), wrapper block or None."""
+
+    shape: tuple[int, int]
+    block: int | None
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each stored tensor by the last part of its name (without the bias)."""
+        rows, cols = self.shape
+        values, indices = packed_shapes(rows, cols)
+        shapes: dict[str, tuple[int, ...]] = {"core_values": values, "core_indices": indices}
+        if (size := self.block) is not None:
+            shapes["left"] = (-(-rows // size), size, size)
+            shapes["right"] = (-(-cols // size), size, size)
+        return shapes
+
+
+def to_metadata(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
+    """The ``quantization_config`` of a checkpoint with these layers."""
+    return {
+        "quant_method": METHOD,
+        "format": FORMAT,
+        "pattern": PATTERN,
+        "layers": {
+            name: {"shape": list(spec.shape), "block": spec.block} for name, spec in layers.items()
+        },
+    }
+
+
+def from_metadata(data: Any) -> dict[str, LayerSpec]:
+    """The layers of a ``quantization_config``.
+
+    Raises:
+        ArmorError: not armor's, a newer format, an unknown key, or values that make no sense.
+    """
+    if not isinstance(data, dict) or data.get("quant_method") != METHOD:
+        raise ArmorError('not an armor checkpoint: config.json has no quant_method "armor"')
+    number = data.get("format")
+    if type(number) is not int or number < 1:
+        raise ArmorError(f"checkpoint format {_short(number)} is not a positive whole number")
+    if number > FORMAT:
+        raise ArmorError(f"checkpoint format {number} was written by a newer armor; upgrade armor")
+    if unknown := sorted(map(str, set(data) - _KEYS)):
+        raise ArmorError(
+            f"unknown setting {_short(unknown[0])} in quantization_config; upgrade armor"
+        )
+    if data.get("pattern") != PATTERN:
+        raise ArmorError(f"pattern {_short(data.get('pattern'))} is not {PATTERN}; upgrade armor")
+    layers = data.get("layers")
+    if not isinstance(layers, dict) or not layers:
+        raise ArmorError("quantization_config lists no layers; the checkpoint is damaged")
+    return {name: _layer(name, entry) for name, entry in layers.items()}
+
+
+def _layer(name: Any, entry: Any) -> LayerSpec:
+    if not isinstance(name, str) or not isinstance(entry, dict):
+        raise ArmorError(f"layer {_short(name)} has no description; the checkpoint is damaged")
+    if unknown := sorted(map(str, set(entry) - _LAYER_KEYS)):
+        raise ArmorError(
+            f"layer {_short(name)}: unknown setting {_short(unknown[0])}; upgrade armor"
+        )
+    shape, block = entry.get("shape"), entry.get("block")
+    if not (isinstance(shape, (list, tuple)) and len(shape) == 2 and all(map(_is_size, shape))):
+        raise ArmorError(f"layer {_short(name)}: shape {_short(shape)} is not two positive sizes")
+    if block is not None and (not _is_size(block) or block % 4):
+        raise ArmorError(f"layer {_short(name)}: block {_short(block)} is not a multiple of 4")
+    return LayerSpec((shape[0], shape[1]), block)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < _MAX_SIZE
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

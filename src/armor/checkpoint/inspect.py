@@ -1,0 +1,88 @@
+"""inspect: what a checkpoint holds, layer by layer, as a JSON-ready dict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from armor.checkpoint.format import FORMAT, PATTERN, LayerSpec
+from armor.checkpoint.reader import Checkpoint
+
+_LOSSES = ("loss", "nowag_loss", "sparsegpt_loss", "seconds")
+
+
+def inspect(folder: str | Path) -> dict[str, Any]:
+    """Sizes, losses and certificates of the checkpoint `folder`; every index is checked.
+
+    Returns:
+        ``format``, ``pattern``, ``method`` (None if unknown);
+        ``layers``: name -> ``shape`` [out, in], ``block``, ``dtype``, ``bytes`` (packed, without
+        bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper parameters over dense
+        ones) and, None where armor_run.json does not tell, ``loss``, ``nowag_loss``,
+        ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``;
+        ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
+        ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``.
+
+    Raises:
+        ArmorError: not a sound armor checkpoint.
+    """
+    checkpoint = Checkpoint.open(folder)
+    records = _mapping(checkpoint.run.get("layers"))
+    layers = {
+        name: _layer(checkpoint, name, spec) | _record(_mapping(records.get(name)))
+        for name, spec in checkpoint.layers.items()
+    }
+    packed = sum(layer["bytes"] for layer in layers.values())
+    dense = sum(layer["dense_bytes"] for layer in layers.values())
+    model = sum(stored.nbytes for stored in checkpoint.tensors.values())
+    method = _mapping(checkpoint.run.get("config")).get("method")
+    return {
+        "format": FORMAT,
+        "pattern": PATTERN,
+        "method": method if isinstance(method, str) else None,
+        "layers": layers,
+        "totals": {
+            "layers": len(layers),
+            "bytes": packed,
+            "dense_bytes": dense,
+            "ratio": packed / dense,
+            "model_bytes": model,
+            "dense_model_bytes": model - packed + dense,
+            "certified": sum(layer["certificate"] is True for layer in layers.values()),
+        },
+    }
+
+
+def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]:
+    checkpoint.check_pattern(name)
+    rows, cols = spec.shape
+    stored = {part: checkpoint.tensors[f"{name}.{part}"] for part in spec.tensor_shapes()}
+    values = stored["core_values"]
+    size = sum(tensor.nbytes for tensor in stored.values())
+    element = values.nbytes // (values.shape[0] * values.shape[1])
+    wrappers = sum(stored[part].nbytes for part in ("left", "right") if part in stored)
+    dense = rows * cols * element
+    return {
+        "shape": [rows, cols],
+        "block": spec.block,
+        "dtype": values.dtype,
+        "bytes": size,
+        "dense_bytes": dense,
+        "ratio": size / dense,
+        "overhead": wrappers / dense,
+    }
+
+
+def _record(record: dict[str, Any]) -> dict[str, Any]:
+    """Losses and certificate out of a layer's record, None for what is absent or no number."""
+    numbers = {key: _number(record.get(key)) for key in _LOSSES}
+    certificate = record.get("certificate")
+    return numbers | {"certificate": certificate if isinstance(certificate, bool) else None}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

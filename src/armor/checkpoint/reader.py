@@ -1,0 +1,108 @@
+"""Checkpoint: an armor folder opened for reading, everything checked before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from armor.checkpoint.format import RUN_FILE, LayerSpec, from_metadata
+from armor.checkpoint.jsonfile import read_json
+from armor.checkpoint.sidecar import read_config
+from armor.checkpoint.tensorfile import StoredTensor
+from armor.checkpoint.weights import read_weights, safe_path
+from armor.errors import ArmorError
+from armor.packed import PackedLayer
+from armor.sparsity import valid_indices
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_PARTS = ("core_values", "core_indices", "left", "right")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: nothing but headers and JSON is in memory.
+
+    Attributes:
+        folder: where it lies. config: its config.json.
+        layers: the pruned layers by name. tensors: every stored tensor by name.
+        run: armor_run.json, {} without one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    layers: dict[str, LayerSpec]
+    tensors: dict[str, StoredTensor]
+    run: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Open `folder`. Raises `ArmorError` unless metadata and tensors fit each other."""
+        folder = Path(folder)
+        config = read_config(folder)
+        try:
+            layers = from_metadata(config.get("quantization_config"))
+        except ArmorError as error:
+            raise ArmorError(f"{folder}: {error}") from None
+        tensors = read_weights(folder)
+        check_tensors(layers, tensors)
+        run = read_json(safe_path(folder, RUN_FILE)) if (folder / RUN_FILE).exists() else {}
+        return cls(folder, config, layers, tensors, run)
+
+    def layer(self, name: str) -> PackedLayer:
+        """One pruned layer, loaded. Raises `ArmorError` unless every group keeps exactly 2 of 4."""
+        spec = self.layers[name]
+        parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
+        self._check_indices(name, parts["core_indices"])
+        return PackedLayer(in_features=spec.shape[1], **parts)
+
+    def check_pattern(self, name: str) -> None:
+        """Raise `ArmorError` unless every group of this layer keeps exactly 2 of 4."""
+        self._check_indices(name, self.tensors[f"{name}.core_indices"].load())
+
+    def _check_indices(self, name: str, indices: Tensor) -> None:
+        if not valid_indices(indices):
+            raise ArmorError(
+                f"{self.folder}: layer {name} has indices that do not name 2 of every 4; the"
+                " checkpoint is damaged: copy or download it again"
+            )
+
+
+def read_layers(folder: str | Path) -> Iterator[tuple[str, PackedLayer]]:
+    """The pruned layers of a checkpoint, one at a time. Raises `ArmorError` if it is damaged."""
+    checkpoint = Checkpoint.open(folder)
+    for name in checkpoint.layers:
+        yield name, checkpoint.layer(name)
+
+
+def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise `ArmorError` unless exactly the packed tensors that `layers` asks for are there."""
+    for name, spec in layers.items():
+        dtypes = set()
+        for part, shape in spec.tensor_shapes().items():
+            stored = tensors.get(f"{name}.{part}")
+            if stored is None:
+                raise ArmorError(
+                    f"layer {name}: tensor {part} is missing; the checkpoint is damaged"
+                )
+            if stored.shape != shape:
+                raise ArmorError(
+                    f"layer {name}: {part} has shape {stored.shape}, the metadata says {shape}"
+                )
+            if part == "core_indices":
+                if stored.dtype != "U8":
+                    raise ArmorError(f"layer {name}: core_indices is {stored.dtype}, not U8")
+            elif stored.dtype not in _FLOATS:
+                raise ArmorError(f"layer {name}: {part} is {stored.dtype}, not a float")
+            else:
+                dtypes.add(stored.dtype)
+        if len(dtypes) > 1:
+            raise ArmorError(f"layer {name}: mixed dtypes {sorted(dtypes)}")
+    for tensor in tensors:
+        name, _, part = tensor.rpartition(".")
+        wanted = layers[name].tensor_shapes() if name in layers else {}
+        if (part in _PARTS[:2] or name in layers) and part not in (*wanted, "bias"):
+            raise ArmorError(f"tensor {tensor} does not fit the metadata of config.json")

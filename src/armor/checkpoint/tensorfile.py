@@ -1,0 +1,128 @@
+"""One safetensors file: reading its header safely, writing it tensor by tensor.
+
+Copied tensors move as raw bytes, so any dtype passes through unchanged; bytes are deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from armor.errors import ArmorError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_CHUNK = 16 << 20
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file: `nbytes` bytes from `offset` on.
+
+    `dtype` is the file's own name for it, such as "BF16".
+    """
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """The raw bytes, a few megabytes at a time."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            left = self.nbytes
+            while left:
+                chunk = file.read(min(left, _CHUNK))
+                if not chunk:
+                    raise ArmorError(f"{self.path} became shorter while it was read; start again")
+                left -= len(chunk)
+                yield chunk
+
+    def load(self) -> Tensor:
+        """The tensor, in memory. Raises `ArmorError` for a dtype that is not in `DTYPES`."""
+        if self.dtype not in DTYPES:
+            raise ArmorError(f"{self.path.name}: dtype {self.dtype} is not one of {list(DTYPES)}")
+        if not self.nbytes:
+            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        data = bytearray().join(self.chunks())
+        return torch.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(self.shape)
+
+
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, in the order of their bytes; only the header is read.
+
+    Raises:
+        ArmorError: the file is missing, truncated, damaged or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt"):
+            pass  # checks the header's length, every offset and every size against the file
+        with path.open("rb") as file:
+            start = 8 + (length := int.from_bytes(file.read(8), "little"))
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ArmorError(f"cannot read {path}: {reason}; copy or download it again") from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])):
+        begin, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        tensors[name] = StoredTensor(path, entry["dtype"], shape, start + begin, end - begin)
+    return tensors
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor | StoredTensor]) -> None:
+    """Write `tensors` (CPU or GPU, or stored elsewhere) and fsync."""
+    # Wide dtypes first keeps every tensor aligned to its element size, as the format asks.
+    order = sorted(tensors, key=lambda name: (-_element_size(tensors[name]), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        dtype, shape, size = describe(tensors[name])
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for name in order:
+            tensor = tensors[name]
+            if isinstance(tensor, StoredTensor):
+                file.writelines(tensor.chunks())
+            else:
+                file.write(
+                    tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def describe(tensor: Tensor | StoredTensor) -> tuple[str, tuple[int, ...], int]:
+    """dtype name, shape, bytes."""
+    if isinstance(tensor, StoredTensor):
+        return tensor.dtype, tensor.shape, tensor.nbytes
+    return _NAMES[tensor.dtype], tuple(tensor.shape), tensor.nbytes
+
+
+def _element_size(tensor: Tensor | StoredTensor) -> int:
+    if isinstance(tensor, StoredTensor):
+        return tensor.nbytes // max(1, math.prod(tensor.shape))
+    return tensor.element_size()

@@ -1,0 +1,1 @@
+"""transformers: with this, ``from_pretrained`` loads an armor checkpoint."""

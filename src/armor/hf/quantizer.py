@@ -1,0 +1,135 @@
+"""ArmorQuantizer: swaps linear layers for `ArmorLinear` before transformers loads the weights.
+
+Works on transformers 4.57 and 5.x; arguments that only one of them passes stay in ``kwargs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+
+from armor.checkpoint.format import METHOD, LayerSpec
+from armor.checkpoint.reader import check_tensors
+from armor.checkpoint.tensorfile import read_file
+from armor.checkpoint.weights import INDEX, SINGLE, read_weights
+from armor.errors import ArmorError
+from armor.hf.config import ArmorConfig
+from armor.linear import ArmorLinear
+from armor.sparsity import valid_indices
+
+
+def register() -> None:
+    """Make transformers know the method "armor"."""
+    AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ArmorConfig
+    AUTO_QUANTIZER_MAPPING[METHOD] = ArmorQuantizer
+
+
+class ArmorQuantizer(HfQuantizer):
+    """Loads checkpoints that `armor prune` wrote; it prunes nothing itself."""
+
+    quantization_config: ArmorConfig
+
+    def __init__(self, quantization_config: ArmorConfig, **kwargs: Any) -> None:
+        if not kwargs.get("pre_quantized", True):
+            raise ArmorError(
+                "from_pretrained cannot prune a dense model: run `armor prune MODEL --out DIR`,"
+                " then load DIR"
+            )
+        super().__init__(quantization_config, **kwargs)
+
+    def _convert_model_for_quantization(self, model: nn.Module) -> None:
+        """Nothing to patch; the base class would ask for accelerate."""
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        layers = self.quantization_config.specs()
+        _check_files(model.config.name_or_path, layers, kwargs.get("checkpoint_files"))
+        for name, spec in layers.items():
+            path = _find(model, name)
+            if path is not None:
+                _replace(model, path, spec)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, layer in _armor_layers(model):
+            for parameter in layer.parameters():
+                parameter.requires_grad_(False)
+            if not layer.core_indices.is_meta and not valid_indices(layer.core_indices):
+                raise ArmorError(
+                    f"layer {name} has indices that do not name 2 of every 4; the checkpoint is"
+                    " damaged: copy or download it again"
+                )
+        # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
+        model.is_quantized = False
+        return model
+
+    def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
+        """transformers 4 only: a missing packed tensor would otherwise be filled with noise."""
+        for name, layer in _armor_layers(model):
+            for part in layer.state_dict():
+                if f"{name}.{part}" in missing_keys:
+                    raise ArmorError(
+                        f"layer {name}: tensor {part} is missing; the checkpoint is damaged"
+                    )
+        return missing_keys
+
+    def get_accelerator_warm_up_factor(self) -> int:
+        """transformers 4 only: allocate for the packed tensors as they are (2 means 1.0 times)."""
+        return 2
+
+    def is_serializable(self, safe_serialization: bool | None = None) -> bool:
+        """``save_pretrained`` writes the packed tensors as they are."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """The runtime is for inference."""
+        return False
+
+
+def _armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, ArmorLinear):
+            yield name, module
+
+
+def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | None) -> None:
+    """Compare metadata and headers, where the files are known, before anything is allocated."""
+    folder = Path(str(source))
+    if (folder / SINGLE).exists() or (folder / INDEX).exists():
+        check_tensors(layers, read_weights(folder))
+    elif files:
+        tensors = {}
+        for file in files:
+            tensors.update(read_file(Path(file)))
+        check_tensors(layers, tensors)
+
+
+def _find(model: Any, name: str) -> str | None:
+    """Where layer `name` of the checkpoint sits in `model`; None if `model` lacks that part.
+
+    A headless model (AutoModel) has the same layers without the prefix, the other way round with.
+    """
+    prefix = f"{model.base_model_prefix}."
+    modules = dict(model.named_modules())
+    for path in (name, name.removeprefix(prefix), prefix + name):
+        if path in modules:
+            return path
+    if name.startswith(prefix) or "." in name:
+        raise ArmorError(f"the model has no layer {name}, which the checkpoint has pruned")
+    return None
+
+
+def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
+    parent, _, child = path.rpartition(".")
+    old = model.get_submodule(path)
+    if not isinstance(old, nn.Linear) or (old.out_features, old.in_features) != spec.shape:
+        raise ArmorError(f"layer {path} is {old}, the checkpoint says (out, in) = {spec.shape}")
+    rows, cols = spec.shape
+    new = ArmorLinear(
+        cols, rows, spec.block, old.bias is not None, dtype=old.weight.dtype, device="meta"
+    )
+    setattr(model.get_submodule(parent), child, new.train(old.training))

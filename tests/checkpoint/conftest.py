@@ -1,0 +1,111 @@
+"""A tiny random Llama with awkward sizes, and checkpoints made of it with random factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from armor.checkpoint import assemble
+from armor.factorize.factors import Factors
+from armor.factorize.scaling import cast
+from armor.packed import PackedLayer
+from armor.sparsity import nm_mask
+
+
+@dataclass(frozen=True)
+class Made:
+    """A dense model folder, the checkpoint made of it, and the layers that went in."""
+
+    source: Path
+    folder: Path
+    layers: dict[str, PackedLayer]
+
+
+Make = Callable[..., Made]
+
+
+def random_layer(weight: torch.Tensor, block: int | None, seed: int) -> PackedLayer:
+    """Factors of about the size of `weight`, wrappers near the identity, in its dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, cols = weight.shape
+    mask = nm_mask(torch.rand(rows, cols, generator=generator))
+    core = weight.float() * mask * 1.4
+    if block is None:
+        return PackedLayer.from_factors(cast(Factors(core, mask), weight.dtype))
+
+    def wrapper(size: int) -> torch.Tensor:
+        blocks = torch.randn(-(-size // block), block, block, generator=generator)
+        return torch.eye(block) + 0.2 * blocks
+
+    factors = Factors(core, mask, wrapper(rows), wrapper(cols))
+    return PackedLayer.from_factors(cast(factors, weight.dtype))
+
+
+def tiny_llama(dtype: torch.dtype, tie: bool, bias: bool, mlp: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=mlp,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tie,
+        attention_bias=bias,
+        initializer_range=0.3,  # logits far apart: greedy generation has no ties
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    if bias:
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes checkpoints; the same arguments give the same folders, so leave them unchanged."""
+    cache: dict[tuple[object, ...], Made] = {}
+
+    def build(
+        dtype: torch.dtype = torch.float32,
+        block: int | None = 16,
+        tie: bool = True,
+        bias: bool = False,
+        mlp: int = 172,
+    ) -> Made:
+        key = (dtype, block, tie, bias, mlp)
+        if key not in cache:
+            home = tmp_path_factory.mktemp("model")
+            model = tiny_llama(dtype, tie, bias, mlp)
+            model.save_pretrained(home / "source")
+            layers = {
+                name: random_layer(module.weight.data, block, seed)
+                for seed, (name, module) in enumerate(model.named_modules())
+                if isinstance(module, torch.nn.Linear) and name != "lm_head"
+            }
+            run = {"config": {"method": "armor"}, "layers": {name: RECORD for name in layers}}
+            assemble(home / "source", home / "packed", layers, run)
+            cache[key] = Made(home / "source", home / "packed", layers)
+        return cache[key]
+
+    return build
+
+
+RECORD = {
+    "loss": 0.02,
+    "nowag_loss": 0.1,
+    "sparsegpt_loss": None,
+    "certificate": True,
+    "block": 16,
+    "seconds": 1.5,
+}
