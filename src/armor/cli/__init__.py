@@ -10,6 +10,10 @@ import typer
 
 from armor.errors import ArmorError
 
+# Idle OpenMP threads sleep instead of spinning: on a busy or shared machine that is the difference
+# between a slowdown by the number of neighbours and one by a factor of ten. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(
     name="armor",
     no_args_is_help=True,

@@ -1,0 +1,35 @@
+"""What a layer is asked for: the moment it is judged under and the weight it should match."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def regularised(second: Tensor, shrinkage: float, damping: float) -> Tensor:
+    """``(1-alpha) X + alpha diag(X) + lambda mean(diag X) I``, (in, in).
+
+    Shrinkage keeps the factors from fitting the accidents of few calibration tokens; damping keeps
+    the moment positive definite.
+    """
+    diagonal = second.diagonal()
+    out = second * (1.0 - shrinkage)
+    out.diagonal().copy_(diagonal + damping * diagonal.mean())
+    return out
+
+
+def compensated(weight: Tensor, second: Tensor, cross: Tensor, damping: float) -> Tensor:
+    """``W* = W (K + l I)(X + l I)^-1``, the weight whose output on the pruned model's inputs is
+    closest to the dense layer's on its own, with ``l = damping * mean(diag X)``.
+
+    Args:
+        weight: W, (out, in). second: X = E[x_p x_p^T]. cross: K = E[x_d x_p^T], both (in, in).
+
+    Returns:
+        (out, in), in the dtype of `weight`; solved in float64.
+    """
+    ridge = damping * second.diagonal().double().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    eye = torch.eye(second.shape[0], dtype=torch.float64, device=second.device) * ridge
+    lower = torch.linalg.cholesky(second.double() + eye)
+    pull = weight.double() @ (cross.double() + eye)
+    return torch.cholesky_solve(pull.T, lower).T.to(weight.dtype)

@@ -1,0 +1,81 @@
+"""The live progress line of a run: layers done, ETA, and the running loss against NoWag-P's."""
+
+from __future__ import annotations
+
+from math import exp, log
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+
+from armor.run.plan import LayerPlan
+from armor.run.prune import Progress
+from armor.run.solve import LayerRecord
+
+
+class LayerProgress:
+    """A context manager; the bar advances by weights, so that the ETA is of time, not layers."""
+
+    def __init__(self, label: str = "") -> None:
+        self._label = f"{label} " if label else ""
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._sizes: dict[str, int] = {}
+        self._logs: list[float] = []
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> LayerProgress:
+        self._bar.start()
+        self._task = self._bar.add_task(f"{self._label}loading", total=None, loss="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def callbacks(self) -> Progress:
+        """What `armor.run.prune.prune` calls."""
+        return Progress(self._planned, self._started, self._finished)
+
+    def _planned(self, plans: list[LayerPlan]) -> None:
+        self._sizes = {plan.name: plan.shape[0] * plan.shape[1] for plan in plans if not plan.dense}
+        assert self._task is not None
+        self._bar.update(
+            self._task, description=f"{self._label}calibrating", total=sum(self._sizes.values())
+        )
+
+    def _started(self, name: str) -> None:
+        assert self._task is not None
+        self._bar.update(self._task, description=f"{self._label}{name}")
+
+    def _finished(self, name: str, record: LayerRecord) -> None:
+        assert self._task is not None
+        if record.loss > 0 and record.nowag_loss > 0:
+            self._logs.append(log(record.loss / record.nowag_loss))
+        ratio = exp(sum(self._logs) / len(self._logs)) if self._logs else 1.0
+        self._bar.update(
+            self._task, advance=self._sizes[name], loss=f"loss {ratio:.3f} of NoWag-P's"
+        )

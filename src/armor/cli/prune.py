@@ -1,0 +1,155 @@
+"""``armor prune``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from armor.config import METHODS, OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
+from armor.errors import ArmorError
+
+if TYPE_CHECKING:
+    from armor.run.plan import LayerPlan
+    from armor.run.prune import PruneResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(name="prune")(prune_command)
+
+
+def _choices(values: tuple[str, ...]) -> str:
+    return "|".join(values)
+
+
+def prune_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or Hub id.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The new checkpoint folder.")],
+    calibration: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|hf:NAME[:CONFIG]", help="Text file, .jsonl with 'text', or dataset."
+        ),
+    ] = "",
+    preset: Annotated[
+        str, typer.Option(metavar=_choices(tuple(PRESETS)), help="paper: the paper's choices.")
+    ] = "default",
+    method: Annotated[
+        str, typer.Option(metavar=_choices(METHODS), help="armor, or a baseline to compare.")
+    ] = "armor",
+    objective: Annotated[
+        str | None, typer.Option(metavar=_choices(OBJECTIVES), help="Input statistics used.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar=_choices(TARGETS), help="Undo the error of earlier layers, or not."),
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(metavar=_choices(SOLVERS), help="How a matrix is factorised.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(metavar="N", help="Ceiling on solver iterations.")
+    ] = None,
+    pattern: Annotated[str, typer.Option(metavar="N:M", help="Sparsity of the core.")] = "2:4",
+    block_size: Annotated[
+        str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
+    ] = "auto",
+    overhead_budget: Annotated[
+        float, typer.Option(metavar="SHARE", help="Most that wrappers may add, for auto.")
+    ] = 0.10,
+    samples: Annotated[int, typer.Option(metavar="N", help="Calibration windows.")] = 128,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens a window (default: the context, at most 2048)."),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Prune only these layers.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave these layers dense.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace DIR if armor wrote it.")] = False,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the run's record here, too.")
+    ] = None,
+) -> None:
+    """Prune a causal language model to 2:4 sparsity, in one shot.
+
+    Example: [bold]armor prune Qwen/Qwen2.5-0.5B --calibration text.txt --out qwen-armor[/bold]
+    """
+    changes: dict[str, Any] = {
+        "objective": objective,
+        "target": target,
+        "solver": solver,
+        "iterations": iterations,
+        "seq_len": seq_len,
+    }
+    config = PruneConfig.preset(
+        preset,
+        **{name: value for name, value in changes.items() if value is not None},
+        calibration=calibration,
+        method=method,
+        pattern=pattern,
+        block_size=_block(block_size),
+        overhead_budget=overhead_budget,
+        samples=samples,
+        include=include or (),
+        exclude=exclude or (),
+        seed=seed,
+    )
+    if json is not None and not json.absolute().parent.is_dir():
+        raise ArmorError(f"cannot write {json}: its folder does not exist")
+    from armor.checkpoint.format import RUN_FILE
+    from armor.checkpoint.jsonfile import read_json, write_json
+    from armor.cli.progress import LayerProgress
+    from armor.run.prune import prune
+
+    with LayerProgress() as display:
+        result = prune(model, config, out, fresh=fresh, progress=display.callbacks())
+    _report(result)
+    if json is not None:
+        write_json(json, read_json(out / RUN_FILE))
+
+
+def _block(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ArmorError(f"--block-size {text!r} is neither auto nor a number") from None
+
+
+def _report(result: PruneResult) -> None:
+    from math import exp, log
+
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for note, names in _notes(result.plans).items():
+        console.print(f"[yellow]note[/yellow] {names}: {note}")
+    ratios = [
+        record.loss / record.nowag_loss
+        for record in result.records.values()
+        if record.loss > 0 and record.nowag_loss > 0
+    ]
+    summary = f"{len(result.records)} layers in {result.seconds:.1f} s"
+    if ratios:
+        mean = exp(sum(map(log, ratios)) / len(ratios))
+        summary += f", proxy loss {mean:.3f} of NoWag-P's (geometric mean)"
+    console.print(f"{summary}\nwrote [bold]{result.out}[/bold]")
+
+
+def _notes(plans: list[LayerPlan]) -> dict[str, str]:
+    """Each note once, with the layers it concerns."""
+    found: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.note:
+            found.setdefault(plan.note, []).append(plan.name)
+    return {
+        note: names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for note, names in found.items()
+    }

@@ -1,0 +1,1 @@
+"""Factorising one matrix. Knows tensors only: no Hugging Face, no disks."""

@@ -1,0 +1,1 @@
+"""One file a backend of the core sweep; `reference` is the oracle the others are tested against."""

@@ -1,0 +1,83 @@
+"""The core sweep in plain NumPy, written to be read: the oracle of the fast kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: The six ways to keep 2 of 4, in the order of the `choice` codes.
+PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+
+def sweep_block(
+    residual: NDArray[np.floating],
+    core: NDArray[np.floating],
+    choice: NDArray[np.uint8],
+    gram_left: NDArray[np.floating],
+    gram_right: NDArray[np.floating],
+    inverses: NDArray[np.floating],
+) -> None:
+    """One exact coordinate sweep over the groups of one b x b block, in place.
+
+    The block is the quadratic ``tr(S^T G S H) - 2 tr(S^T C)`` over 2:4 matrices S. Rows in order,
+    groups of a row in order; each group moves to its best pair and values with all else fixed, and
+    only if that lowers the quadratic.
+
+    Args:
+        residual: ``R = C - G S H``, (b, b), at the entry; not kept up to date.
+        core: S, (b, b), updated.
+        choice: (b, b/4), index into `PAIRS` of the kept pair, updated.
+        gram_left: G = A^T A, (b, b).
+        gram_right: H, (b, b).
+        inverses: (b/4, 6, 3), from `pair_inverses`.
+    """
+    size = residual.shape[0]
+    start = core.copy()
+    for row in range(size):
+        scale = gram_left[row, row]
+        if scale <= 0:
+            continue
+        for group in range(size // 4):
+            cols = slice(4 * group, 4 * group + 4)
+            # The residual with every change so far applied and this group taken out.
+            moved = gram_left[row] @ (core - start) @ gram_right[:, cols]
+            pull = residual[row, cols] - moved
+            pull = pull + scale * (core[row, cols] @ gram_right[cols, cols])
+            held = core[row, cols].copy()
+            gain = 2 * pull @ held - scale * held @ gram_right[cols, cols] @ held
+            for code, (one, two) in enumerate(PAIRS):
+                inv11, inv12, inv22 = inverses[group, code]
+                values = np.zeros_like(held)
+                values[one] = (inv11 * pull[one] + inv12 * pull[two]) / scale
+                values[two] = (inv12 * pull[one] + inv22 * pull[two]) / scale
+                candidate = pull @ values
+                if candidate > gain:
+                    gain = candidate
+                    core[row, cols] = values
+                    choice[row, group] = code
+
+
+def pair_inverses(gram_right: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Inverses of the six 2x2 systems of each group.
+
+    Args:
+        gram_right: H, (b, b), positive semi-definite.
+
+    Returns:
+        (b/4, 6, 3): entries 11, 12, 22 of each inverse. A (near-)singular pair gets the inverse on
+        its larger coordinate alone, so that its gain is still exact and its values stay finite.
+    """
+    groups = gram_right.shape[0] // 4
+    out = np.zeros((groups, 6, 3), dtype=gram_right.dtype)
+    for group in range(groups):
+        for code, (one, two) in enumerate(PAIRS):
+            a, b = 4 * group + one, 4 * group + two
+            h11, h12, h22 = gram_right[a, a], gram_right[a, b], gram_right[b, b]
+            det = h11 * h22 - h12 * h12
+            if det > 1e-5 * h11 * h22:
+                out[group, code] = h22 / det, -h12 / det, h11 / det
+            elif h11 >= h22 and h11 > 0:
+                out[group, code] = 1 / h11, 0, 0
+            elif h22 > 0:
+                out[group, code] = 0, 0, 1 / h22
+    return out

@@ -1,0 +1,59 @@
+"""Moving diagonal scalings between the factors: they never cost anything at inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from armor.factorize.factors import Factors
+
+
+def fold(factors: Factors, rows: Tensor, cols: Tensor) -> Factors:
+    """``diag(rows) A S B diag(cols)``, rows (out,) into A and cols (in,) into B."""
+    assert factors.left is not None
+    assert factors.right is not None
+    return Factors(
+        factors.core,
+        factors.mask,
+        factors.left * _blocks(rows, factors.left).unsqueeze(-1),
+        factors.right * _blocks(cols, factors.right).unsqueeze(-2),
+    )
+
+
+def balance(factors: Factors) -> Factors:
+    """The same product with unit columns of A and unit rows of B, their norms moved into S.
+
+    Keeps every factor well inside the range of float16 and bfloat16, whatever the solver did.
+    """
+    assert factors.left is not None
+    assert factors.right is not None
+    columns = _norms(factors.left, dim=-2)
+    rows = _norms(factors.right, dim=-1)
+    out, width = factors.core.shape
+    return Factors(
+        factors.core * columns.flatten()[:out, None] * rows.flatten()[:width],
+        factors.mask,
+        factors.left / columns.unsqueeze(-2),
+        factors.right / rows.unsqueeze(-1),
+    )
+
+
+def cast(factors: Factors, dtype: torch.dtype) -> Factors:
+    """Every factor in `dtype`."""
+    return Factors(
+        factors.core.to(dtype),
+        factors.mask,
+        None if factors.left is None else factors.left.to(dtype),
+        None if factors.right is None else factors.right.to(dtype),
+    )
+
+
+def _blocks(scale: Tensor, blocks: Tensor) -> Tensor:
+    """A vector as (blocks, b), padded with 1."""
+    missing = blocks.shape[0] * blocks.shape[1] - scale.numel()
+    return torch.nn.functional.pad(scale, (0, missing), value=1.0).view(blocks.shape[:2])
+
+
+def _norms(blocks: Tensor, dim: int) -> Tensor:
+    norms = torch.linalg.vector_norm(blocks, dim=dim)
+    return torch.where(norms > 0, norms, 1.0)

@@ -1,0 +1,1 @@
+"""Reading causal language models: loading them and finding their decoder by structure."""

@@ -1,0 +1,134 @@
+"""Solving one layer: moments in, factors and their record out. A pure function of tensors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armor import baselines
+from armor.baselines.nowag import normalise
+from armor.calibrate.targets import compensated, regularised
+from armor.config import PruneConfig
+from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
+from armor.factorize.factors import Factors
+from armor.factorize.problem import Problem
+from armor.factorize.scaling import balance, cast, fold
+from armor.run.plan import LayerPlan
+from armor.sparsity import parse_pattern
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What is kept about a solved layer. Losses are relative to that of a zero weight.
+
+    Attributes:
+        shape: (out, in). block: wrapper block, None without wrappers.
+        loss: of the factors as stored, in the model's dtype.
+        nowag_loss, sparsegpt_loss: of the baselines on the same problem (None where not run).
+        certificate: the loss never rose and ends at or below NoWag-P's (and SparseGPT's).
+        losses: at the start and after each iteration.
+        seconds: wall time of the whole layer.
+        note: what was unusual, "" if nothing.
+    """
+
+    shape: tuple[int, int]
+    block: int | None
+    loss: float
+    nowag_loss: float
+    sparsegpt_loss: float | None
+    certificate: bool
+    losses: list[float]
+    seconds: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What the calibration says about one layer.
+
+    Attributes:
+        weight: W, (out, in) float32.
+        second: E[x x^T], (in, in) float32, as measured.
+        cross: E[x_dense x^T], (in, in) float32, for the compensated target, else None.
+    """
+
+    weight: Tensor
+    second: Tensor
+    cross: Tensor | None = None
+
+
+def solve_layer(
+    plan: LayerPlan, inputs: LayerInputs, config: PruneConfig, dtype: torch.dtype
+) -> tuple[Factors, LayerRecord]:
+    """Prune one layer by the method of `config`; factors are returned in `dtype`.
+
+    Raises:
+        RuntimeError: the certificate does not hold (never seen; it would be a bug).
+    """
+    begin = time.perf_counter()
+    n, m = parse_pattern(config.pattern)
+    problem = make_problem(inputs, config)
+    starts = {"nowag": baselines.nowag(problem, n, m)}
+    if problem.is_full:
+        starts["sparsegpt"] = baselines.sparsegpt(problem, n, m)
+    rows, cols = torch.ones(()), torch.ones(())
+    if config.objective == "diag" and config.method == "armor":
+        normalised, row_norms, cols = normalise(problem.target)
+        rows = row_norms.unsqueeze(-1)
+        problem = Problem(normalised, problem.moment)
+    zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
+
+    def relative(factors: Factors) -> float:
+        return problem.loss(factors.dense().float() / rows / cols) / zero
+
+    bounds = {name: relative(start) for name, start in starts.items()}
+    if config.method == "armor":
+        assert plan.block is not None
+        scaled = [Factors(start.core / rows / cols, start.mask) for start in starts.values()]
+        factors, losses = factorize(
+            problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS
+        )
+        if config.objective == "diag":
+            factors = fold(factors, rows.squeeze(-1), cols)
+        factors = balance(factors)
+    else:
+        factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, n, m)
+        losses = []
+    factors = cast(factors, dtype)
+    loss = relative(factors)
+    falling = all(after <= before for before, after in pairwise(losses))
+    certificate = falling and loss <= min(bounds.values())
+    if config.method == "armor" and not certificate:
+        raise RuntimeError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
+    return factors, LayerRecord(
+        plan.shape,
+        plan.block,
+        loss,
+        bounds["nowag"],
+        bounds.get("sparsegpt"),
+        certificate,
+        losses,
+        time.perf_counter() - begin,
+        plan.note,
+    )
+
+
+def make_problem(inputs: LayerInputs, config: PruneConfig) -> Problem:
+    """Target and moment that `config` asks for."""
+    target = inputs.weight
+    if inputs.cross is not None:
+        target = compensated(target, inputs.second, inputs.cross, config.target_damping)
+    if config.method == "sparsegpt":
+        return Problem(target, inputs.second)  # its own dampening
+    if config.method != "armor" or config.objective == "diag":
+        return Problem(target, inputs.second.diagonal().contiguous())
+    return Problem(target, regularised(inputs.second, config.shrinkage, config.damping))
