@@ -93,7 +93,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
                 for seed, (name, module) in enumerate(model.named_modules())
                 if isinstance(module, torch.nn.Linear) and name != "lm_head"
             }
-            run = {"config": {"method": "armor"}, "layers": {name: RECORD for name in layers}}
+            run = {"config": {"method": "armor"}, "layers": dict.fromkeys(layers, RECORD)}
             assemble(home / "source", home / "packed", layers, run)
             cache[key] = Made(home / "source", home / "packed", layers)
         return cache[key]

@@ -58,15 +58,15 @@ def from_metadata(data: Any) -> dict[str, LayerSpec]:
         raise ArmorError('not an armor checkpoint: config.json has no quant_method "armor"')
     number = data.get("format")
     if type(number) is not int or number < 1:
-        raise ArmorError(f"checkpoint format {_short(number)} is not a positive whole number")
+        raise ArmorError(f"checkpoint format {short(number)} is not a positive whole number")
     if number > FORMAT:
         raise ArmorError(f"checkpoint format {number} was written by a newer armor; upgrade armor")
     if unknown := sorted(map(str, set(data) - _KEYS)):
         raise ArmorError(
-            f"unknown setting {_short(unknown[0])} in quantization_config; upgrade armor"
+            f"unknown setting {short(unknown[0])} in quantization_config; upgrade armor"
         )
     if data.get("pattern") != PATTERN:
-        raise ArmorError(f"pattern {_short(data.get('pattern'))} is not {PATTERN}; upgrade armor")
+        raise ArmorError(f"pattern {short(data.get('pattern'))} is not {PATTERN}; upgrade armor")
     layers = data.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise ArmorError("quantization_config lists no layers; the checkpoint is damaged")
@@ -75,16 +75,14 @@ def from_metadata(data: Any) -> dict[str, LayerSpec]:
 
 def _layer(name: Any, entry: Any) -> LayerSpec:
     if not isinstance(name, str) or not isinstance(entry, dict):
-        raise ArmorError(f"layer {_short(name)} has no description; the checkpoint is damaged")
+        raise ArmorError(f"layer {short(name)} has no description; the checkpoint is damaged")
     if unknown := sorted(map(str, set(entry) - _LAYER_KEYS)):
-        raise ArmorError(
-            f"layer {_short(name)}: unknown setting {_short(unknown[0])}; upgrade armor"
-        )
+        raise ArmorError(f"layer {short(name)}: unknown setting {short(unknown[0])}; upgrade armor")
     shape, block = entry.get("shape"), entry.get("block")
     if not (isinstance(shape, (list, tuple)) and len(shape) == 2 and all(map(_is_size, shape))):
-        raise ArmorError(f"layer {_short(name)}: shape {_short(shape)} is not two positive sizes")
+        raise ArmorError(f"layer {short(name)}: shape {short(shape)} is not two positive sizes")
     if block is not None and (not _is_size(block) or block % 4):
-        raise ArmorError(f"layer {_short(name)}: block {_short(block)} is not a multiple of 4")
+        raise ArmorError(f"layer {short(name)}: block {short(block)} is not a multiple of 4")
     return LayerSpec((shape[0], shape[1]), block)
 
 
@@ -92,6 +90,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value < _MAX_SIZE
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """`value` as a file gave it, in one line of bounded length, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

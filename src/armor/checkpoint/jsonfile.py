@@ -24,16 +24,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write `data` in its own key order, numbers that JSON lacks (NaN, inf) as null, and fsync."""
+    """Write `data` in its own key order, numbers that JSON lacks (NaN, inf) as null; atomic."""
     write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 and fsync."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write `text` as UTF-8: to a temporary name first, fsynced, then renamed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

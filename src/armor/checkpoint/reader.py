@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from armor.checkpoint.format import RUN_FILE, LayerSpec, from_metadata
+from armor.checkpoint.format import RUN_FILE, LayerSpec, from_metadata, short
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import read_config
 from armor.checkpoint.tensorfile import StoredTensor
@@ -66,7 +66,7 @@ class Checkpoint:
     def _check_indices(self, name: str, indices: Tensor) -> None:
         if not valid_indices(indices):
             raise ArmorError(
-                f"{self.folder}: layer {name} has indices that do not name 2 of every 4; the"
+                f"{self.folder}: layer {short(name)} has indices that do not name 2 of every 4; the"
                 " checkpoint is damaged: copy or download it again"
             )
 
@@ -86,23 +86,24 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
             stored = tensors.get(f"{name}.{part}")
             if stored is None:
                 raise ArmorError(
-                    f"layer {name}: tensor {part} is missing; the checkpoint is damaged"
+                    f"layer {short(name)}: tensor {part} is missing; the checkpoint is damaged"
                 )
             if stored.shape != shape:
                 raise ArmorError(
-                    f"layer {name}: {part} has shape {stored.shape}, the metadata says {shape}"
+                    f"layer {short(name)}: {part} has shape {short(stored.shape)}, the metadata"
+                    f" says {shape}"
                 )
             if part == "core_indices":
                 if stored.dtype != "U8":
-                    raise ArmorError(f"layer {name}: core_indices is {stored.dtype}, not U8")
+                    raise ArmorError(f"layer {short(name)}: core_indices is {stored.dtype}, not U8")
             elif stored.dtype not in _FLOATS:
-                raise ArmorError(f"layer {name}: {part} is {stored.dtype}, not a float")
+                raise ArmorError(f"layer {short(name)}: {part} is {stored.dtype}, not a float")
             else:
                 dtypes.add(stored.dtype)
         if len(dtypes) > 1:
-            raise ArmorError(f"layer {name}: mixed dtypes {sorted(dtypes)}")
+            raise ArmorError(f"layer {short(name)}: mixed dtypes {sorted(dtypes)}")
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
         wanted = layers[name].tensor_shapes() if name in layers else {}
         if (part in _PARTS[:2] or name in layers) and part not in (*wanted, "bias"):
-            raise ArmorError(f"tensor {tensor} does not fit the metadata of config.json")
+            raise ArmorError(f"tensor {short(tensor)} does not fit the metadata of config.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from armor.checkpoint.format import short
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.tensorfile import StoredTensor, read_file
 from armor.errors import ArmorError
@@ -30,20 +31,22 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
         for tensor, stored in read_file(safe_path(folder, name)).items():
             if tensor in tensors:
                 raise ArmorError(
-                    f"{folder}: tensor {tensor!r} is in two files, {tensors[tensor].path.name} and"
-                    f" {name}; download the model again"
+                    f"{folder}: tensor {short(tensor)} is in two files,"
+                    f" {tensors[tensor].path.name} and {name}; download the model again"
                 )
             tensors[tensor] = stored
     for tensor, name in (index or {}).items():
         if tensor not in tensors:
-            raise ArmorError(f"{folder}: {name} lacks tensor {tensor!r}; download the model again")
+            raise ArmorError(
+                f"{folder}: {short(name)} lacks tensor {short(tensor)}; download the model again"
+            )
     return tensors
 
 
 def safe_path(folder: Path, name: str) -> Path:
     """The file `name` of `folder`; refuses a name with a folder in it, or what `no_escape` does."""
-    if Path(name).name != name or "\\" in name:
-        raise ArmorError(f"{folder}: refused file name {name!r}: it leads out of the folder")
+    if name in ("", ".", "..") or any(char in name for char in "/\\\0"):
+        raise ArmorError(f"{folder}: refused file name {short(name)}: it leads out of the folder")
     return no_escape(folder, folder / name)
 
 
@@ -53,12 +56,16 @@ def no_escape(folder: Path, path: Path) -> Path:
     A link into the blobs of a Hugging Face cache (``models--x/snapshots/y`` -> ``models--x/blobs``)
     is how that cache is made, and allowed.
     """
-    home, target = folder.resolve(), path.resolve()
+    try:
+        home, target = folder.resolve(), path.resolve()
+        found = target.is_file()
+    except (OSError, ValueError):  # a name too long, or no name at all for the file system
+        raise ArmorError(f"{folder}: refused file name {short(path.name)}") from None
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise ArmorError(f"{path} is a link out of its folder: put the file itself there")
-    if not target.is_file():
-        raise ArmorError(f"{path} is missing: copy or download it again")
+    if not found:
+        raise ArmorError(f"{folder}: {short(path.name)} is missing: copy or download it again")
     return path
 
 

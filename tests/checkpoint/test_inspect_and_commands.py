@@ -1,0 +1,121 @@
+"""What `inspect` reports, and the two commands around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from armor.checkpoint import inspect
+from armor.cli import export as export_command
+from armor.cli import inspect as inspect_command
+from armor.errors import ArmorError
+
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+DOWN = "model.layers.0.mlp.down_proj"
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    inspect_command.register(app)
+    export_command.register(app)
+    return app
+
+
+def test_sizes_are_those_of_the_tensors(make: Callable[..., Any]) -> None:
+    made = make(torch.bfloat16)
+    found = inspect(made.folder)
+    assert list(found["layers"]) == list(made.layers)
+    layer = found["layers"][DOWN]
+    # 64 rows of 172: 43 groups, 86 values, 22 bytes of indices; blocks 4 + 11, 16 x 16.
+    wrappers = 15 * 256 * 2
+    assert layer["bytes"] == 64 * 86 * 2 + 64 * 22 + wrappers
+    assert layer["dense_bytes"] == 64 * 172 * 2
+    assert layer["overhead"] == wrappers / (64 * 172 * 2)
+    assert layer["ratio"] == layer["bytes"] / layer["dense_bytes"]
+    assert (layer["shape"], layer["block"], layer["dtype"]) == ([64, 172], 16, "BF16")
+    totals = found["totals"]
+    assert totals["layers"] == totals["certified"] == 14
+    assert totals["bytes"] == sum(layer["bytes"] for layer in found["layers"].values())
+    on_disk = (made.source / "model.safetensors").stat().st_size
+    assert totals["dense_model_bytes"] == pytest.approx(on_disk, rel=0.02)
+    assert found["method"] == "armor"
+
+
+def test_losses_come_from_the_run(make: Callable[..., Any]) -> None:
+    layer = inspect(make().folder)["layers"][Q_PROJ]
+    assert (layer["loss"], layer["nowag_loss"], layer["sparsegpt_loss"]) == (0.02, 0.1, None)
+    assert (layer["certificate"], layer["seconds"]) == (True, 1.5)
+
+
+@pytest.mark.parametrize("run", [None, {}, {"layers": []}, {"layers": {Q_PROJ: {"loss": "low"}}}])
+def test_a_run_that_tells_nothing(make: Callable[..., Any], tmp_path: Path, run: Any) -> None:
+    shutil.copytree(make().folder, tmp_path / "packed")
+    (tmp_path / "packed" / "armor_run.json").unlink()
+    if run is not None:
+        (tmp_path / "packed" / "armor_run.json").write_text(json.dumps(run))
+    found = inspect(tmp_path / "packed")
+    layer = found["layers"][Q_PROJ]
+    assert layer["loss"] is layer["nowag_loss"] is layer["certificate"] is None
+    assert found["method"] is None
+    assert found["totals"]["certified"] == 0
+
+
+def test_inspect_command_fits_80_columns(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made = make(torch.bfloat16)
+    target = tmp_path / "found.json"
+    result = CliRunner().invoke(app, ["inspect", str(made.folder), "--json", str(target)])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if "0.mlp.down_proj" in line)
+    ratio = inspect(made.folder)["layers"][DOWN]["ratio"]
+    for text in ("64×172", "16", f"{ratio:.3f}", "0.02", "0.200", "yes"):
+        assert text in row
+    assert "14 of 14 layers" in result.output
+    assert json.loads(target.read_text()) == inspect(made.folder)
+
+
+def test_inspect_command_without_losses(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path
+) -> None:
+    shutil.copytree(make().folder, tmp_path / "packed")
+    (tmp_path / "packed" / "armor_run.json").unlink()
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "packed")])
+    assert result.exit_code == 0
+    assert "NoWag" not in result.output
+    assert "certified" not in result.output
+
+
+def test_inspect_command_refuses_an_impossible_file(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path
+) -> None:
+    arguments = ["inspect", str(make().folder), "--json", str(tmp_path / "no" / "x.json")]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, ArmorError)
+
+
+def test_export_command(make: Callable[..., Any], app: typer.Typer, tmp_path: Path) -> None:
+    arguments = ["export", str(make().folder), "--out", str(tmp_path / "dense")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "dense" in result.output
+    assert (tmp_path / "dense" / "model.safetensors").exists()
+    again = CliRunner().invoke(app, arguments)
+    assert isinstance(again.exception, ArmorError)
+    assert "exists already" in str(again.exception)
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_help_has_an_example(app: typer.Typer, command: str) -> None:
+    assert f"armor {command} qwen-armor" in CliRunner().invoke(app, [command, "--help"]).output
