@@ -7,6 +7,7 @@ first and kept only if it is better.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -157,7 +158,11 @@ DEFAULT_ITERATIONS = 60
 
 
 def factorize(
-    problem: Problem, block: int, starts: list[Factors], iterations: int = DEFAULT_ITERATIONS
+    problem: Problem,
+    block: int,
+    starts: list[Factors],
+    iterations: int = DEFAULT_ITERATIONS,
+    on_iteration: Callable[[float], None] | None = None,
 ) -> tuple[Factors, list[float]]:
     """Factorise one matrix from the best of `starts`.
 
@@ -166,6 +171,7 @@ def factorize(
         block: wrapper block b, a multiple of 4; a last partial block is padded.
         starts: sparse matrices without wrappers; the result is never worse than any of them.
         iterations: ceiling.
+        on_iteration: called with the relative loss after each iteration.
 
     Returns:
         The factors, and the loss at the start and after each iteration relative to that of
@@ -188,6 +194,8 @@ def factorize(
             break
         before, state = state, new
         losses.append(state.loss / zero)
+        if on_iteration is not None:
+            on_iteration(losses[-1])
     core = state.core[: work.rows, : work.cols].contiguous()
     mask = mask_of(state.choice)[: work.rows, : work.cols].contiguous()
     return Factors(core, mask, state.left, state.right), losses
