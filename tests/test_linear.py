@@ -87,7 +87,7 @@ def test_empty_on_meta_has_the_shapes_of_the_packed_factors() -> None:
     empty = ArmorLinear(18, 22, 8, bias=True, dtype=torch.float64, device="meta")
     described = {name: (t.shape, t.dtype) for name, t in empty.state_dict().items()}
     assert described == {name: (t.shape, t.dtype) for name, t in filled.state_dict().items()}
-    assert list(described) == ["core_values", "left", "right", "bias", "core_indices"]
+    assert list(described) == ["core_values", "core_indices", "left", "right", "bias"]
     assert not any(parameter.requires_grad for parameter in filled.parameters())
 
 

@@ -14,18 +14,19 @@ from armor.sparsity import packed_shapes
 class ArmorLinear(nn.Module):
     """``y = A (S (B x)) + bias`` with a 2:4 core S and block-diagonal wrappers A and B.
 
-    The tensors are for inference: the parameters ask for no gradient.
+    The parameters ask for no gradient: they are for inference. All tensors are parameters, the
+    indices too, because offloading to CPU or disk moves parameters but leaves buffers behind.
 
     Attributes:
-        core_values: parameter (out, 2*ceil(in/4)), kept values of S.
-        core_indices: uint8 buffer (out, ceil(ceil(in/4)/2)), their positions (`armor.sparsity`).
-        left: A, parameter (ceil(out/b), b, b), or None without wrappers.
-        right: B, parameter (ceil(in/b), b, b), or None.
-        bias: parameter (out,), or None.
+        core_values: (out, 2*ceil(in/4)), kept values of S.
+        core_indices: uint8 (out, ceil(ceil(in/4)/2)), their positions (`armor.sparsity`).
+        left: A, (ceil(out/b), b, b), or None without wrappers.
+        right: B, (ceil(in/b), b, b), or None.
+        bias: (out,), or None.
     """
 
     core_values: nn.Parameter
-    core_indices: Tensor
+    core_indices: nn.Parameter
     left: nn.Parameter | None
     right: nn.Parameter | None
     bias: nn.Parameter | None
@@ -45,13 +46,13 @@ class ArmorLinear(nn.Module):
         self.out_features = out_features
         self.block = block
 
-        def empty(*shape: int) -> nn.Parameter:
+        def empty(*shape: int, dtype: torch.dtype | None = dtype) -> nn.Parameter:
             tensor = torch.empty(shape, dtype=dtype, device=device)
             return nn.Parameter(tensor, requires_grad=False)
 
         values, indices = packed_shapes(out_features, in_features)
         self.core_values = empty(*values)
-        self.register_buffer("core_indices", torch.empty(indices, dtype=torch.uint8, device=device))
+        self.core_indices = empty(*indices, dtype=torch.uint8)
         self.left = self.right = None
         if block is not None:
             self.left = empty(-(-out_features // block), block, block)

@@ -238,7 +238,7 @@ def test_index_that_lies(folder: Path) -> None:
     index_of(folder, "model.safetensors", extra="ghost")
     assert "lacks tensor 'ghost'" in refused(folder)
     index_of(folder, "other.safetensors")
-    assert "other.safetensors is missing" in refused(folder)
+    assert "'other.safetensors' is missing" in refused(folder)
     index_of(folder, 3)
     assert "not a string" in refused(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
