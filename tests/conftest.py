@@ -17,6 +17,9 @@ import pytest
 import torch
 
 torch.set_num_threads(_THREADS)
+if not torch.cuda.is_available():
+    # Before triton loads: without a GPU its kernels are interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Wall-clock deadlines fail on busy machines; a fixed seed makes every run the same.
 hypothesis.settings.register_profile("armor", deadline=None, derandomize=True, max_examples=40)

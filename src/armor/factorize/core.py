@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
 
+from armor.errors import ArmorError
 from armor.factorize.kernels.reference import PAIRS
 
-_FIRST = torch.tensor([one for one, _ in PAIRS])
-_SECOND = torch.tensor([two for _, two in PAIRS])
+BACKENDS = ("numba", "triton", "torch")
 
 
 def sweep(
-    residual: Tensor, core: Tensor, choice: Tensor, gram_left: Tensor, gram_right: Tensor
+    residual: Tensor,
+    core: Tensor,
+    choice: Tensor,
+    gram_left: Tensor,
+    gram_right: Tensor,
+    backend: str | None = None,
 ) -> None:
     """One sweep over all groups of all blocks, in place; never raises the loss.
 
     Blocks are independent given the wrappers, so they run in parallel.
 
     Args:
-        residual: ``R = C - G S H``, (i*b, j*b).
+        residual: ``R = C - G S H``, (i*b, j*b); its content is used up.
         core: S, (i*b, j*b), updated.
         choice: kept pair of each group, uint8 (i*b, j*b/4), updated.
         gram_left: G = A^T A, (i, b, b).
         gram_right: H = B X_jj B^T, (j, b, b).
-    """
-    from armor.factorize.kernels.numba import sweep as kernel
+        backend: one of `BACKENDS`; None takes the fastest for the device.
 
-    inverses = pair_inverses(gram_right)
-    kernel(
-        *(
-            tensor.numpy()
-            for tensor in (residual, core, choice, gram_left.contiguous(), gram_right.contiguous())
-        ),
-        inverses.numpy(),
-    )
+    Raises:
+        ArmorError: an unknown backend, or one that is not installed.
+    """
+    name = backend or default_backend(core.device)
+    if name not in BACKENDS:
+        raise ArmorError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
+    kernel = import_module(f"armor.factorize.kernels.{name}")
+    if not kernel.is_available():
+        raise ArmorError(f"backend {name} is not installed: pip install {name}")
+    kernel.sweep(residual, core, choice, gram_left, gram_right, pair_inverses(gram_right))
+
+
+def default_backend(device: torch.device) -> str:
+    """Numba on the CPU, Triton on CUDA where it is installed, else PyTorch."""
+    if device.type == "cpu":
+        return "numba"
+    if device.type == "cuda":
+        from armor.factorize.kernels import triton
+
+        if triton.is_available():
+            return "triton"
+    return "torch"
 
 
 def pair_inverses(gram_right: Tensor) -> Tensor:
     """`reference.pair_inverses` for a batch: (j, b, b) -> (j, b/4, 6, 3)."""
-    groups = torch.arange(0, gram_right.shape[-1], 4).unsqueeze(-1)
-    one, two = groups + _FIRST, groups + _SECOND
-    h11, h12, h22 = gram_right[:, one, one], gram_right[:, one, two], gram_right[:, two, two]
+    groups = gram_right.shape[-1] // 4
+    # (j, 4, 4, b/4): the corner of each group; slices, as index tensors would wait for the device.
+    corner = gram_right.reshape(-1, groups, 4, groups, 4).diagonal(dim1=1, dim2=3)
+    h11 = torch.stack([corner[:, one, one] for one, _ in PAIRS], -1)
+    h12 = torch.stack([corner[:, one, two] for one, two in PAIRS], -1)
+    h22 = torch.stack([corner[:, two, two] for _, two in PAIRS], -1)
     det = h11 * h22 - h12 * h12
     regular = det > 1e-5 * h11 * h22
     det = torch.where(regular, det, 1.0)
@@ -61,8 +84,8 @@ def pair_inverses(gram_right: Tensor) -> Tensor:
 def mask_of(choice: Tensor) -> Tensor:
     """Kept positions, bool (rows, 4*groups), of the pair codes `choice` (rows, groups)."""
     table = torch.zeros(len(PAIRS), 4, dtype=torch.bool)
-    table[torch.arange(len(PAIRS)), _FIRST] = True
-    table[torch.arange(len(PAIRS)), _SECOND] = True
+    for code, pair in enumerate(PAIRS):
+        table[code, list(pair)] = True
     return table.to(choice.device)[choice.long()].flatten(1)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
+from torch import Tensor
 
 _JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
 
 
 @njit(**_JIT)
 def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved, pull):  # type: ignore[no-untyped-def]
-    """`reference.sweep_block` with the change kept as ``moved = dS H`` (b, b), zero at the entry."""
+    """`reference.sweep_block`, keeping ``moved = dS H`` (b, b); `pull` (b,) is scratch too."""
     size = residual.shape[0]
     for row in range(size):
         scale = gram_left[row, row]
@@ -102,8 +103,37 @@ def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved,
                 own[col] += d0 * r0[col] + d1 * r1[col] + d2 * r2[col] + d3 * r3[col]
 
 
+def is_available() -> bool:
+    """Always: Numba is a dependency. Runs on the CPU only."""
+    return True
+
+
+def sweep(
+    residual: Tensor,
+    core: Tensor,
+    choice: Tensor,
+    gram_left: Tensor,
+    gram_right: Tensor,
+    inverses: Tensor,
+) -> None:
+    """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
+
+    Args:
+        residual, core: (i*b, j*b). choice: (i*b, j*b/4).
+        gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
+    """
+    _sweep_blocks(
+        residual.numpy(),
+        core.numpy(),
+        choice.numpy(),
+        gram_left.contiguous().numpy(),
+        gram_right.contiguous().numpy(),
+        inverses.numpy(),
+    )
+
+
 @njit(parallel=True, **_JIT)
-def sweep(  # type: ignore[no-untyped-def]
+def _sweep_blocks(  # type: ignore[no-untyped-def]
     residual: NDArray[np.floating],
     core: NDArray[np.floating],
     choice: NDArray[np.uint8],
@@ -111,12 +141,6 @@ def sweep(  # type: ignore[no-untyped-def]
     gram_right: NDArray[np.floating],
     inverses: NDArray[np.floating],
 ):
-    """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
-
-    Args:
-        residual, core: (i*b, j*b). choice: (i*b, j*b/4).
-        gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
-    """
     size = gram_left.shape[1]
     lefts = gram_left.shape[0]
     rights = gram_right.shape[0]

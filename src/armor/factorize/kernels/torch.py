@@ -1,0 +1,73 @@
+"""The core sweep in plain PyTorch: any device, all blocks at once, a Python loop over the groups.
+
+Slow (b*b/4 steps of some thirty small operations) but it needs nothing beyond torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from armor.factorize.kernels.reference import PAIRS
+
+
+def is_available() -> bool:
+    """Always: runs wherever torch does."""
+    return True
+
+
+def sweep(
+    residual: Tensor,
+    core: Tensor,
+    choice: Tensor,
+    gram_left: Tensor,
+    gram_right: Tensor,
+    inverses: Tensor,
+) -> None:
+    """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
+
+    Args:
+        residual: (i*b, j*b), overwritten. core: (i*b, j*b). choice: uint8 (i*b, j*b/4).
+        gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
+    """
+    size = gram_left.shape[1]
+    first = torch.tensor([one for one, _ in PAIRS], device=core.device)
+    second = torch.tensor([two for _, two in PAIRS], device=core.device)
+    pulls, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
+    for row in range(size):
+        scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
+        recip = torch.where(scale > 0, 1 / scale, 0.0)
+        # Rows above have been replaced by their change times H.
+        pull = pulls[:, :, row] - torch.einsum(
+            "ik,ijkc->ijc", gram_left[:, row, :row], pulls[:, :, :row]
+        )
+        moved = torch.zeros_like(pull)
+        for group in range(size // 4):
+            cols = slice(4 * group, 4 * group + 4)
+            held = cores[:, :, row, cols]
+            own = scale * torch.einsum("ijc,jcd->ijd", held, gram_right[:, cols, cols])
+            force = pull[..., cols] - scale * moved[..., cols] + own
+            one, two = force[..., first], force[..., second]
+            inv11, inv12, inv22 = inverses[:, group].unbind(-1)
+            gains = inv11 * one * one + 2 * inv12 * one * two + inv22 * two * two
+            best, code = gains.max(-1, keepdim=True)
+            # Gains are kept multiplied by `scale`, which does not change their order.
+            better = best > scale * (held * (2 * force - own)).sum(-1, keepdim=True)
+            better &= scale > 0
+            values = torch.zeros_like(held)
+            values.scatter_(-1, first[code], recip * (inv11 * one + inv12 * two).gather(-1, code))
+            values.scatter_(-1, second[code], recip * (inv12 * one + inv22 * two).gather(-1, code))
+            change = torch.where(better, values - held, 0.0)
+            moved += torch.einsum("ijc,jcd->ijd", change, gram_right[:, cols])
+            cores[:, :, row, cols] = torch.where(better, values, held)
+            codes[:, :, row, group, None] = torch.where(
+                better, code.to(choice.dtype), codes[:, :, row, group, None]
+            )
+        pulls[:, :, row] = moved
+
+
+def _blocks(matrix: Tensor, size: int) -> Tensor:
+    """(i*b, j*w) seen as (i, j, b, w), where `size` is b and w is b or b/4; shares memory."""
+    rows = matrix.unflatten(0, (-1, size))
+    width = size // 4 if matrix.dtype == torch.uint8 else size
+    return rows.unflatten(2, (-1, width)).transpose(1, 2)

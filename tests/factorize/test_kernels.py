@@ -1,0 +1,249 @@
+"""Every backend of the sweep against the plain NumPy one, from the same state."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from armor.factorize.core import mask_of, pair_inverses, sweep
+from armor.factorize.kernels import reference, triton
+
+needs_triton = pytest.mark.skipif(not triton.is_available(), reason="triton is not installed")
+#: Where Triton runs; tests/conftest.py has it interpreted where there is no GPU.
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+BACKENDS = [
+    ("numba", "cpu"),
+    ("torch", "cpu"),
+    pytest.param("triton", TRITON_DEVICE, marks=needs_triton),
+]
+if torch.cuda.is_available():
+    BACKENDS.append(("torch", "cuda"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A state to sweep from: the arguments of `sweep`, and C, to value the result."""
+
+    residual: Tensor
+    core: Tensor
+    choice: Tensor
+    left: Tensor
+    right: Tensor
+    pull: Tensor
+
+    def to(self, device: str, dtype: torch.dtype) -> "Case":
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
+
+        return Case(*(moved(getattr(self, name)) for name in self.__dataclass_fields__))
+
+    def swept(self, backend: str) -> "Case":
+        new = self.to(str(self.core.device), self.core.dtype)
+        sweep(new.residual, new.core, new.choice, new.left, new.right, backend)
+        return replace(new, residual=self.residual).to("cpu", self.core.dtype)
+
+    def swept_by_reference(self) -> "Case":
+        new = self.to("cpu", self.core.dtype)
+        size = new.left.shape[1]
+        inverses = pair_inverses(new.right)
+        for i in range(len(new.left)):
+            for j in range(len(new.right)):
+                rows, cols = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
+                codes = slice(j * size // 4, (j + 1) * size // 4)
+                reference.sweep_block(
+                    new.residual[rows, cols].numpy(),
+                    new.core[rows, cols].numpy(),
+                    new.choice[rows, codes].numpy(),
+                    new.left[i].numpy(),
+                    new.right[j].numpy(),
+                    inverses[j].numpy(),
+                )
+        return new
+
+    def left_over(self) -> Tensor:
+        """``C - G S H``, in float64."""
+        size = self.left.shape[1]
+        blocks = self.core.double().unflatten(0, (-1, size)).unflatten(2, (-1, size))
+        image = torch.einsum("irs,isjc->irjc", self.left.double(), blocks)
+        image = torch.einsum("irjc,jcd->irjd", image, self.right.double())
+        return self.pull.double() - image.reshape(self.core.shape)
+
+    def quadratic(self) -> float:
+        """``sum over blocks of tr(S^T G S H) - 2 tr(S^T C)``."""
+        return float(-(self.core.double() * (self.left_over() + self.pull.double())).sum())
+
+
+def make_case(lefts: int, rights: int, size: int, seed: int, quirk: str = "none") -> Case:
+    """A random state in float64, 2:4, with the residual that belongs to it."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    a, b = normal(lefts, size, size), normal(rights, size, size)
+    if quirk == "dead":  # rows of B and columns of A that are zero, a whole group among them
+        b[:, :5] = 0.0
+        b[:, -1] = 0.0
+        a[:, :, 2] = 0.0
+    elif quirk == "singular":  # equal rows inside a group and across groups
+        b[:, 1] = b[:, 0]
+        b[:, 5] = b[:, 0]
+        b = b[:, :, : size // 2]
+    left, right = a.mT @ a, b @ b.mT
+    choice = torch.randint(0, 6, (lefts * size, rights * size // 4), generator=draw)
+    choice = choice.to(torch.uint8)
+    core = normal(lefts * size, rights * size) * mask_of(choice)
+    weight = 3 * normal(lefts * size, rights * b.shape[2])
+    # C = A^T W B^T, as it arises: orthogonal to the null spaces of G and H.
+    rows = torch.bmm(a.mT, weight.view(lefts, size, -1)).view(lefts * size, rights, -1)
+    pull = torch.einsum("rjk,jck->rjc", rows, b).reshape(core.shape)
+    case = Case(pull, core, choice, left, right, pull)
+    return replace(case, residual=case.left_over())
+
+
+def assert_same(found: Case, expected: Case, tolerance: float) -> None:
+    """The same masks and values; or, after a tie, at least the same value of the quadratic."""
+    if torch.equal(found.choice, expected.choice):
+        scale = float(expected.core.abs().max())
+        torch.testing.assert_close(
+            found.core, expected.core, rtol=tolerance, atol=tolerance * scale
+        )
+    else:
+        assert found.quadratic() == pytest.approx(expected.quadratic(), rel=tolerance)
+    assert not (found.core * ~mask_of(found.choice)).any()
+
+
+CASES = [
+    (1, 1, 8, "none"),
+    (2, 3, 8, "dead"),
+    (3, 2, 8, "singular"),
+    (2, 2, 12, "none"),  # lanes that no group fills; rows that no panel fills
+    (1, 2, 16, "dead"),
+    (2, 1, 20, "singular"),
+    (1, 1, 4, "none"),
+]
+
+
+@pytest.mark.parametrize(("lefts", "rights", "size", "quirk"), CASES)
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str
+)
+def test_one_sweep_matches_the_reference(
+    backend: str,
+    device: str,
+    lefts: int,
+    rights: int,
+    size: int,
+    quirk: str,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    case = make_case(lefts, rights, size, seed=size, quirk=quirk).to(device, dtype)
+    expected = case.swept_by_reference()
+    assert expected.quadratic() < case.to("cpu", dtype).quadratic()
+    assert_same(case.swept(backend), expected, tolerance)
+
+
+@pytest.mark.skipif(TRITON_DEVICE == "cpu", reason="needs a GPU: too slow interpreted")
+@needs_triton
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_triton_on_real_sizes(size: int) -> None:
+    """Many programs of several warps at once, against Numba."""
+    for quirk in ("none", "dead", "singular"):
+        for shape in ((1, 1), (5, 3), (40, 33)):
+            case = make_case(*shape, size, seed=size, quirk=quirk)
+            expected = case.swept("numba")
+            found = case.to("cuda", torch.float64).swept("triton")
+            assert_same(found, expected, 1e-8)
+            found = case.to("cuda", torch.float32).swept("triton")
+            assert found.quadratic() == pytest.approx(expected.quadratic(), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@given(
+    lefts=st.integers(1, 3),
+    rights=st.integers(1, 3),
+    groups=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+    quirk=st.sampled_from(["none", "dead", "singular"]),
+)
+@settings(max_examples=15)
+def test_random_shapes(
+    backend: str, lefts: int, rights: int, groups: int, seed: int, quirk: str
+) -> None:
+    if groups < 2:
+        quirk = "none"
+    case = make_case(lefts, rights, 4 * groups, seed, quirk)
+    found = case.swept(backend)
+    assert_same(found, case.swept_by_reference(), 1e-8)
+    before = case.quadratic()
+    assert found.quadratic() <= before + 1e-10 * abs(before)
+    again = replace(found, residual=found.left_over())
+    assert again.swept(backend).quadratic() <= found.quadratic() + 1e-10 * abs(before)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+def test_a_tie_with_the_held_pair_moves_nothing(backend: str, device: str) -> None:
+    """Six equal gains: a group leaves its pair and its values only for something better."""
+    eye = torch.eye(8).unsqueeze(0)
+    choice = torch.tensor([[4, 2]], dtype=torch.uint8).repeat(8, 1)
+    core = mask_of(choice).float()
+    case = Case(1 - core, core, choice, eye, eye, torch.ones(8, 8)).to(device, torch.float32)
+    found = case.swept(backend)
+    assert torch.equal(found.core, core)
+    assert torch.equal(found.choice, choice)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+def test_columns_of_a_larger_matrix(backend: str, device: str) -> None:
+    """Slices of wider matrices, as the full objective has them, are updated in place."""
+    case = make_case(2, 1, 8, seed=1).to(device, torch.float64)
+    wide = torch.zeros(16, 24, device=device, dtype=torch.float64)
+    codes = torch.zeros(16, 6, device=device, dtype=torch.uint8)
+    core, choice = wide[:, 8:16], codes[:, 2:4]
+    core.copy_(case.core)
+    choice.copy_(case.choice)
+    sweep(case.residual.clone(), core, choice, case.left, case.right, backend)
+    expected = case.swept(backend)
+    torch.testing.assert_close(core.cpu(), expected.core)
+    assert torch.equal(choice.cpu(), expected.choice)
+    assert not wide[:, :8].any()
+    assert not wide[:, 16:].any()
+
+
+_COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from armor.factorize.kernels.triton import PANEL, _sweep
+
+pointers = dict.fromkeys(["residual", "core", "gram_left", "planes", "inverses"], "*fp32")
+numbers = dict.fromkeys(
+    ["residual_stride", "core_stride", "choice_stride", "lefts", "rights"], "i32"
+)
+constants = {"SIZE": 128, "LANES": 32, "BLOCKS": 8, "ROWS": PANEL}
+signature = pointers | {"choice": "*u8"} | numbers | dict.fromkeys(constants, "constexpr")
+source = ASTSource(_sweep, {name: signature[name] for name in _sweep.arg_names}, constants)
+kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+print(kernel.metadata.shared, kernel.asm["ttgir"].count("convert_layout"))
+"""
+
+
+@needs_triton
+@pytest.mark.skipif(sys.platform != "linux", reason="ptxas comes with triton on Linux only")
+def test_triton_compiles_without_a_gpu() -> None:
+    """For an H100: the running row stays in registers (no shared memory, no change of layout)."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "0"]
