@@ -15,6 +15,8 @@ imported.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from armor.hf.hook import register_when_imported
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from armor.checkpoint.inspect import inspect
     from armor.config import PruneConfig
     from armor.errors import ArmorError
+    from armor.evaluate.perplexity import evaluate
     from armor.hf.load import load
     from armor.linear import ArmorLinear
     from armor.run.prune import prune
@@ -32,6 +35,7 @@ __all__ = [
     "ArmorError",
     "ArmorLinear",
     "PruneConfig",
+    "evaluate",
     "export_dense",
     "inspect",
     "load",
@@ -42,6 +46,7 @@ _HOMES = {
     "ArmorError": "armor.errors",
     "ArmorLinear": "armor.linear",
     "PruneConfig": "armor.config",
+    "evaluate": "armor.evaluate.perplexity",
     "export_dense": "armor.checkpoint.export",
     "inspect": "armor.checkpoint.inspect",
     "load": "armor.hf.load",
@@ -54,10 +59,23 @@ register_when_imported()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'armor' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    """Keeps ``armor.evaluate`` the function, whoever imports the subpackage of that name."""
+
+    @property
+    def evaluate(self) -> Any:
+        return __getattr__("evaluate")
+
+    @evaluate.setter
+    def evaluate(self, subpackage: ModuleType) -> None:
+        """The import system binds the subpackage here; it stays reachable by its full name."""
+
+
+sys.modules[__name__].__class__ = _Package

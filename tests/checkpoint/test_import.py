@@ -42,9 +42,6 @@ def test_import_loads_nothing_heavy() -> None:
     [
         "import armor; from transformers import AutoModelForCausalLM",
         "from transformers import AutoModelForCausalLM; import armor",
-        "import transformers.quantizers.auto, armor; from transformers import AutoModelForCausalLM",
-        "import armor; import armor.linear; import importlib; importlib.reload(armor);"
-        " from transformers import AutoModelForCausalLM",
     ],
 )
 def test_either_order_works(make: Callable[..., Any], imports: str) -> None:
@@ -54,6 +51,21 @@ model = AutoModelForCausalLM.from_pretrained({str(make().folder)!r})
 print(type(model.model.layers[0].mlp.up_proj).__name__)
 """
     assert run(code) == "ArmorLinear\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import transformers.quantizers.auto, armor",
+        "import armor, importlib; importlib.reload(armor); import transformers.quantizers.auto",
+    ],
+)
+def test_registers_once(imports: str) -> None:
+    code = f"""
+{imports}
+print(transformers.quantizers.auto.AUTO_QUANTIZER_MAPPING["armor"].__name__)
+"""
+    assert run(code) == "ArmorQuantizer\n"
 
 
 def test_the_import_system_is_left_as_it_was() -> None:
@@ -69,7 +81,13 @@ print(ours, type(auto.__spec__.loader).__name__, type(auto.__loader__).__name__)
 
 def test_public_names() -> None:
     assert set(armor.__all__) <= set(dir(armor))
-    for name in ("ArmorError", "ArmorLinear", "PruneConfig", "export_dense", "inspect", "load"):
+    for name in armor.__all__:
         assert getattr(armor, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         armor.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("first", ["", "import armor.evaluate.compare; "])
+def test_evaluate_is_the_function_whatever_was_imported(first: str) -> None:
+    code = f"{first}from armor import evaluate as e; import armor; print(callable(e), e is armor.evaluate)"
+    assert run(code) == "True True\n"
