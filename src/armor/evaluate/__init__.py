@@ -1,0 +1,1 @@
+"""Measuring a model: perplexity on text, and comparisons of pruning settings."""

@@ -1,0 +1,139 @@
+"""Loading a model or tokenizer from a folder or the Hub, with every failure as one clear line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from armor.errors import ArmorError
+
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+
+
+def load_model(
+    path_or_id: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Any:
+    """A causal language model in evaluation mode; dense and armor checkpoints alike.
+
+    Only safetensors are read, and no code from the checkpoint is run.
+
+    Args:
+        path_or_id: a folder, or a model id of the Hugging Face Hub.
+        dtype: dtype of the weights; None keeps the saved one.
+
+    Returns:
+        `transformers.PreTrainedModel` on `device`.
+
+    Raises:
+        ArmorError: nothing there, not a causal language model, or an unreadable or incomplete
+            checkpoint.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_causal(path_or_id)
+    if Path(path_or_id).is_dir() and not any(Path(path_or_id).glob("*.safetensors")):
+        raise ArmorError(
+            f"{path_or_id} holds no .safetensors weights; other formats are not read: load and "
+            "save it with transformers first"
+        )
+    with _one_line(f"cannot load {path_or_id}"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path_or_id,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+            output_loading_info=True,
+        )
+    missing = sorted(info["missing_keys"])
+    wrong = sorted(name for name, *_ in info["mismatched_keys"])
+    for names, fault in ((missing, "lacks"), (wrong, "has the wrong shape for")):
+        if names:
+            raise ArmorError(
+                f"{path_or_id} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
+                "download or write the checkpoint again"
+            )
+    return model.to(device).eval()
+
+
+def load_tokenizer(path_or_id: str) -> Any:
+    """The tokenizer of a folder or Hub id. Raises `ArmorError` where there is none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(path_or_id)
+    _find(path_or_id, "tokenizer_config.json")
+    # transformers 5 makes an empty tokenizer where the vocabulary is missing.
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in _VOCABULARIES):
+        raise ArmorError(f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there")
+    with _one_line(f"cannot load the tokenizer of {path_or_id}"):
+        return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+
+
+def check_causal(path_or_id: str) -> Any:
+    """The model's config, with no weights read.
+
+    Raises:
+        ArmorError: nothing there, an unknown model type, or not a causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    _find(path_or_id, "config.json")
+    with _one_line(f"cannot read the config of {path_or_id}"):
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False)
+    names = list(getattr(config, "architectures", None) or [])
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if getattr(config, "is_encoder_decoder", False) or not causal.intersection(names):
+        raise ArmorError(
+            f"{path_or_id} is not a causal language model: architectures {names}; "
+            "only decoder-only text models can be pruned and evaluated"
+        )
+    return config
+
+
+def _find(path_or_id: str, file: str) -> None:
+    """Raise `ArmorError` unless `path_or_id` is a model folder or a Hub id within reach."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    path = Path(path_or_id)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ArmorError(f"{path_or_id} is not a model folder: it holds no config.json")
+        return
+    if path.exists():
+        raise ArmorError(f"{path_or_id} is a file; give the model's folder or a Hub id")
+    try:
+        if not isinstance(try_to_load_from_cache(path_or_id, file), str):
+            # One quick question: from_pretrained would retry for half a minute.
+            HfApi().model_info(path_or_id, timeout=10)
+    except Exception:
+        raise ArmorError(
+            f"{path_or_id}: no such folder, and not a Hub id that could be reached"
+        ) from None
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Quiet transformers, and turn whatever it raises into one `ArmorError`."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except ArmorError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ArmorError(f"{what}: {type(error).__name__}: {reason}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
