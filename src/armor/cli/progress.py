@@ -28,6 +28,7 @@ class LayerProgress:
 
     def __init__(self, label: str = "") -> None:
         self._label = f"{label} " if label else ""
+        console = Console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -36,8 +37,9 @@ class LayerProgress:
             TextColumn("eta"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,  # a log would fill with control codes
         )
         self._sizes: dict[str, int] = {}
         self._logs: list[float] = []

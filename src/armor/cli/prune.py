@@ -93,7 +93,7 @@ def prune_command(
         calibration=calibration,
         method=method,
         pattern=pattern,
-        block_size=_block(block_size),
+        block_size=parse_block(block_size),
         overhead_budget=overhead_budget,
         samples=samples,
         include=include or (),
@@ -114,7 +114,8 @@ def prune_command(
         write_json(json, read_json(out / RUN_FILE))
 
 
-def _block(text: str) -> int | None:
+def parse_block(text: str) -> int | None:
+    """``auto`` -> None, a number -> itself."""
     if text == "auto":
         return None
     try:

@@ -26,7 +26,7 @@ def sweep(
     Blocks are independent given the wrappers, so they run in parallel.
 
     Args:
-        residual: ``R = C - G S H``, (i*b, j*b); its content is used up.
+        residual: ``R = C - G S H``, (i*b, j*b), as it was at the entry also afterwards.
         core: S, (i*b, j*b), updated.
         choice: kept pair of each group, uint8 (i*b, j*b/4), updated.
         gram_left: G = A^T A, (i, b, b).

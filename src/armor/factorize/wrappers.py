@@ -1,39 +1,38 @@
-"""The wrapper steps: each is the exact minimiser over A or B with all else fixed."""
+"""The symmetric b x b systems of the wrapper steps, as explicit batched inverses."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: Ridge relative to each diagonal entry, towards the current value, by dtype.
+#: Ridge relative to each diagonal entry, by dtype of the products it regularises.
 RIDGE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
-def solve_right(numerator: Tensor, gram: Tensor) -> Tensor:
-    """``numerator @ (gram + ridge)^-1`` for a batch of positive semi-definite systems.
+def inverse(gram: Tensor) -> Tensor:
+    """``(gram + ridge)^-1`` of positive semi-definite (blocks, b, b), in the dtype of `gram`.
 
-    The ridge makes a singular system return 0 in its null space: used on *changes*, it leaves the
-    current value there as it is.
-
-    Args:
-        numerator: (blocks, k, b). gram: (blocks, b, b).
+    The wrapper steps multiply it by a gradient, which vanishes in the null space of `gram`: a
+    singular system leaves the current value there as it is. Factorised in float64, so that only
+    the rounding of `gram` itself counts; blocks that stay indefinite get a larger ridge. Waits for
+    no result of the device.
     """
-    return solve_left(gram, numerator.mT).mT
+    wide = gram.double()
+    diagonal = wide.diagonal(dim1=-2, dim2=-1)
+    tiny = torch.finfo(gram.dtype).tiny
+    scale = diagonal + 1e-3 * diagonal.mean(-1, keepdim=True) + tiny / RIDGE[gram.dtype]
+    lower, failed = _cholesky(wide, RIDGE[gram.dtype] * scale)
+    for ridge in (1e-4, 1.0):
+        if gram.device.type == "cpu" and not failed.any():
+            break
+        other, still = _cholesky(wide, ridge * scale)
+        lower = torch.where(failed[:, None, None], other, lower)
+        failed = failed & still
+    eye = torch.eye(gram.shape[-1], dtype=wide.dtype, device=gram.device)
+    half = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
+    return torch.bmm(half.mT, half).to(gram.dtype)
 
 
-def solve_left(gram: Tensor, numerator: Tensor) -> Tensor:
-    """``(gram + ridge)^-1 @ numerator`` for (blocks, b, b) and (blocks, b, k)."""
-    return torch.cholesky_solve(numerator, factor(gram))
-
-
-def factor(gram: Tensor) -> Tensor:
-    """Lower Cholesky factor of `gram` plus the smallest ridge that makes it positive definite."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(-1, keepdim=True)
-    ridge = RIDGE[gram.dtype]
-    scale = diagonal + 1e-3 * mean + torch.finfo(gram.dtype).tiny / ridge
-    while True:
-        lower, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge * scale))
-        if not info.any():
-            return lower
-        ridge *= 10.0
+def _cholesky(gram: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+    lower, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
+    return lower, info != 0

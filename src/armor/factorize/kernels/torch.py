@@ -27,21 +27,21 @@ def sweep(
     """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
 
     Args:
-        residual: (i*b, j*b), overwritten. core: (i*b, j*b). choice: uint8 (i*b, j*b/4).
+        residual, core: (i*b, j*b). choice: uint8 (i*b, j*b/4).
         gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
     """
     size = gram_left.shape[1]
     first = torch.tensor([one for one, _ in PAIRS], device=core.device)
     second = torch.tensor([two for _, two in PAIRS], device=core.device)
     pulls, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
+    changes = torch.empty_like(pulls)  # dS H
     for row in range(size):
         scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
         recip = torch.where(scale > 0, 1 / scale, 0.0)
-        # Rows above have been replaced by their change times H.
         pull = pulls[:, :, row] - torch.einsum(
-            "ik,ijkc->ijc", gram_left[:, row, :row], pulls[:, :, :row]
+            "ik,ijkc->ijc", gram_left[:, row, :row], changes[:, :, :row]
         )
-        moved = torch.zeros_like(pull)
+        moved = changes[:, :, row].zero_()
         for group in range(size // 4):
             cols = slice(4 * group, 4 * group + 4)
             held = cores[:, :, row, cols]
@@ -63,7 +63,6 @@ def sweep(
             codes[:, :, row, group, None] = torch.where(
                 better, code.to(choice.dtype), codes[:, :, row, group, None]
             )
-        pulls[:, :, row] = moved
 
 
 def _blocks(matrix: Tensor, size: int) -> Tensor:

@@ -41,8 +41,7 @@ def sweep(
     """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
 
     Args:
-        residual: (i*b, j*b), overwritten. core: (i*b, j*b). choice: uint8 (i*b, j*b/4).
-            Rows may be strided, columns may not.
+        residual, core: (i*b, j*b). choice: uint8 (i*b, j*b/4). Rows may be strided, columns not.
         gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
     """
     lefts, size = gram_left.shape[:2]
@@ -64,6 +63,7 @@ def sweep(
             gram_left.contiguous(),
             planes,
             inverses.contiguous(),
+            torch.empty_like(residual, memory_format=torch.contiguous_format),
             residual.stride(0),
             core.stride(0),
             choice.stride(0),
@@ -141,24 +141,26 @@ def _take_out(r0, r1, r2, r3, weight, moved, step: tl.constexpr, mask):  # type:
 @_kernel
 def _catch_up(  # type: ignore[no-untyped-def]
     residual,
-    moved,
+    residual_stride,
+    scratch,
+    scratch_stride,
     gram_left,
-    stride,
     panel,
     exists,
     valid,
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Take the changes of all rows above `panel` out of the residual of its rows."""
+    """Leave in `scratch` the residual of the panel's rows without the changes of all rows above."""
     row = (panel + tl.arange(0, ROWS))[:, None, None]
     exists = exists[None, :, :] & (row < SIZE)
     valid = valid[None, :, :]
-    at = residual[None, :, :] + row * stride
+    lane4 = 4 * tl.arange(0, LANES)[None, None, :]
+    at = residual[None, :, :] + row * residual_stride + lane4
     r0, r1, r2, r3 = _load4(at, 1, valid & (row < SIZE))
     for other in range(panel):
         weight = tl.load(gram_left[None, :, :] + row * SIZE + other, mask=exists, other=0.0)
-        source = moved[None, :, :] + other * stride
+        source = scratch[None, :, :] + other * scratch_stride
         r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, SIZE // 4, valid)
     _store4(at, 1, r0, r1, r2, r3, valid & (row < SIZE))
 

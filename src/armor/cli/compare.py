@@ -1,0 +1,66 @@
+"""``armor compare``: methods and settings on one model, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor.config import PruneConfig
+from armor.errors import ArmorError
+
+LABELS = ("magnitude", "wanda", "nowag", "sparsegpt", "armor-paper", "armor")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(name="compare")(compare_command)
+
+
+def compare_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A dense model folder or Hub id.")],
+    calibration: Annotated[str, typer.Option(metavar="FILE|hf:NAME", help="Calibration text.")],
+    ppl: Annotated[list[str], typer.Option(metavar="FILE|hf:NAME", help="Evaluation texts.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, results and report.")],
+    methods: Annotated[
+        str, typer.Option(metavar="A,B,...", help=f"Of: {', '.join(LABELS)}.")
+    ] = ",".join(LABELS),
+    block_size: Annotated[
+        str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
+    ] = "auto",
+    samples: Annotated[int, typer.Option(metavar="N", help="Calibration windows.")] = 128,
+    seq_len: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens a window, both texts.")
+    ] = None,
+    max_chars: Annotated[
+        int | None, typer.Option(metavar="N", help="Evaluate on the first N characters.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
+) -> None:
+    """Prune a model with several methods and tabulate perplexity, size and time.
+
+    What DIR already holds is not done again, so methods can be added later.
+
+    Example: [bold]armor compare MODEL --calibration c.txt --ppl test.txt --out cmp[/bold]
+    """
+    from armor.cli.display import show_comparison
+    from armor.cli.prune import parse_block
+    from armor.evaluate.compare import LABELS as SETTINGS
+
+    chosen = [label.strip() for label in methods.split(",") if label.strip()]
+    if unknown := [label for label in chosen if label not in SETTINGS]:
+        raise ArmorError(f"unknown method {unknown[0]!r}; valid: {', '.join(SETTINGS)}")
+    settings = {
+        label: PruneConfig(
+            **SETTINGS[label],
+            calibration=calibration,
+            block_size=parse_block(block_size),
+            samples=samples,
+            seq_len=seq_len,
+            seed=seed,
+        )
+        for label in chosen
+    }
+    texts = {Path(text).stem: text for text in ppl}
+    show_comparison(model, settings, texts, out, Path(model).name, seq_len, max_chars)

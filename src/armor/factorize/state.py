@@ -1,0 +1,56 @@
+"""A point (A, B, S) of the factorisation, and moving from point to point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class State:
+    """One point, padded to whole blocks.
+
+    Attributes:
+        left: A, (i, b, b). right: B, (j, b, b). core: S, (i*b, j*b).
+        choice: kept pair of each group, uint8 (i*b, j*b/4).
+        loss: proxy loss, float64 ().
+    """
+
+    left: Tensor
+    right: Tensor
+    core: Tensor
+    choice: Tensor
+    loss: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in a fixed order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def copy(self) -> State:
+        """An independent copy."""
+        return State(*(tensor.clone() for tensor in self.tensors()))
+
+    def leap_from(self, best: State, step: Tensor) -> None:
+        """Become the point `step` beyond `best` on the line from here to it.
+
+        Values of the core move only where both keep the same pair. A step of 0 gives `best`.
+        """
+        kept = (self.choice == best.choice).repeat_interleave(4, dim=1)
+        self.left.sub_(best.left).mul_(-step).add_(best.left)
+        self.right.sub_(best.right).mul_(-step).add_(best.right)
+        self.core.sub_(best.core).mul_(kept).mul_(-step).add_(best.core)
+        self.choice.copy_(best.choice)
+
+
+def better_first(best: State, new: State) -> tuple[State, State, Tensor]:
+    """``(better, other, whether new was better)``; on a GPU without waiting for the answer."""
+    improved = new.loss < best.loss
+    if improved.device.type == "cpu":
+        return (new, best, improved) if improved else (best, new, improved)
+    for one, two in zip(best.tensors(), new.tensors(), strict=True):
+        held = torch.where(improved, two, one)
+        two.copy_(torch.where(improved, one, two))
+        one.copy_(held)
+    return best, new, improved
