@@ -55,7 +55,8 @@ def building(out: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.parent).free / 1e9
             raise ArmorError(
-                f"the disk of {out.parent} is full ({free:.1f} GB free): make room and start again"
+                f"the disk of {out.parent} is full ({free:.1f} GB were free before): make room and"
+                " start again"
             ) from error
         raise
 

@@ -16,7 +16,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise ArmorError(f"cannot read {path}: {reason}") from None
     if not isinstance(data, dict):
         raise ArmorError(f"{path} is not a JSON object")

@@ -77,7 +77,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
             start = 8 + (length := int.from_bytes(file.read(8), "little"))
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise ArmorError(f"cannot read {path}: {reason}; copy or download it again") from None
     header.pop("__metadata__", None)
     tensors = {}

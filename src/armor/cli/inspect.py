@@ -50,12 +50,12 @@ def _table(layers: dict[str, dict[str, Any]]) -> Table:
     from rich.table import Table
 
     has_losses = any(layer["loss"] is not None for layer in layers.values())
-    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("layer", overflow="fold")
-    for title in ("out × in", "block", "MB", "of dense"):
+    for title in ("out × in", "block", "MB", "of\ndense"):
         table.add_column(title, justify="right", no_wrap=True)
     if has_losses:
-        for title in ("loss", "/ NoWag-P", "certified"):
+        for title in ("loss", "loss /\nNoWag-P", "certi-\nfied"):
             table.add_column(title, justify="right", no_wrap=True)
     prefix = _common_prefix(list(layers))
     for name, layer in layers.items():
@@ -68,7 +68,7 @@ def _table(layers: dict[str, dict[str, Any]]) -> Table:
             f"{layer['ratio']:.3f}",
         ]
         if has_losses:
-            cells += [_number(layer["loss"], ".4g"), _against(layer), _mark(layer["certificate"])]
+            cells += [_number(layer["loss"], ".3g"), _against(layer), _mark(layer["certificate"])]
         table.add_row(*cells)
     return table
 
