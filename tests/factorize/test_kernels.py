@@ -47,7 +47,8 @@ class Case:
     def swept(self, backend: str) -> "Case":
         new = self.to(str(self.core.device), self.core.dtype)
         sweep(new.residual, new.core, new.choice, new.left, new.right, backend)
-        return replace(new, residual=self.residual).to("cpu", self.core.dtype)
+        assert torch.equal(new.residual, self.residual)
+        return new.to("cpu", self.core.dtype)
 
     def swept_by_reference(self) -> "Case":
         new = self.to("cpu", self.core.dtype)
@@ -225,7 +226,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from armor.factorize.kernels.triton import PANEL, _sweep
 
-pointers = dict.fromkeys(["residual", "core", "gram_left", "planes", "inverses"], "*fp32")
+pointers = ["residual", "core", "gram_left", "planes", "inverses", "scratch"]
+pointers = dict.fromkeys(pointers, "*fp32")
 numbers = dict.fromkeys(
     ["residual_stride", "core_stride", "choice_stride", "lefts", "rights"], "i32"
 )
@@ -233,17 +235,18 @@ constants = {"SIZE": 128, "LANES": 32, "BLOCKS": 8, "ROWS": PANEL}
 signature = pointers | {"choice": "*u8"} | numbers | dict.fromkeys(constants, "constexpr")
 source = ASTSource(_sweep, {name: signature[name] for name in _sweep.arg_names}, constants)
 kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-print(kernel.metadata.shared, kernel.asm["ttgir"].count("convert_layout"))
+print(kernel.asm["ptx"])
 """
 
 
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="ptxas comes with triton on Linux only")
 def test_triton_compiles_without_a_gpu() -> None:
-    """For an H100: the running row stays in registers (no shared memory, no change of layout)."""
+    """For an H100: a lane's turn is one warp shuffle, and nothing spills out of registers."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["0", "0"]
+    assert "shfl.sync.idx" in done.stdout
+    assert "ld.local" not in done.stdout

@@ -63,7 +63,7 @@ def sweep(
             gram_left.contiguous(),
             planes,
             inverses.contiguous(),
-            torch.empty_like(residual, memory_format=torch.contiguous_format),
+            core.new_empty(blocks, size, size),
             residual.stride(0),
             core.stride(0),
             choice.stride(0),
@@ -143,7 +143,6 @@ def _catch_up(  # type: ignore[no-untyped-def]
     residual,
     residual_stride,
     scratch,
-    scratch_stride,
     gram_left,
     panel,
     exists,
@@ -151,18 +150,16 @@ def _catch_up(  # type: ignore[no-untyped-def]
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Leave in `scratch` the residual of the panel's rows without the changes of all rows above."""
+    """The residual of the panel's rows less the changes of all rows above, into `scratch`."""
     row = (panel + tl.arange(0, ROWS))[:, None, None]
     exists = exists[None, :, :] & (row < SIZE)
-    valid = valid[None, :, :]
-    lane4 = 4 * tl.arange(0, LANES)[None, None, :]
-    at = residual[None, :, :] + row * residual_stride + lane4
-    r0, r1, r2, r3 = _load4(at, 1, valid & (row < SIZE))
+    wanted = valid[None, :, :] & (row < SIZE)
+    r0, r1, r2, r3 = _load4(residual[None, :, :] + row * residual_stride, 1, wanted)
     for other in range(panel):
         weight = tl.load(gram_left[None, :, :] + row * SIZE + other, mask=exists, other=0.0)
-        source = scratch[None, :, :] + other * scratch_stride
-        r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, SIZE // 4, valid)
-    _store4(at, 1, r0, r1, r2, r3, valid & (row < SIZE))
+        source = scratch[None, :, :] + other * SIZE
+        r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, SIZE // 4, valid[None, :, :])
+    _store4(scratch[None, :, :] + row * SIZE, SIZE // 4, r0, r1, r2, r3, wanted)
 
 
 @_kernel
@@ -173,6 +170,7 @@ def _sweep(  # type: ignore[no-untyped-def]
     gram_left,
     planes,
     inverses,
+    scratch,
     residual_stride,
     core_stride,
     choice_stride,
@@ -191,13 +189,13 @@ def _sweep(  # type: ignore[no-untyped-def]
     # Neighbours share j: H is read all the time, G once a row.
     i = (block % lefts).to(tl.int64)
     j = (block // lefts).to(tl.int64)
-    residual += i * SIZE * residual_stride + j * SIZE
-    moved = residual + lane  # a finished row of the residual makes place for its change times H
-    residual += 4 * lane
+    residual += i * SIZE * residual_stride + j * SIZE + 4 * lane
     core += i * SIZE * core_stride + j * SIZE + 4 * lane
     choice += i * SIZE * choice_stride + j * GROUPS + lane
     gram_left += i * SIZE * SIZE
     planes += j * SIZE * SIZE + lane
+    # Rows in planes, like those of H: the residual of a panel's rows, then their change times H.
+    scratch += block.to(tl.int64) * SIZE * SIZE + lane
 
     corner = planes + 4 * lane * SIZE
     h00, h01, h02, h03 = _load4(corner, GROUPS, valid)
@@ -213,15 +211,15 @@ def _sweep(  # type: ignore[no-untyped-def]
     f22 = tl.load(inverses + 17, mask=valid, other=0.0)
 
     for panel in range(0, SIZE, ROWS):
-        _catch_up(residual, moved, gram_left, residual_stride, panel, exists, valid, SIZE, ROWS)
+        _catch_up(residual, residual_stride, scratch, gram_left, panel, exists, valid, SIZE, ROWS)
         tl.debug_barrier()
 
         for row in range(panel, min(panel + ROWS, SIZE)):
             scale = tl.load(gram_left + row * (SIZE + 1), mask=exists, other=0.0)
-            r0, r1, r2, r3 = _load4(residual + row * residual_stride, 1, valid)
+            r0, r1, r2, r3 = _load4(scratch + row * SIZE, GROUPS, valid)
             for other in range(panel, row):
                 weight = tl.load(gram_left + row * SIZE + other, mask=exists, other=0.0)
-                source = moved + other * residual_stride
+                source = scratch + other * SIZE
                 r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, GROUPS, valid)
             s0, s1, s2, s3 = _load4(core + row * core_stride, 1, valid)
             code = tl.load(choice + row * choice_stride, mask=valid, other=0).to(tl.int32)
@@ -275,6 +273,5 @@ def _sweep(  # type: ignore[no-untyped-def]
                 m3 += d0 * x3 + d1 * y3 + d2 * z3 + d3 * w3
             _store4(core + row * core_stride, 1, s0, s1, s2, s3, valid)
             tl.store(choice + row * choice_stride, code.to(tl.uint8), mask=valid)
-            tl.debug_barrier()
-            _store4(moved + row * residual_stride, GROUPS, m0, m1, m2, m3, valid)
+            _store4(scratch + row * SIZE, GROUPS, m0, m1, m2, m3, valid)
             tl.debug_barrier()
