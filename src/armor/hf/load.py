@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.reader import Checkpoint
+from armor.models.source import resolve
 
 
 def load(folder: str | Path, **kwargs: Any) -> Any:
-    """The model of an armor checkpoint folder, a `transformers.PreTrainedModel` in eval mode.
+    """The model of an armor checkpoint, a `transformers.PreTrainedModel` in eval mode.
 
     Args:
-        folder: what `prune` wrote.
+        folder: what `prune` wrote, or the id of such a model on the Hugging Face Hub.
         kwargs: for ``AutoModelForCausalLM.from_pretrained``, such as ``dtype`` or ``device_map``.
 
     Raises:
         ArmorError: not an armor checkpoint, or a damaged one.
     """
-    Checkpoint.open(folder)
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), **kwargs)
+    checkpoint = Checkpoint.open(resolve(str(folder)))
+    return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **kwargs)
