@@ -1,0 +1,55 @@
+"""The settings of a comparison: what all labels share, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from armor.calibrate.sources import describe
+from armor.config import PruneConfig
+
+#: What steers the factorisation; a baseline has none of it.
+_ARMOR_ONLY = frozenset(
+    {
+        *("objective", "target", "solver", "iterations", "block_size", "overhead_budget"),
+        *("shrinkage", "damping", "target_damping"),
+    }
+)
+
+
+def settings_tables(
+    settings: Mapping[str, PruneConfig],
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """``(shared, differing)``: setting -> value, and setting -> label -> value.
+
+    A setting that a label's method does not use has no value under that label; one that only armor
+    uses, always alike, is shared.
+    """
+    by_label = {label: _readable(config) for label, config in settings.items()}
+    shared: dict[str, str] = {}
+    differing: dict[str, dict[str, str]] = {}
+    names = dict.fromkeys(name for values in by_label.values() for name in values)
+    for name in names:
+        column = {label: values[name] for label, values in by_label.items() if name in values}
+        if len(set(column.values())) == 1:
+            everyone = len(column) == len(by_label)
+            shared[name if everyone else f"{name} (armor)"] = next(iter(column.values()))
+        else:
+            differing[name] = column
+    return shared, differing
+
+
+def _readable(config: PruneConfig) -> dict[str, str]:
+    values = config.to_dict()
+    values["calibration"] = describe(config.calibration)
+    if config.method != "armor":
+        values = {name: value for name, value in values.items() if name not in _ARMOR_ONLY}
+    return {name.replace("_", " "): _text(value) for name, value in values.items() if value != ()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "auto"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,48 @@
+"""The comparison in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from armor.report.numbers import perplexity
+
+if TYPE_CHECKING:
+    from armor.evaluate.compare import Row
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """The pruned row of the lowest mean log-perplexity; None where nothing was pruned."""
+    pruned = [row for row in rows if row.method != "dense"]
+    return min(pruned, key=_mean_log, default=None)
+
+
+def summary(rows: Sequence[Row], best: Row | None) -> str:
+    """What the best method keeps, at what size, against the dense model and the best baseline."""
+    dense = next((row for row in rows if row.method == "dense"), None)
+    if best is None or dense is None:
+        return ""
+    text = next(iter(best.perplexity))
+    sentence = (
+        f"{best.label} reaches perplexity {perplexity(best.perplexity[text])} on {text} "
+        f"(dense {perplexity(dense.perplexity[text])}) with the pruned layers at {_share(best)} "
+        "of their dense bytes"
+    )
+    baselines = [row for row in rows if row.method not in ("dense", "armor")]
+    if best.method == "armor" and baselines:
+        rival = min(baselines, key=lambda row: row.perplexity[text])
+        sentence += (
+            f"; the best method without wrappers, {rival.label}, has "
+            f"{perplexity(rival.perplexity[text])} at {_share(rival)}"
+        )
+    return sentence + "."
+
+
+def _share(row: Row) -> str:
+    return f"{row.linear_bytes / row.dense_linear_bytes:.2f}"
+
+
+def _mean_log(row: Row) -> float:
+    values = row.perplexity.values()
+    return sum(math.log(value) for value in values) / len(values)
