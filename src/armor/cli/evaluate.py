@@ -30,7 +30,7 @@ def evaluate_command(
     ] = None,
     seq_len: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Tokens a window [default: context, at most 2048]."),
+        typer.Option(metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."),
     ] = None,
     max_chars: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Read the first N characters only.")
@@ -119,7 +119,7 @@ def _table(results: list[PerplexityResult]) -> Table:
 
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("text", overflow="fold")
-    for title in ("perplexity", "±95 %", "bits/byte", "window", "windows", "tokens"):
+    for title in ("perplexity", "±95 %", "bits/byte", "window", "tokens"):
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         low, high = result.ci95 or (math.nan, math.nan)
@@ -129,7 +129,6 @@ def _table(results: list[PerplexityResult]) -> Table:
             "-" if result.ci95 is None else f"{(high - low) / 2:.3f}",
             f"{result.bits_per_byte:.4f}",
             str(result.seq_len),
-            f"{result.windows:,}",
             f"{result.tokens:,}",
         )
     return table
