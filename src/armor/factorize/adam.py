@@ -1,0 +1,264 @@
+"""The paper's solver: Adam on everything, and one group of the core per block in each iteration.
+
+ARMOR, arXiv 2510.05528. The paper's: one Adam step (learning rate 1e-4) on A, B and the kept values
+of S jointly, then in every b x b block one group of 4, drawn with probability proportional to the
+L1 norm of the gradient over its four entries, gets the best of all six pairs by least squares;
+20,000 such iterations; the end after 100 in a row that each take less than 1e-6 of the loss, or
+1e-8, off it. Adam is outside the paper's convergence theorem.
+
+Ours, where the paper leaves it open or for speed: Adam's other constants are torch's defaults, and
+an entry kept anew begins with empty Adam averages; the draw uses the gradient at the point the
+Adam step reached; the products of that gradient serve the next Adam step too, brought up to date
+by a rank-one change of each block, so that an iteration costs six block-diagonal products; under a
+full moment, where blocks of one row interact, their groups are set one after the other; the stop
+rule is looked at every 10 iterations; and the better of the last state and of those after every
+100 iterations is returned, so that the result is never worse than the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from armor.factorize.core import mask_of, pair_inverses
+from armor.factorize.factors import Factors
+from armor.factorize.groups import Groups, pick
+from armor.factorize.problem import Problem
+from armor.factorize.state import State
+from armor.factorize.workspace import Workspace
+
+ITERATIONS = 20_000
+LEARNING_RATE = 1e-4
+PATIENCE, RELATIVE, ABSOLUTE = 100, 1e-6, 1e-8
+#: Iterations between two looks at the losses, and between two copies of the state.
+LOOK, KEEP = 10, 100
+
+
+def factorize_adam(
+    problem: Problem,
+    block: int,
+    starts: list[Factors],
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+    on_iteration: Callable[[float], None] | None = None,
+) -> tuple[Factors, list[float]]:
+    """Factorise one matrix from the best of `starts` by the paper's loop.
+
+    Args:
+        problem: target and moment, float32 or float64; the paper's is normalised and diagonal.
+        block: wrapper block b, a multiple of 4; a last partial block is padded.
+        starts: sparse matrices without wrappers; the result is never worse than any of them.
+        iterations: ceiling.
+        seed: of the draws of groups.
+        on_iteration: called with the relative loss of each iteration, `LOOK` at a time.
+
+    Returns:
+        The factors, and the loss at the start and after each iteration relative to that of
+        ``W_hat = 0``; it may rise now and then.
+    """
+    work = Workspace(problem, block)
+    zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
+    best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
+    loop = _Loop(work, best.copy(), seed)
+    losses = [float(best.loss)]
+    waiting = 0
+    while len(losses) <= iterations and waiting < PATIENCE:
+        count = min(LOOK, iterations + 1 - len(losses))
+        for loss in torch.stack([loop.iterate() for _ in range(count)]).tolist():
+            gained = losses[-1] - loss
+            waiting = 0 if gained >= max(RELATIVE * losses[-1], ABSOLUTE) else waiting + 1
+            losses.append(loss)
+            if on_iteration is not None:
+                on_iteration(loss / zero)
+        if len(losses) % KEEP <= LOOK and losses[-1] < best.loss:
+            best = loop.state(work)
+    last = loop.state(work)
+    best = last if last.loss < best.loss else best
+    core = best.core[: work.rows, : work.cols].contiguous()
+    mask = mask_of(best.choice)[: work.rows, : work.cols].contiguous()
+    return Factors(core, mask, best.left, best.right), [loss / zero for loss in losses]
+
+
+class _Loop:
+    """The moving point, its gradients (all halved and negated), and Adam's averages.
+
+    Notation: ``F = (T - A S B) X`` the force, ``P = F B^T``, ``D = A^T P`` minus half the gradient
+    over all of S. Blocks are numbered i, j; b, its rows and columns; g = b/4 its groups.
+    """
+
+    def __init__(self, work: Workspace, start: State, seed: int) -> None:
+        self.target, self.moment = work.problem.target, work.problem.moment
+        self.is_full = work.problem.is_full
+        self.moments = work.moments
+        self.lefts, self.rights, self.block = work.lefts, work.rights, work.block
+        self.point = start
+        self.left, self.right, self.core = start.left, start.right, start.core
+        self.choice = start.choice
+        self.mask = mask_of(start.choice).to(self.core.dtype)
+        device = self.core.device
+        self.random = torch.Generator(device).manual_seed(seed)
+        # Halved gradients under a halved epsilon take the same steps.
+        self.adam = torch.optim.Adam(
+            [self.left, self.right, self.core], LEARNING_RATE, eps=0.5e-8, maximize=True, fused=True
+        )
+        self.i = torch.arange(self.lefts, device=device).unsqueeze(1)
+        self.j = torch.arange(self.rights, device=device)
+        pairs = torch.arange(6, dtype=torch.uint8, device=device).unsqueeze(1)
+        self.table = mask_of(pairs).to(self.core.dtype)
+        self.half, self.error, self.force, self.pull, self.drive = (
+            torch.empty_like(self.target) for _ in range(5)
+        )
+        self.core.grad = torch.empty_like(self.target)
+        self._forward()
+        self._to_core()
+        self._gradients()
+
+    def state(self, work: Workspace) -> State:
+        """A copy of the point, with its loss."""
+        state = self.point.copy()
+        state.loss = work.loss(state)
+        return state
+
+    def iterate(self) -> Tensor:
+        """One iteration; its loss, float64 ()."""
+        self.adam.step()
+        loss = self._forward()
+        self._to_core()
+        loss = loss - self._core_step()
+        self._gradients()
+        return loss
+
+    def _forward(self) -> Tensor:
+        """``A S``, F, and the loss."""
+        torch.bmm(self.left, self._rows(self.core), out=self._rows(self.half))
+        product = torch.bmm(self._cols(self.half), self.right)
+        torch.sub(self._cols(self.target), product, out=self._cols(self.error))
+        if self.is_full:
+            torch.mm(self.error, self.moment, out=self.force)
+        else:
+            torch.mul(self.error, self.moment, out=self.force)
+        return self.error.mul_(self.force).sum(-1).sum(dtype=torch.float64)
+
+    def _to_core(self) -> None:
+        """P and D."""
+        self._cols(self.pull).copy_(torch.bmm(self._cols(self.force), self.right.mT))
+        torch.bmm(self.left.mT, self._rows(self.pull), out=self._rows(self.drive))
+
+    def _gradients(self) -> None:
+        """What Adam steps along."""
+        self.left.grad = torch.bmm(self._rows(self.pull), self._rows(self.core).mT)
+        self.right.grad = torch.bmm(self._cols(self.half).mT, self._cols(self.force))
+        torch.mul(self.drive, self.mask, out=self.core.grad)
+
+    def _core_step(self) -> Tensor:
+        """Set one drawn group of every block; returns what that takes off the loss."""
+        row, group = self._draw()
+        at = (self.i, row, self.j, group)
+        groups = self.block // 4
+        gram_left = torch.bmm(self.left.mT, self.left)
+        gram_right = torch.bmm(torch.bmm(self.right, self.moments), self.right.mT)
+        drawn = Groups(
+            self._groups(self.drive)[at],
+            self._groups(self.core)[at],
+            self.choice.view(self.lefts, self.block, -1, groups)[at],
+            gram_left[self.i, row, row],
+            gram_right.view(-1, groups, 4, groups, 4)[self.j, group, :, group],
+            pair_inverses(gram_right)[self.j, group],
+        )
+        rows = self.right.view(-1, groups, 4, self.block)[self.j, group]
+        if self.is_full:
+            meet = gram_left[self.i.unsqueeze(-1), row.unsqueeze(-1), row.unsqueeze(1)]
+            values, codes, gain = self._best_in_turn(drawn, rows, meet)
+        else:
+            values, codes, gain = drawn.best()
+        self._groups(self.core)[at] = values
+        self.choice.view(self.lefts, self.block, -1, groups)[at] = codes
+        kept = self.table[codes.long()]
+        self._groups(self.mask)[at] = kept
+        for average in ("exp_avg", "exp_avg_sq"):
+            self._groups(self.adam.state[self.core][average])[at] *= kept
+        self._follow(row, group, values - drawn.held, rows, gram_left)
+        return gain.sum(dtype=torch.float64)
+
+    def _best_in_turn(
+        self, drawn: Groups, rows: Tensor, meet: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of each group after those to the left in its row of blocks have moved.
+
+        Args:
+            rows: of B, (i, j, 4, b). meet: entries of A^T A between the rows drawn, (i, j, j).
+        """
+        shift = self.target.new_empty(self.lefts, self.rights, self.target.shape[1])
+        found = []
+        for j in range(self.rights):
+            span = slice(j * self.block, (j + 1) * self.block)
+            one = drawn.column(j)
+            before = torch.einsum("ij,ijc->ic", meet[:, j, :j], shift[:, :j, span])
+            one.force -= torch.einsum("ic,ikc->ik", before, rows[:, j])
+            found.append(one.best())
+            change = found[-1][0] - one.held
+            moved = torch.einsum("ik,ikc->ic", change, rows[:, j])
+            torch.mm(moved, self.moment[span], out=shift[:, j])
+        values, codes, gains = (torch.stack(each, 1) for each in zip(*found, strict=True))
+        return values, codes, gains
+
+    def _follow(
+        self, row: Tensor, group: Tensor, change: Tensor, rows: Tensor, gram_left: Tensor
+    ) -> None:
+        """Bring ``A S``, F, P and D up to date with the `change` (i, j, 4) of the drawn groups."""
+        across = row.unsqueeze(1).expand(-1, self.block, -1)
+        columns = self.left.gather(2, across)  # of A, (i, b, j)
+        spread = self.target.new_zeros(self.lefts, self.rights, self.block // 4, 4)
+        spread[self.i, self.j, group] = change
+        self._take_out(self.half, columns, -spread.flatten(2))
+        moved = torch.einsum("ijk,ijkc->ijc", change, rows)
+        if self.is_full:
+            moments = self.moment.view(self.rights, self.block, -1)
+            shift = torch.einsum("ijc,jcd->ijd", moved, moments)
+            pulled = self._right_t(shift.flatten(0, 1)).view(shift.shape)
+        else:
+            shift = moved * self.moment.view(-1, self.block)
+            pulled = self._right_t(shift.flatten(1)).view(shift.shape)
+        self._take_out(self.force, columns, shift)
+        self._take_out(self.pull, columns, pulled)
+        self._take_out(self.drive, gram_left.gather(2, across), pulled)
+
+    def _take_out(self, matrix: Tensor, columns: Tensor, rows: Tensor) -> None:
+        """Take out of row i of blocks ``columns[i] @ rows[i]``, (b, j) times (j, j*b); or, where
+        rows is (i, j, b), of each block alone the outer product."""
+        if rows.shape[-1] == self.block:
+            blocks = matrix.view(self.lefts, self.block, self.rights, self.block)
+            blocks.addcmul_(columns.unsqueeze(-1), rows.unsqueeze(1), value=-1.0)
+        else:
+            self._rows(matrix).baddbmm_(columns, rows, alpha=-1.0)
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """A row and a group for each block, (i, j), by the L1 norm of the gradient."""
+        sizes = self.drive.abs().view(self.lefts, self.block, self.rights, self.block).sum(-1)
+        chance = torch.rand(
+            (2, self.lefts, self.rights),
+            generator=self.random,
+            dtype=self.core.dtype,
+            device=self.core.device,
+        )
+        row = pick(sizes.transpose(1, 2), chance[0])
+        inside = self._groups(self.drive)[self.i, row, self.j].abs().sum(-1)
+        return row, pick(inside, chance[1])
+
+    def _right_t(self, matrix: Tensor) -> Tensor:
+        """``matrix @ blockdiag(B)^T``."""
+        return torch.bmm(self._cols(matrix), self.right.mT).transpose(0, 1).reshape(matrix.shape)
+
+    def _groups(self, matrix: Tensor) -> Tensor:
+        """(i*b, j*b) seen as (i, b, j, b/4, 4)."""
+        return matrix.view(self.lefts, self.block, self.rights, self.block // 4, 4)
+
+    def _rows(self, matrix: Tensor) -> Tensor:
+        """(i*b, cols) seen as (i, b, cols)."""
+        return matrix.view(self.lefts, self.block, -1)
+
+    def _cols(self, matrix: Tensor) -> Tensor:
+        """(rows, j*b) seen as (j, rows, b)."""
+        return matrix.view(matrix.shape[0], -1, self.block).transpose(0, 1)

@@ -1,0 +1,68 @@
+"""Single groups of 4 against brute force."""
+
+import pytest
+import torch
+
+from armor.factorize.core import pair_inverses
+from armor.factorize.groups import Groups, pick
+from armor.factorize.kernels.reference import PAIRS
+
+
+def make_groups(count: int = 50) -> Groups:
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    factor = normal(count, 4, 6)
+    corner = factor @ factor.mT
+    choice = torch.randint(0, 6, (count,), generator=draw, dtype=torch.uint8)
+    held = torch.zeros(count, 4, dtype=torch.float64)
+    for row, code in enumerate(choice.tolist()):
+        held[row, list(PAIRS[code])] = normal(2)
+    scale = normal(count).square() + 0.1
+    return Groups(normal(count, 4), held, choice, scale, corner, pair_inverses(corner)[:, 0])
+
+
+def test_best_is_the_best_of_all_pairs() -> None:
+    groups = make_groups()
+    values, codes, gains = groups.best()
+    for row in range(len(values)):
+        hessian = groups.scale[row] * groups.corner[row]
+        # Minimise s^T Q s - 2 s^T p; the force is p - Q s at the held values.
+        pull = groups.force[row] + hessian @ groups.held[row]
+
+        def loss(s: torch.Tensor, hessian=hessian, pull=pull) -> float:
+            return float(s @ hessian @ s - 2 * s @ pull)
+
+        candidates = []
+        for pair in PAIRS:
+            at = list(pair)
+            s = torch.zeros(4, dtype=torch.float64)
+            s[at] = torch.linalg.solve(hessian[at][:, at], pull[at])
+            candidates.append(s)
+        losses = [loss(s) for s in candidates]
+        best = min(range(6), key=losses.__getitem__)
+        assert codes[row] == best
+        torch.testing.assert_close(values[row], candidates[best])
+        assert float(gains[row]) == pytest.approx(loss(groups.held[row]) - losses[best])
+
+
+def test_a_group_without_scale_stays() -> None:
+    groups = make_groups(3)
+    groups.scale[1] = 0.0
+    values, codes, gains = groups.best()
+    assert torch.equal(values[1], groups.held[1])
+    assert codes[1] == groups.choice[1]
+    assert gains[1] == 0
+
+
+def test_pick_in_proportion() -> None:
+    weights = torch.tensor([1.0, 0.0, 5.0, 2.0, 0.0]).expand(800, 5)
+    chance = (torch.arange(800) + 0.5) / 800
+    counts = pick(weights, chance).bincount(minlength=5)
+    assert counts.tolist() == [100, 0, 500, 200, 0]
+
+
+def test_pick_without_any_weight_is_a_valid_index() -> None:
+    assert 0 <= int(pick(torch.zeros(1, 4), torch.tensor([0.5]))) < 4
