@@ -55,27 +55,29 @@ def factorize_adam(
         on_iteration: called with the relative loss of each iteration, `LOOK` at a time.
 
     Returns:
-        The factors, and the loss at the start and after each iteration relative to that of
-        ``W_hat = 0``; it may rise now and then.
+        The factors, and the loss at the start, after every `KEEP` iterations and after the last,
+        relative to that of ``W_hat = 0``; it may rise now and then.
     """
     work = Workspace(problem, block)
     zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     loop = _Loop(work, best.copy(), seed)
-    losses = [float(best.loss)]
-    waiting = 0
-    while len(losses) <= iterations and waiting < PATIENCE:
-        count = min(LOOK, iterations + 1 - len(losses))
+    before = float(best.loss)
+    losses = [before]
+    done = waiting = 0
+    while done < iterations and waiting < PATIENCE:
+        count = min(LOOK, iterations - done)
         for loss in torch.stack([loop.iterate() for _ in range(count)]).tolist():
-            gained = losses[-1] - loss
-            waiting = 0 if gained >= max(RELATIVE * losses[-1], ABSOLUTE) else waiting + 1
-            losses.append(loss)
+            enough = max(RELATIVE * before, ABSOLUTE)
+            waiting = 0 if before - loss >= enough else waiting + 1
+            before = loss
             if on_iteration is not None:
                 on_iteration(loss / zero)
-        if len(losses) % KEEP <= LOOK and losses[-1] < best.loss:
-            best = loop.state(work)
-    last = loop.state(work)
-    best = last if last.loss < best.loss else best
+        done += count
+        if done % KEEP == 0 or done == iterations or waiting >= PATIENCE:
+            losses.append(before)
+            if before < best.loss:
+                best = loop.state(work)
     core = best.core[: work.rows, : work.cols].contiguous()
     mask = mask_of(best.choice)[: work.rows, : work.cols].contiguous()
     return Factors(core, mask, best.left, best.right), [loss / zero for loss in losses]

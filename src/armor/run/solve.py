@@ -14,6 +14,7 @@ from armor import baselines
 from armor.baselines.nowag import normalise
 from armor.calibrate.targets import compensated, regularised
 from armor.config import PruneConfig
+from armor.factorize.adam import ITERATIONS, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
@@ -30,7 +31,8 @@ class LayerRecord:
         shape: (out, in). block: wrapper block, None without wrappers.
         loss: of the factors as stored, in the model's dtype.
         nowag_loss, sparsegpt_loss: of the baselines on the same problem (None where not run).
-        certificate: the loss never rose and ends at or below NoWag-P's (and SparseGPT's).
+        certificate: the loss never rose (asked of the exact solver only) and ends at or below
+            NoWag-P's (and SparseGPT's).
         losses: at the start and after each iteration.
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
@@ -94,9 +96,14 @@ def solve_layer(
     if config.method == "armor":
         assert plan.block is not None
         scaled = [Factors(start.core / rows / cols, start.mask) for start in starts.values()]
-        factors, losses = factorize(
-            problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS
-        )
+        if config.solver == "adam":
+            factors, losses = factorize_adam(
+                problem, plan.block, scaled, config.iterations or ITERATIONS, config.seed
+            )
+        else:
+            factors, losses = factorize(
+                problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS
+            )
         if config.objective == "diag":
             factors = fold(factors, rows.squeeze(-1), cols)
         factors = balance(factors)
@@ -105,7 +112,8 @@ def solve_layer(
         losses = []
     factors = cast(factors, dtype)
     loss = relative(factors)
-    falling = all(after <= before for before, after in pairwise(losses))
+    # Adam's loss may rise on the way.
+    falling = config.solver == "adam" or all(after <= before for before, after in pairwise(losses))
     certificate = falling and loss <= min(bounds.values())
     if config.method == "armor" and not certificate:
         raise RuntimeError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
