@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from armor.errors import ArmorError
 from armor.evaluate.perplexity import default_seq_len, evaluate
@@ -150,10 +150,8 @@ def test_equals_a_plain_transformers_loop(shared: Path, name: str) -> None:
         max_chars=6_000,
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer(file.read_text(encoding="utf-8")[:6_000], add_special_tokens=False)[
-        "input_ids"
-    ]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids = tokenizer(file.read_text(encoding="utf-8")[:6_000], add_special_tokens=False)["input_ids"]
     losses = []
     for start in range(0, len(ids) - 255, 256):
         window = torch.tensor([ids[start : start + 256]])

@@ -51,7 +51,8 @@ def load_model(
             output_loading_info=True,
         )
     missing = sorted(info["missing_keys"])
-    wrong = sorted(name for name, *_ in info["mismatched_keys"])
+    # transformers 5 gives the names with both shapes, 4 the names alone.
+    wrong = sorted(k if isinstance(k, str) else k[0] for k in info["mismatched_keys"])
     for names, fault in ((missing, "lacks"), (wrong, "has the wrong shape for")):
         if names:
             raise ArmorError(
@@ -63,7 +64,7 @@ def load_model(
 
 def load_tokenizer(path_or_id: str) -> Any:
     """The tokenizer of a folder or Hub id. Raises `ArmorError` where there is none."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(path_or_id)
     _find(path_or_id, "tokenizer_config.json")
@@ -71,7 +72,13 @@ def load_tokenizer(path_or_id: str) -> Any:
     if folder.is_dir() and not any(any(folder.glob(name)) for name in _VOCABULARIES):
         raise ArmorError(f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there")
     with _one_line(f"cannot load the tokenizer of {path_or_id}"):
-        return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+        try:
+            return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+        except ValueError as error:
+            # transformers 5 writes a class name that 4 does not know; tokenizer.json says it all.
+            if "TokenizersBackend" not in str(error):
+                raise
+            return PreTrainedTokenizerFast.from_pretrained(path_or_id)
 
 
 def check_causal(path_or_id: str) -> Any:
