@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from armor.baselines import BASELINES, magnitude, nowag, wanda
@@ -47,7 +47,6 @@ def test_normalise_is_undone_by_its_scales() -> None:
     assert torch.allclose(bar.norm(dim=1), torch.ones(2, dtype=torch.float64), atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     method=st.sampled_from(sorted(BASELINES)),
     rows=st.integers(1, 9),
