@@ -13,7 +13,7 @@ from armor.cli.progress import LayerProgress
 from armor.cli.table import GAP_NOTE, comparison_table
 from armor.config import PruneConfig
 from armor.evaluate.compare import DENSE, Row, compare
-from armor.report import write_report
+from armor.report import layer_records, write_report
 from armor.run.prune import Progress
 
 
@@ -42,6 +42,6 @@ def show_comparison(
     console.print(comparison_table(rows))
     console.print(f"[dim]{GAP_NOTE}[/dim]")
     report = out / "report.html"
-    write_report(rows, report, title, settings)
+    write_report(rows, report, title, settings, layer_records(out, list(settings)))
     console.print(f"wrote [bold]{report}[/bold]")
     return rows

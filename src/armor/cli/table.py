@@ -40,5 +40,6 @@ def comparison_table(rows: Sequence[Row]) -> Table:
 
 
 GAP_NOTE = (
-    "gap left: share of the best baseline's perplexity gap to dense that remains (worst text)"
+    "gap left: share of the best baseline's perplexity gap to dense that remains (worst text);\n"
+    "linears: bytes of the decoder's linear layers as stored"
 )

@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from armor.calibrate.sources import Source
 from armor.checkpoint.inspect import inspect
@@ -15,6 +18,7 @@ from armor.checkpoint.jsonfile import read_json, write_json
 from armor.config import PRESETS, PruneConfig
 from armor.evaluate.perplexity import evaluate
 from armor.models.load import load_model, load_tokenizer
+from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 
 RESULTS = "results.json"
@@ -38,7 +42,7 @@ class Row:
         label: "dense" or a key of the settings. method: the pruning method, "dense" for none.
         perplexity: by text name.
         gap_left: by text name, the share of the best baseline's gap to dense that is left.
-        linear_bytes, dense_linear_bytes: the pruned linears as stored, and as they were.
+        linear_bytes, dense_linear_bytes: the decoder's linears as stored, and as they were.
         seconds: wall time of the pruning run.
     """
 
@@ -94,9 +98,13 @@ def compare(
         if config is not None:
             result = prune(model, config, out / label, fresh=True, progress=progress)
             totals = inspect(result.out)["totals"]
-            seconds, bytes_, dense_bytes = result.seconds, totals["bytes"], totals["dense_bytes"]
+            # Linears left dense count as they are, so that every row speaks of the same ones.
+            left = _parameters(result.plans, dense=True)
+            left *= totals["dense_bytes"] // _parameters(result.plans, dense=False)
+            bytes_, dense_bytes = totals["bytes"] + left, totals["dense_bytes"] + left
+            seconds = result.seconds
             folder = str(result.out)
-        network, tokenizer = load_model(folder), load_tokenizer(folder)
+        network, tokenizer = load_model(folder, torch.float32), load_tokenizer(folder)
         perplexity = {
             name: evaluate(
                 network, tokenizer, text, seq_len=seq_len, max_chars=max_chars
@@ -126,12 +134,16 @@ def with_gaps(rows: Sequence[Row]) -> list[Row]:
     return done
 
 
+def _parameters(plans: Sequence[LayerPlan], dense: bool) -> int:
+    return sum(plan.shape[0] * plan.shape[1] for plan in plans if plan.dense == dense)
+
+
 def _source(text: Source) -> Any:
     """A text as part of a key: its name, and for a file what it holds."""
-    if isinstance(text, str):
+    if isinstance(text, (str, PathLike)):
         path = Path(text)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        return [text, digest]
+        return [str(text), digest]
     return _key(list(text))
 
 

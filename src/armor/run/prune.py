@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import sys
@@ -143,7 +144,7 @@ def _run_record(
     return {
         "model": model,
         "method": config.method,
-        "config": config.to_dict(),
+        "config": _described(config),
         "versions": {
             "armor": version("armor-prune"),
             "python": platform.python_version(),
@@ -157,6 +158,15 @@ def _run_record(
         "layers": {name: record.to_dict() for name, record in records.items()},
         "dense_layers": {plan.name: plan.note for plan in plans if plan.dense},
     }
+
+
+def _described(config: PruneConfig) -> dict[str, Any]:
+    """The config, with texts given as strings replaced by their number and hash."""
+    described = config.to_dict()
+    if not isinstance(config.calibration, str):
+        digest = hashlib.sha256("\0".join(config.calibration).encode()).hexdigest()
+        described["calibration"] = {"texts": len(config.calibration), "sha256": digest}
+    return described
 
 
 def peak_memory() -> int:
