@@ -25,7 +25,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 compat: $(READY_TF4)
-	$(TF4)/bin/python -m pytest -n auto --dist loadfile $(COMPAT_TESTS)
+	$(TF4)/bin/python -m pytest -n auto --dist loadfile -m transformers_compat
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
