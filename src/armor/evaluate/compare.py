@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def compare(
     for label, config in {DENSE: None, **settings}.items():
         key = _key([question, label, config and config.to_dict()])
         if key in known:
-            rows.append(Row(**known[key]))
+            row = Row(**known[key])
+            finite = {name: inf if got is None else got for name, got in row.perplexity.items()}
+            rows.append(replace(row, perplexity=finite))
             continue
         progress = on_start(label)
         seconds, bytes_, dense_bytes, folder = 0.0, 0, 0, model
