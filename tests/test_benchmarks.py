@@ -1,0 +1,77 @@
+"""The benchmark scripts run, and work out what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / script), *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_solver_compares_both_on_a_trained_model(shared: Path, tmp_path: Path) -> None:
+    options = ["--models-dir", str(shared / "models"), "--models", "stories-260k"]
+    options += ["--matrices", "2", "--block", "16", "--samples", "4", "--seq-len", "64"]
+    options += ["--iterations", "5", "--adam-iterations", "20"]
+    done = run("solver.py", *options, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "solver.json").read_text())
+    assert result["machine"]["threads"] == 1
+    assert result["summary"]["matrices"] == len(result["rows"]) == 2
+    for row in result["rows"]:
+        assert row["final_exact"] < row["final_adam"] < row["start"]
+        assert row["iterations_adam"] == 20
+        assert row["ratio"] == pytest.approx(row["seconds_adam"] / row["seconds_exact"])
+        assert row["trace_exact"][0] == [0.0, row["start"]]
+    assert (tmp_path / "solver.png").stat().st_size > 5000
+
+
+def test_solver_gpu_runs_small_without_a_gpu(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--small", "--models", "Llama-2-7B", "--objectives", "diag"]
+    done = run(
+        "solver_gpu.py", *options, "--long", "4", "--adam-iterations", "20", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "solver_gpu.json").read_text())
+    assert result["whole_models"]["diag"]["Llama-2-7B"]["matrices"] == 224
+    assert [row["shape"] for row in result["rows"]] == [[4096, 4096], [11008, 4096], [4096, 11008]]
+    for row in result["rows"]:
+        out, width = row["measured_shape"]
+        # About a dozen block products, 2 * out * in * b each, and the sweep.
+        products = row["flop_per_iteration"] / (2 * out * width * row["block"])
+        assert 8 < products < 24
+        assert row["converged"] < row["start"]
+
+
+def test_solver_gpu_refuses_in_one_line_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = run("solver_gpu.py")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--device cpu --small" in done.stderr
+
+
+def test_figures_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from solver import Run, compare, spread, thinned
+
+    slow = Run([(0.0, 1.0), (10.0, 0.505), (20.0, 0.5), (21.0, 0.5)], 0.5, 22.0)
+    fast = Run([(0.0, 1.0), (0.1, 0.504), (0.2, 0.49), (0.3, 0.4)], 0.4, 0.4)
+    row = compare({"exact": fast, "adam": slow})
+    assert row["ratio"] == pytest.approx(20.0 / 0.2)
+    assert row["ratio_near"] == pytest.approx(10.0 / 0.1)
+    assert row["lower"] == pytest.approx(0.2)
+    assert compare({"exact": slow, "adam": fast})["ratio"] is None
+    assert spread(list(range(10)), 3) == [0, 3, 6]
+    assert spread([1, 2], None) == [1, 2]
+    trace = [(0.0, 2.0)] + [(0.001 * step, 1 / step) for step in range(1, 20001)]
+    points = thinned(trace)
+    assert 100 < len(points) < 200
+    assert points[0] == [0.0, 2.0]
+    assert points[-1] == [20.0, 1 / 20000]
