@@ -21,6 +21,8 @@ from armor.factorize.workspace import Workspace
 DEFAULT_ITERATIONS = 60
 #: Extrapolation: growth after a success, decay after a failure, and the range of the step.
 GROWTH, DECAY, SMALLEST, LARGEST = 1.1, 0.6, 0.3, 1.0
+#: Give up when this many iterations took less than this share off the loss.
+WINDOW, LEAST_GAIN = 10, 0.005
 
 
 def factorize(
@@ -50,7 +52,7 @@ def factorize(
     losses = [best.loss / zero]
     step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
     leap = torch.zeros_like(step)
-    for _ in range(iterations):
+    for count in range(1, iterations + 1):
         other.leap_from(best, leap)
         work.iterate(other)
         best, other, improved = better_first(best, other)
@@ -61,6 +63,8 @@ def factorize(
         losses.append(best.loss / zero)
         if on_iteration is not None:
             on_iteration(float(losses[-1]))
+        if count % WINDOW == 0 and losses[-1] >= (1 - LEAST_GAIN) * losses[-1 - WINDOW]:
+            break  # asked rarely: on a GPU the answer has to be waited for
     core = best.core[: work.rows, : work.cols].contiguous()
     mask = mask_of(best.choice)[: work.rows, : work.cols].contiguous()
     return Factors(core, mask, best.left, best.right), torch.stack(losses).tolist()
