@@ -149,6 +149,7 @@ def bad_inputs(tiny_model: Path, text: Path, tmp: Path) -> dict[str, tuple[list[
         "pruned already": ([tmp / "pruned", *good], "already"),
         "block": ([tiny_model, *good, "--block-size", 6], "multiple of 4"),
         "block word": ([tiny_model, *good, "--block-size", "big"], "auto"),
+        "device": ([tiny_model, *good, "--device", "tpu"], "auto, cpu, cuda"),
         "window": ([tiny_model, "--calibration", text, "--seq-len", 999], "context"),
     }
 

@@ -30,7 +30,9 @@ def evaluate_command(
     ] = None,
     seq_len: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."),
+        typer.Option(
+            metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."
+        ),
     ] = None,
     max_chars: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Read the first N characters only.")

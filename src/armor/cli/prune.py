@@ -71,6 +71,9 @@ def prune_command(
         list[str] | None, typer.Option(metavar="GLOB", help="Leave these layers dense.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute; auto prefers a GPU.")
+    ] = "cpu",
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace DIR if armor wrote it.")] = False,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the run's record here, too.")
@@ -108,7 +111,7 @@ def prune_command(
     from armor.run.prune import prune
 
     with LayerProgress() as display:
-        result = prune(model, config, out, fresh=fresh, progress=display.callbacks())
+        result = prune(model, config, out, fresh=fresh, device=device, progress=display.callbacks())
     _report(result)
     if json is not None:
         write_json(json, read_json(out / RUN_FILE))

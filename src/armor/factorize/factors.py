@@ -29,6 +29,15 @@ class Factors:
         """Wrapper block size b, None without wrappers."""
         return None if self.left is None else self.left.shape[-1]
 
+    def to(self, device: str | torch.device) -> Factors:
+        """The factors on `device`."""
+        return Factors(
+            self.core.to(device),
+            self.mask.to(device),
+            None if self.left is None else self.left.to(device),
+            None if self.right is None else self.right.to(device),
+        )
+
     def dense(self) -> Tensor:
         """``A S B``, (out, in), in the dtype of the factors."""
         weight = self.core

@@ -57,6 +57,7 @@ def prune(
     config: PruneConfig,
     out: str | Path,
     fresh: bool = False,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Prune a causal language model and write the checkpoint.
@@ -66,6 +67,8 @@ def prune(
         config: what to do; its calibration text is required.
         out: the new folder. Written at the very end, complete or not at all.
         fresh: replace an `out` that armor itself wrote, once the new one is ready.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one. The model must fit there.
+        progress: callbacks of a display.
 
     Raises:
         ArmorError: an unusable model, calibration text or output folder.
@@ -79,7 +82,7 @@ def prune(
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     source = resolve(str(model))
     check_source(source)
-    network = load_model(str(source))
+    network = load_model(str(source), device=_device(device))
     _check_finite(network)
     structure = find_structure(network)
     plans = make_plan(_shapes(structure), config)
@@ -92,10 +95,10 @@ def prune(
     progress.planned(plans)
     packed: dict[str, PackedLayer] = {}
     records: dict[str, LayerRecord] = {}
-    for solved in run_blocks(
-        network, structure, windows, {plan.name: plan for plan in plans}, config, progress.started
-    ):
-        packed[solved.plan.name] = PackedLayer.from_factors(solved.factors)
+    by_name = {plan.name: plan for plan in plans}
+    windows = windows.to(network.device)
+    for solved in run_blocks(network, structure, windows, by_name, config, progress.started):
+        packed[solved.plan.name] = PackedLayer.from_factors(solved.factors.to("cpu"))
         records[solved.plan.name] = solved.record
         progress.finished(solved.plan.name, solved.record)
     seconds = time.perf_counter() - begin
@@ -105,6 +108,14 @@ def prune(
         remove_checkpoint(out)
     assemble(source, out, {name: packed[name] for name in ordered}, run)
     return PruneResult(out, plans, records, seconds)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ArmorError(f"unknown device {name!r}; valid: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ArmorError("no CUDA device is available; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _shapes(structure: Structure) -> dict[str, tuple[int, int]]:
