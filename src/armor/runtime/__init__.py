@@ -1,5 +1,11 @@
-"""What computes ``y = A (S (B x)) + bias`` from packed data; modules call `linear` only."""
+"""What computes ``y = A (S (B x)) + bias`` from packed data.
 
-from armor.runtime.reference import linear
+Modules call `linear`; `backends` lists what can compute it here, `use` forces one, and `prepare`
+packs a model for the backends that need another layout than the stored one.
+"""
 
-__all__ = ["linear"]
+from armor.runtime.api import linear
+from armor.runtime.frontend import Status, backends, use
+from armor.runtime.prepare import pack, prepare
+
+__all__ = ["Status", "backends", "linear", "pack", "prepare", "use"]

@@ -6,34 +6,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from armor.packed import PackedLayer
+from armor.runtime.backend import YES, Verdict
 from armor.sparsity import unpack
 
 
-def linear(
-    x: Tensor,
-    core_values: Tensor,
-    core_indices: Tensor,
-    left: Tensor | None,
-    right: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    """``A (S (B x)) + bias``.
+def is_available() -> Verdict:
+    """Always."""
+    return YES
 
-    Args:
-        x: (..., in), the dtype of `core_values`.
-        core_values, core_indices: the packed core, see `armor.sparsity.pack`.
-        left: A, (ceil(out/b), b, b), or None for no wrappers. right: B, (ceil(in/b), b, b) or None.
-        bias: (out,) or None.
 
-    Returns:
-        (..., out), the dtype of `x`.
-    """
-    core = unpack(core_values, core_indices, x.shape[-1])
-    if right is not None:
-        x = times_blocks(x, right)
-    y = functional.linear(x, core)
-    if left is not None:
-        y = times_blocks(y, left)
+def is_supported(
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+) -> Verdict:
+    """Everything."""
+    return YES
+
+
+def pack(layer: PackedLayer) -> None:
+    """Nothing: it reads the stored tensors."""
+
+
+def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+    """See `Backend.matmul`; differentiable in everything but the indices."""
+    if layer.right is not None:
+        x = times_blocks(x, layer.right)
+    y = functional.linear(x, unpack(layer.core_values, layer.core_indices, layer.in_features))
+    if layer.left is not None:
+        y = times_blocks(y, layer.left)
     return y if bias is None else y + bias
 
 
@@ -42,9 +42,13 @@ def times_blocks(x: Tensor, blocks: Tensor) -> Tensor:
 
     Args:
         x: (..., n). blocks: (count, b, b) with (count - 1)*b < n <= count*b.
+
+    Returns:
+        (..., n), contiguous.
     """
     count, size, _ = blocks.shape
     features = x.shape[-1]
     flat = functional.pad(x.reshape(-1, features), (0, count * size - features))
     product = torch.bmm(flat.view(-1, count, size).transpose(0, 1), blocks.mT)
-    return product.transpose(0, 1).reshape(*x.shape[:-1], count * size)[..., :features]
+    product = product.transpose(0, 1).reshape(*x.shape[:-1], count * size)
+    return product[..., :features].contiguous()

@@ -1,0 +1,47 @@
+"""linear: the one function that modules call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from armor.packed import PackedLayer
+from armor.runtime import reference
+from armor.runtime.frontend import run
+from armor.runtime.operator import linear_operator
+
+
+def linear(
+    x: Tensor,
+    core_values: Tensor,
+    core_indices: Tensor,
+    left: Tensor | None = None,
+    right: Tensor | None = None,
+    bias: Tensor | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """``A (S (B x)) + bias`` on the fastest backend that can, or the one `use` asks for.
+
+    Args:
+        x: (..., in), any strides, the dtype of `core_values`.
+        core_values, core_indices: the packed core, see `armor.sparsity.pack`.
+        left: A, (ceil(out/b), b, b), or None for no wrappers. right: B, (ceil(in/b), b, b) or None.
+        bias: (out,) or None.
+        packed: what `pack` made of these tensors, or None.
+
+    Returns:
+        (..., out), the dtype of `x`.
+
+    Raises:
+        ArmorError: the backend that was asked for cannot compute it.
+    """
+    weights = (core_values, left, right, bias)
+    if torch.is_grad_enabled() and any(w is not None and w.requires_grad for w in weights):
+        layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+        y = reference.matmul(x.reshape(-1, x.shape[-1]), layer, bias, None)
+        return y.view(*x.shape[:-1], y.shape[-1])
+    # The operator's dispatch costs microseconds: only where a graph or a gradient needs it.
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return linear_operator(x, core_values, core_indices, left, right, bias, packed)
+    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+    return run(x, layer, bias, packed)

@@ -1,0 +1,161 @@
+"""Numba kernels of the CPU backend: 2:4 values and positions straight from memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit, prange
+
+from armor.runtime.simd import (
+    load1,
+    load16,
+    load_positions,
+    multiply_add16,
+    select16,
+    sum16,
+    zero16,
+)
+
+_JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+
+
+@njit(**_JIT)
+def _rest(values, indices, x, row, item):  # type: ignore[no-untyped-def]
+    """What the kept values of `row` after its last full 16 add to the product with x[item]."""
+    kept = values.shape[1]
+    total = 0.0
+    for place in range(kept // 16 * 16, kept):
+        position = indices[row, place // 4] >> (2 * (place % 4)) & 3
+        total += load1(values, row * kept + place) * x[item, place // 2 * 4 + position]
+    return total
+
+
+@njit(**_JIT)
+def _one_input(values, indices, x, y, row):  # type: ignore[no-untyped-def]
+    """y[0, row .. row+3] = S x[0]: each vector of x is loaded once for four rows."""
+    rows, kept = values.shape
+    width = indices.shape[1]
+    # Past the end the last row is computed again, which is harmless.
+    r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
+    v0, v1, v2, v3 = row * kept, r1 * kept, r2 * kept, r3 * kept
+    p0, p1, p2, p3 = row * width, r1 * width, r2 * width, r3 * width
+    a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
+    for chunk in range(kept // 16):
+        low, high = load16(x, 32 * chunk), load16(x, 32 * chunk + 16)
+        v, p = 16 * chunk, 4 * chunk
+        x0 = select16(low, high, load_positions(indices, p0 + p))
+        x1 = select16(low, high, load_positions(indices, p1 + p))
+        x2 = select16(low, high, load_positions(indices, p2 + p))
+        x3 = select16(low, high, load_positions(indices, p3 + p))
+        a0 = multiply_add16(a0, load16(values, v0 + v), x0)
+        a1 = multiply_add16(a1, load16(values, v1 + v), x1)
+        a2 = multiply_add16(a2, load16(values, v2 + v), x2)
+        a3 = multiply_add16(a3, load16(values, v3 + v), x3)
+    y[0, row] = sum16(a0) + _rest(values, indices, x, row, 0)
+    y[0, r1] = sum16(a1) + _rest(values, indices, x, r1, 0)
+    y[0, r2] = sum16(a2) + _rest(values, indices, x, r2, 0)
+    y[0, r3] = sum16(a3) + _rest(values, indices, x, r3, 0)
+
+
+@njit(**_JIT)
+def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-def]
+    """y[item .. item+3, row .. row+1] = S x: each value is loaded once for four inputs."""
+    rows, kept = values.shape
+    width, length = indices.shape[1], x.shape[1]
+    other = min(row + 1, rows - 1)
+    a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
+    b0, b1, b2, b3 = zero16(), zero16(), zero16(), zero16()
+    for chunk in range(kept // 16):
+        va = load16(values, row * kept + 16 * chunk)
+        vb = load16(values, other * kept + 16 * chunk)
+        pa = load_positions(indices, row * width + 4 * chunk)
+        pb = load_positions(indices, other * width + 4 * chunk)
+        at = item * length + 32 * chunk
+        low, high = load16(x, at), load16(x, at + 16)
+        a0 = multiply_add16(a0, va, select16(low, high, pa))
+        b0 = multiply_add16(b0, vb, select16(low, high, pb))
+        at += length
+        low, high = load16(x, at), load16(x, at + 16)
+        a1 = multiply_add16(a1, va, select16(low, high, pa))
+        b1 = multiply_add16(b1, vb, select16(low, high, pb))
+        at += length
+        low, high = load16(x, at), load16(x, at + 16)
+        a2 = multiply_add16(a2, va, select16(low, high, pa))
+        b2 = multiply_add16(b2, vb, select16(low, high, pb))
+        at += length
+        low, high = load16(x, at), load16(x, at + 16)
+        a3 = multiply_add16(a3, va, select16(low, high, pa))
+        b3 = multiply_add16(b3, vb, select16(low, high, pb))
+    y[item, row] = sum16(a0) + _rest(values, indices, x, row, item)
+    y[item + 1, row] = sum16(a1) + _rest(values, indices, x, row, item + 1)
+    y[item + 2, row] = sum16(a2) + _rest(values, indices, x, row, item + 2)
+    y[item + 3, row] = sum16(a3) + _rest(values, indices, x, row, item + 3)
+    y[item, other] = sum16(b0) + _rest(values, indices, x, other, item)
+    y[item + 1, other] = sum16(b1) + _rest(values, indices, x, other, item + 1)
+    y[item + 2, other] = sum16(b2) + _rest(values, indices, x, other, item + 2)
+    y[item + 3, other] = sum16(b3) + _rest(values, indices, x, other, item + 3)
+
+
+@njit(**_JIT)
+def _block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
+    """y[:, row] = row `row` of blockdiag(blocks), times x; y may not be x."""
+    size = blocks.shape[1]
+    start = row // size * size
+    length = x.shape[1]
+    full = size // 16
+    for item in range(x.shape[0]):
+        total = zero16()
+        for chunk in range(full):
+            there = load16(x, item * length + start + 16 * chunk)
+            total = multiply_add16(total, load16(blocks, row * size + 16 * chunk), there)
+        rest = sum16(total)
+        for col in range(16 * full, size):
+            rest += load1(blocks, row * size + col) * x[item, start + col]
+        y[item, row] = rest
+
+
+@njit(**_JIT)
+def _core_tile(values, indices, x, y, tile):  # type: ignore[no-untyped-def]
+    if x.shape[0] == 1:
+        _one_input(values, indices, x, y, 4 * tile)
+    else:
+        for half in range(2):
+            row = 4 * tile + 2 * half
+            if row < values.shape[0]:
+                for item in range(0, x.shape[0], 4):
+                    _four_inputs(values, indices, x, y, row, item)
+
+
+@njit(parallel=True, **_JIT)
+def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def]
+    """``y = A S B x`` in one call, so that the threads start once for each factor only.
+
+    Args:
+        values, indices: the packed core. left, right: the wrappers, or arrays without elements.
+        x: float32 (1 or a multiple of 4, at least 32*ceil(kept/16) and len(right)*b), zero beyond
+            the layer's inputs. y: float32 of zeros (as many, out or len(left)*b).
+    """
+    if right.shape[0]:
+        inputs = x.copy()
+        for row in prange(right.shape[0] * right.shape[1]):
+            _block_row(right, x, inputs, row)
+    else:
+        inputs = x
+    outputs = y.copy() if left.shape[0] else y
+    for tile in prange((values.shape[0] + 3) // 4):
+        _core_tile(values, indices, inputs, outputs, tile)
+    if left.shape[0]:
+        for row in prange(left.shape[0] * left.shape[1]):
+            _block_row(left, outputs, y, row)
+
+
+@njit(parallel=True, **_JIT)
+def unpack_rows(values, indices, start, stop, panel):  # type: ignore[no-untyped-def]
+    """panel[:stop-start] (., 2*kept) = rows start .. stop-1 of S."""
+    for row in prange(start, stop):
+        target = panel[row - start]
+        for group in range(values.shape[1] // 2):
+            nibble = indices[row, group // 2] >> (4 * (group % 2))
+            target[4 * group : 4 * group + 4] = 0
+            target[4 * group + (nibble & 3)] = values[row, 2 * group]
+            target[4 * group + (nibble >> 2 & 3)] = values[row, 2 * group + 1]

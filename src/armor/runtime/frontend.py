@@ -1,0 +1,141 @@
+"""Which backend computes a call: by device and number of rows, or as told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from armor.errors import ArmorError
+from armor.packed import PackedLayer
+from armor.runtime.backend import Backend, Verdict
+
+BACKENDS = ("cpu", "triton", "semi_structured", "reference")
+ENVIRONMENT = "ARMOR_BACKEND"
+DECODE_ROWS = 32  # on a GPU, up to here a call is bound by memory
+
+_forced: ContextVar[str | None] = ContextVar("armor_backend", default=None)
+_loaded: dict[str, Backend] = {}
+
+
+@dataclass(frozen=True)
+class Status:
+    """A backend and whether it can be used; `reason` says why not."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+def backend(name: str) -> Backend:
+    """The backend `name`. Raises `ArmorError` for an unknown one."""
+    if name not in BACKENDS:
+        raise ArmorError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
+    if name not in _loaded:
+        _loaded[name] = import_module(f"armor.runtime.{name}")
+    return _loaded[name]
+
+
+def backends(
+    shape: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cuda" if torch.cuda.is_available() else "cpu",
+    batch: int = 1,
+) -> list[Status]:
+    """Every backend and the reason why it is not used.
+
+    Args:
+        shape: (out, in) of a layer; without it only what this machine has is considered.
+        dtype, device, batch: of the layer and the call, with `shape`.
+    """
+    device = torch.device(device)
+    found = []
+    for name in BACKENDS:
+        verdict = backend(name).is_available()
+        if verdict and shape is not None:
+            verdict = backend(name).is_supported(shape, dtype, device, batch)
+        found.append(Status(name, bool(verdict), verdict.reason))
+    return found
+
+
+@contextmanager
+def use(name: str | None) -> Iterator[None]:
+    """Inside the ``with``, every layer runs on backend `name` (None: the automatic choice).
+
+    Outside, the environment variable ARMOR_BACKEND says the same for a whole process. A call that
+    the backend cannot compute raises `ArmorError`.
+    """
+    if name is not None:
+        backend(name)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced() -> str | None:
+    """What `use` or the environment asks for."""
+    return _forced.get() or os.environ.get(ENVIRONMENT) or None
+
+
+def order(device: torch.device, batch: int) -> tuple[str, ...]:
+    """The backends to try on a device, the fastest first."""
+    if device.type == "cpu":
+        return ("cpu", "reference")
+    if device.type == "cuda" and batch <= DECODE_ROWS:
+        return ("triton", "semi_structured", "reference")
+    if device.type == "cuda":
+        return ("semi_structured", "triton", "reference")
+    return ("reference",)
+
+
+def choose(
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, packed: bool
+) -> str:
+    """The name of the backend for a call; `packed`: whether `prepare` has packed the layer.
+
+    Raises:
+        ArmorError: the backend that was asked for cannot compute it.
+    """
+    wanted = forced()
+    if wanted is not None:
+        verdict = _verdict(wanted, shape, dtype, device, batch)
+        if not verdict:
+            raise ArmorError(f"backend {wanted} cannot run this layer: {verdict.reason}")
+        return wanted
+    for name in order(device, batch):
+        # Packing takes longer than a call: it is done once, by `prepare`, or not at all.
+        if name == "semi_structured" and not packed:
+            continue
+        if _verdict(name, shape, dtype, device, batch):
+            return name
+    return "reference"
+
+
+def _verdict(
+    name: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+) -> Verdict:
+    module = backend(name)
+    return module.is_available() and module.is_supported(shape, dtype, device, batch)
+
+
+def run(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+    """``A S B x + bias`` for x (..., in) on the backend that `choose` names; contiguous."""
+    flat = x.reshape(-1, x.shape[-1])
+    out = layer.shape[0]
+    if not len(flat):
+        return x.new_empty(*x.shape[:-1], out)
+    same = x.dtype == layer.core_values.dtype and x.device == layer.core_values.device
+    # Mixed dtypes or devices: torch's own error message.
+    name = choose(layer.shape, x.dtype, x.device, len(flat), packed is not None) if same else None
+    module = backend(name or "reference")
+    if name == "semi_structured" and packed is None:
+        packed = module.pack(layer)
+    return module.matmul(flat, layer, bias, packed).view(*x.shape[:-1], out)

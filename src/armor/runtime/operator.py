@@ -1,0 +1,62 @@
+"""``torch.ops.armor.linear``: the runtime as one opaque operator.
+
+Compilers see its shapes and nothing else, so there is no graph break, and the backend is chosen
+anew at every call (decode and prefill differ) without a recompilation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armor.packed import PackedLayer
+from armor.runtime.frontend import run
+from armor.runtime.reference import times_blocks
+from armor.sparsity import unpack
+
+_SCHEMA = (
+    "(Tensor x, Tensor core_values, Tensor core_indices, Tensor? left, Tensor? right,"
+    " Tensor? bias, Tensor? packed) -> Tensor"
+)
+
+
+@torch.library.custom_op("armor::linear", mutates_args=(), schema=_SCHEMA)
+def linear_operator(
+    x: Tensor,
+    core_values: Tensor,
+    core_indices: Tensor,
+    left: Tensor | None,
+    right: Tensor | None,
+    bias: Tensor | None,
+    packed: Tensor | None,
+) -> Tensor:
+    """See `armor.runtime.linear`; gradients with respect to x only."""
+    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+    return run(x, layer, bias, packed)
+
+
+@linear_operator.register_fake
+def _(x: Tensor, core_values: Tensor, *others: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], core_values.shape[0])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, indices, left, right, _, _ = inputs
+    ctx.in_features = x.shape[-1]
+    ctx.save_for_backward(values, indices, left, right)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """``B^T S^T A^T grad``, in plain torch: the runtime is for inference."""
+    values, indices, left, right = ctx.saved_tensors
+    if left is not None:
+        grad = times_blocks(grad, left.mT)
+    grad = grad @ unpack(values, indices, ctx.in_features)
+    if right is not None:
+        grad = times_blocks(grad, right.mT)
+    return grad, None, None, None, None, None, None
+
+
+linear_operator.register_autograd(_backward, setup_context=_keep)
