@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from common import add_common, synchronise, use_threads, write_result
 from problems import Matrix, as_matrix
-from solver import compare, timed
+from solver import compare, past_the_stop_rule, run_all, timed
 from torch import Tensor
 from traffic import count, sweep_cost
 
@@ -89,11 +89,12 @@ def measure(matrix: Matrix, block: int, long: int, device: torch.device) -> dict
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
-    run = timed(exact.factorize, matrix, block=block, iterations=long)
+    with past_the_stop_rule():
+        run = timed(exact.factorize, matrix, block=block, iterations=long)
     stamps = [seconds for seconds, _ in run.trace]
     step = median(after - before for before, after in pairwise(stamps[1:]))
     best = min(loss for _, loss in run.trace)
-    product = timed(exact.factorize, matrix, block=block, iterations=exact.DEFAULT_ITERATIONS)
+    product = timed(exact.factorize, matrix, block=block)
 
     def iterations(number: int) -> Any:
         return exact.factorize(matrix.problem, block, matrix.starts, number)
@@ -140,12 +141,8 @@ def whole_models(
 
 def against_adam(matrix: Matrix, block: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The paper's loop and the exact solver on one matrix; prints and returns their figures."""
-    loop = adam.factorize_adam
-    timed(loop, matrix, block=block, iterations=20)  # warms up
-    runs = {
-        "exact": timed(exact.factorize, matrix, block=block, iterations=arguments.long),
-        "adam": timed(loop, matrix, block=block, iterations=arguments.adam_iterations),
-    }
+    timed(adam.factorize_adam, matrix, block=block, iterations=20)  # warms up
+    runs = run_all(matrix, block, arguments.long, arguments.adam_iterations)
     figures = compare(runs)
     fast = figures["seconds_exact"]
     there = "never" if fast is None else f"in {fast:.3f} s ({figures['ratio']:.0f}x faster)"

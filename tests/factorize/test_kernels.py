@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from armor.baselines import nowag
+from armor.factorize import core
 from armor.factorize.core import mask_of, pair_inverses, sweep
+from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference, triton
+from armor.factorize.problem import Problem
 
 needs_triton = pytest.mark.skipif(not triton.is_available(), reason="triton is not installed")
 #: Where Triton runs; tests/conftest.py has it interpreted where there is no GPU.
@@ -218,6 +222,24 @@ def test_columns_of_a_larger_matrix(backend: str, device: str) -> None:
     assert torch.equal(choice.cpu(), expected.choice)
     assert not wide[:, :8].any()
     assert not wide[:, 16:].any()
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("backend", "device"), BACKENDS[1:])
+def test_the_solver_ends_at_the_same_loss(
+    backend: str, device: str, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few iterations of the exact solver on each backend and on Numba."""
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randn(16, 24, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(90, 24, generator=draw, dtype=torch.float64)
+    moment = inputs.T @ inputs
+    expected = Problem(target, moment if full else moment.diagonal().contiguous())
+    found = Problem(expected.target.to(device), expected.moment.to(device))
+    _, losses = factorize(expected, 8, [nowag(expected)], iterations=3)
+    monkeypatch.setattr(core, "default_backend", lambda _: backend)
+    _, others = factorize(found, 8, [nowag(found)], iterations=3)
+    assert others == pytest.approx(losses, rel=1e-8)
 
 
 _COMPILE = """
