@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +61,8 @@ class ArmorLinear(nn.Module):
             self.left = empty(-(-out_features // block), block, block)
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
+        self._packed: Tensor | None = None  # made of these two:
+        self._packed_from: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_packed(cls, layer: PackedLayer, bias: Tensor | None = None) -> ArmorLinear:
@@ -75,9 +80,41 @@ class ArmorLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        packed, source = self._packed, self._packed_from
+        if source is not None and not (
+            source[0] is self.core_values and source[1] is self.core_indices
+        ):
+            packed = None  # parameters were replaced behind our back, by offloading
         return runtime.linear(
-            x, self.core_values, self.core_indices, self.left, self.right, self.bias
+            x, self.core_values, self.core_indices, self.left, self.right, self.bias, packed
         )
+
+    def prepare(self) -> None:
+        """Pack for the backend that wants it, see `armor.runtime.prepare`.
+
+        Where the packed form begins with the kept values, `core_values` lives in it from then on,
+        so that only the positions are held twice.
+        """
+        self._forget()
+        values = self.core_values
+        packed = runtime.pack(self.packed())
+        if packed is None:
+            return
+        head = packed[: values.numel()].view(values.shape)
+        if torch.equal(head, values):
+            values.data = head
+        self._packed, self._packed_from = packed, (values, self.core_indices)
+
+    def _forget(self) -> None:
+        self._packed = self._packed_from = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._forget()  # another device or dtype
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def packed(self) -> PackedLayer:
         """The packed weight, sharing the module's tensors."""

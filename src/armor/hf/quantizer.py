@@ -62,6 +62,8 @@ class ArmorQuantizer(HfQuantizer):
                     f"layer {name} has indices that do not name 2 of every 4; the checkpoint is"
                     " damaged: copy or download it again"
                 )
+            if not any(tensor.is_meta for tensor in layer.parameters()):  # offloaded
+                layer.prepare()
         # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
         model.is_quantized = False
         return model
