@@ -32,16 +32,14 @@ def table(rows: list[Row]) -> list[str]:
     """A Markdown table of one comparison."""
     texts = list(rows[0].perplexity)
     lines = [
-        f"| method | {' | '.join(texts)} | gap left | linears of dense | seconds |",
-        "|---|" + "---|" * (len(texts) + 3),
+        f"| method | {' | '.join(texts)} | gap left | linears of dense |",
+        "|---|" + "---|" * (len(texts) + 2),
     ]
     for row in rows:
         gap = "-" if row.gap_left is None else f"{row.gap_left[texts[0]]:.1%}"
         cells = [f"{row.perplexity[text]:.4g}" for text in texts]
         share = row.linear_bytes / row.dense_linear_bytes
-        lines.append(
-            f"| {row.label} | {' | '.join(cells)} | {gap} | {share:.3f} | {row.seconds:.1f} |"
-        )
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {gap} | {share:.3f} |")
     return lines
 
 
@@ -50,7 +48,7 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--blocks", default="16,8,auto")
+    parser.add_argument("--blocks", default="16,8")
     parser.add_argument("--max-chars", type=int, default=400_000)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
