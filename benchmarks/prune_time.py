@@ -9,7 +9,6 @@ start, imports, loading, calibration, pruning, saving. The first pair is a warm-
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,9 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+
+import torch
+from common import machine, versions
 
 HERE = Path(__file__).parent
 
@@ -46,17 +48,14 @@ def main() -> None:
     rows = []
     for run in range(args.runs + 1):
         with tempfile.TemporaryDirectory() as folder:
-            ours = timed(
-                [sys.executable, "-m", "armor", "prune", args.model, *windows]
-                + ["--calibration", args.calibration, "--block-size", args.block_size]
-                + ["--out", f"{folder}/armor"]
-            )
+            command = [sys.executable, "-m", "armor", "prune", args.model, *windows]
+            command += ["--calibration", args.calibration, "--block-size", args.block_size]
+            ours = timed([*command, "--out", f"{folder}/armor"])
             row = {"armor_seconds": ours[0], "armor_peak_bytes": ours[1]}
             if args.other_python:
-                other = timed(
-                    [args.other_python, str(HERE / "llmcompressor_sparsegpt.py"), args.model]
-                    + [args.calibration, f"{folder}/other", *windows]
-                )
+                script = str(HERE / "llmcompressor_sparsegpt.py")
+                command = [args.other_python, script, args.model, args.calibration]
+                other = timed([*command, f"{folder}/other", *windows])
                 row |= {"other_seconds": other[0], "other_peak_bytes": other[1]}
                 row["ratio"] = ours[0] / other[0]
         print({name: round(value, 3) for name, value in row.items()}, flush=True)
@@ -66,12 +65,16 @@ def main() -> None:
     print("medians", {name: round(value, 3) for name, value in medians.items()})
     result = {
         "date": date.today().isoformat(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "arguments": {name: str(value) for name, value in vars(args).items() if name != "json"},
+        "machine": machine(torch.device("cpu")),
+        "versions": versions(),
+        "arguments": {
+            name: str(value)
+            for name, value in vars(args).items()
+            if name not in ("json", "other_python")
+        },
         "load_average": os.getloadavg(),
         "rows": rows,
         "medians": medians,
-        "benchmark_peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
