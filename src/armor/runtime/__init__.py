@@ -6,6 +6,6 @@ packs a model for the backends that need another layout than the stored one.
 
 from armor.runtime.api import linear
 from armor.runtime.frontend import Status, backends, use
-from armor.runtime.prepare import pack, prepare
+from armor.runtime.packing import pack, prepare
 
 __all__ = ["Status", "backends", "linear", "pack", "prepare", "use"]

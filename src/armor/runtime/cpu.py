@@ -7,7 +7,6 @@ from typing import Any
 
 import numba
 import torch
-from llvmlite import binding
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +14,7 @@ from armor.packed import PackedLayer
 from armor.runtime import cpu_kernels
 from armor.runtime.backend import YES, Verdict
 from armor.runtime.reference import times_blocks
+from armor.runtime.simd import has_float16
 
 # Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
 _FEW = 64
@@ -40,7 +40,7 @@ def is_supported(
         return Verdict(f"the tensors are on {device.type}")
     if dtype not in _VIEWS:
         return Verdict(f"{dtype} is none of float32, bfloat16, float16")
-    if dtype == torch.float16 and not _has_half():
+    if dtype == torch.float16 and not has_float16():
         return Verdict("the processor does not convert float16 (no F16C)")
     return YES
 
@@ -103,7 +103,3 @@ def _array(tensor: Tensor) -> Any:
     tensor = tensor.detach().contiguous()
     return tensor.view(_VIEWS.get(tensor.dtype, tensor.dtype)).numpy()
 
-
-def _has_half() -> bool:
-    features = binding.get_host_cpu_features()
-    return bool(features.get("f16c") or features.get("neon") or features.get("fp-armv8"))

@@ -39,8 +39,18 @@ vector = _Vector()
 
 def has_avx512() -> bool:
     """Whether Numba compiles for a processor with AVX-512."""
-    overridden = config.CPU_NAME is not None or config.CPU_FEATURES is not None
-    return not overridden and bool(binding.get_host_cpu_features().get("avx512f"))
+    return "avx512f" in _features()
+
+
+def has_float16() -> bool:
+    """Whether Numba compiles for a processor that converts float16."""
+    return bool(_features() & {"f16c", "neon", "fp-armv8"})
+
+
+def _features() -> set[str]:
+    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
+        return set()  # another processor than this one was asked for
+    return {name for name, present in binding.get_host_cpu_features().items() if present}
 
 
 def _constant(values: list[int]) -> ir.Constant:

@@ -103,6 +103,7 @@ def times_blocks(
         STEP=min(64, kernels.power_of_two(size)),
         BIAS=bias is not None,
         PLANES=planes,
+        OPERAND=kernels.operand(blocks.dtype),
     )
     return y
 
@@ -138,6 +139,9 @@ def _core(x: Tensor, layer: PackedLayer, planes: bool) -> Tensor:
         ROWS=_ROWS,
         ITEMS=items,
         GROUPS=_GROUPS,
+        OPERAND=kernels.operand(x.dtype),
+        # float32 tiles of three stages outgrow the shared memory of consumer GPUs.
+        num_stages=2 if x.dtype == torch.float32 else 3,
     )
     return y
 

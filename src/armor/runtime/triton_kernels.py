@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
+import torch
 import triton
 import triton.language as tl
+
+_TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+def operand(dtype: torch.dtype) -> tl.dtype:
+    """What products of tiles take: `dtype`, but Triton's interpreter multiplies no bfloat16."""
+    return tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else _TYPES[dtype]
 
 
 def power_of_two(size: int) -> int:
@@ -28,6 +38,7 @@ def blocks_kernel(  # type: ignore[no-untyped-def]
     STEP: tl.constexpr,
     BIAS: tl.constexpr,
     PLANES: tl.constexpr,
+    OPERAND: tl.constexpr,
 ):
     """y (batch, features) = blockdiag(blocks) (sum over parts of x) + bias.
 
@@ -54,7 +65,7 @@ def blocks_kernel(  # type: ignore[no-untyped-def]
         for _ in range(parts):
             vector += tl.load(there, mask=wanted, other=0.0).to(tl.float32)
             there += part_stride
-        total = tl.dot(factor, vector.to(factor.dtype), total, input_precision="ieee")
+        total = tl.dot(factor.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
     out = block * SIZE + row
     valid = (row < SIZE) & (out < features)
     if BIAS:
@@ -83,6 +94,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     ITEMS: tl.constexpr,
     GROUPS: tl.constexpr,
+    OPERAND: tl.constexpr,
 ):
     """y[part] (batch, rows), float32 = the core's product over the part's groups of inputs.
 
@@ -120,6 +132,6 @@ def core_kernel(  # type: ignore[no-untyped-def]
             vector = tl.load(
                 x + group[:, None] * group_stride + member * member_stride, mask=wanted, other=0.0
             )
-            total = tl.dot(dense.to(both.dtype), vector, total, input_precision="ieee")
+            total = tl.dot(dense.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
     target = y + part.to(tl.int64) * part_stride + item[None, :] * rows + row[:, None]
     tl.store(target, total, mask=(row[:, None] < rows) & exists[None, :])
