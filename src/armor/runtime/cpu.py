@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numba
 import torch
+from numba import config, set_num_threads
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,7 +51,8 @@ def pack(layer: PackedLayer) -> None:
 
 def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
     """See `Backend.matmul`; sums in float32."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    settings: Any = config  # its attributes are made on import
+    set_num_threads(min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
     product = _few if len(x) <= _FEW else _many
     y = product(x, layer)
     return y if bias is None else y.add_(bias)
@@ -102,4 +103,3 @@ def _array(tensor: Tensor) -> Any:
     """The tensor as the kernels want it: contiguous, bits of 16-bit floats as integers."""
     tensor = tensor.detach().contiguous()
     return tensor.view(_VIEWS.get(tensor.dtype, tensor.dtype)).numpy()
-

@@ -45,16 +45,17 @@ def backend(name: str) -> Backend:
 def backends(
     shape: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.bfloat16,
-    device: torch.device | str = "cuda" if torch.cuda.is_available() else "cpu",
+    device: torch.device | str | None = None,
     batch: int = 1,
 ) -> list[Status]:
     """Every backend and the reason why it is not used.
 
     Args:
         shape: (out, in) of a layer; without it only what this machine has is considered.
-        dtype, device, batch: of the layer and the call, with `shape`.
+        dtype, device, batch: of the layer and the call, with `shape`; device None is a GPU if
+            there is one.
     """
-    device = torch.device(device)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = []
     for name in BACKENDS:
         verdict = backend(name).is_available()

@@ -1,4 +1,4 @@
-"""Packing ahead of the first call, for the backends that need another layout than the stored one."""
+"""Packing ahead of the first call, for backends with a layout of their own."""
 
 from __future__ import annotations
 

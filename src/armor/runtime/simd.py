@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import config, types
+from numba import config, extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
+intrinsic: Any = extending.intrinsic  # its annotations are those of what it decorates
 LANES = 16
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32 = ir.FloatType()
@@ -48,7 +49,8 @@ def has_float16() -> bool:
 
 
 def _features() -> set[str]:
-    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
+    settings: Any = config  # its attributes are made on import
+    if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
         return set()  # another processor than this one was asked for
     return {name for name, present in binding.get_host_cpu_features().items() if present}
 

@@ -1,0 +1,91 @@
+"""Random packed layers, and what a backend should make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from armor.factorize.factors import Factors
+from armor.factorize.scaling import cast
+from armor.packed import PackedLayer
+from armor.runtime import reference
+from armor.sparsity import nm_mask
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer, an input of it, and the product in float64 from the stored (rounded) numbers."""
+
+    x: Tensor
+    layer: PackedLayer
+    bias: Tensor | None
+
+    def expected(self) -> Tensor:
+        def wide(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.double()
+
+        layer = self.layer
+        doubled = PackedLayer(
+            layer.in_features,
+            layer.core_values.double(),
+            layer.core_indices,
+            wide(layer.left),
+            wide(layer.right),
+        )
+        flat = self.x.double().reshape(-1, layer.in_features)
+        y = reference.matmul(flat, doubled, wide(self.bias), None)
+        return y.view(*self.x.shape[:-1], layer.shape[0])
+
+    def check(self, y: Tensor) -> None:
+        """`y` has the right shape, dtype, strides and numbers, to the rounding of three factors."""
+        expected = self.expected()
+        assert y.shape == expected.shape
+        assert y.dtype == self.x.dtype
+        assert y.is_contiguous()
+        tolerance = 8 * torch.finfo(y.dtype).eps
+        assert float((y.double() - expected).norm()) <= tolerance * float(expected.norm())
+
+
+MakeCall = Callable[..., Call]
+
+
+@pytest.fixture(scope="session")
+def make_call() -> MakeCall:
+    """Makes a random layer (kept zeros included) and an input."""
+
+    def make(
+        rows: int,
+        cols: int,
+        block: int | None,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        bias: bool = False,
+        contiguous: bool = True,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> Call:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        core = normal(rows, cols)
+        mask = nm_mask(normal(rows, cols))
+        core *= (torch.rand(rows, cols, generator=generator) > 0.1) * mask
+        factors = Factors(core, mask)
+        if block is not None:
+            eye = torch.eye(block)
+            left = eye + 0.3 * normal(-(-rows // block), block, block)
+            right = eye + 0.3 * normal(-(-cols // block), block, block)
+            factors = Factors(core, mask, left, right)
+        packed = PackedLayer.from_factors(cast(factors, dtype))
+        layer = PackedLayer(cols, **{name: t.to(device) for name, t in packed.tensors().items()})
+        x = normal(batch, cols) if contiguous else normal(cols, 2 * batch)[:, ::2].T
+        offset = normal(rows).to(device, dtype) if bias else None
+        return Call(x.to(device, dtype), layer, offset)
+
+    return make

@@ -1,0 +1,103 @@
+"""Every backend against the float64 product, on random layers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from armor.runtime import frontend, linear, use
+
+HALF = [torch.bfloat16, torch.float16]
+FLOATS = [torch.float32, *HALF]
+
+
+def runs(name: str, device: str) -> bool:
+    module = frontend.backend(name)
+    return bool(
+        module.is_available()
+        and module.is_supported((64, 64), torch.bfloat16, torch.device(device), 1)
+    )
+
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+# The wide range of shapes is the cheap backends' business: interpreted kernels are slow.
+EVERY = [(name, device) for name in frontend.BACKENDS for device in DEVICES if runs(name, device)]
+
+
+def test_every_backend_but_the_one_for_gpus_runs_here() -> None:
+    assert {("cpu", "cpu"), ("reference", "cpu")} <= set(EVERY)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        assert ("triton", "cpu") in EVERY or not frontend.backend("triton").is_available()
+
+
+layers = {
+    "rows": st.integers(1, 150),
+    "cols": st.integers(1, 150),
+    "block": st.sampled_from([None, 4, 8, 16, 43, 64]),
+    "batch": st.integers(1, 12) | st.sampled_from([33, 65, 300]),
+    "dtype": st.sampled_from(FLOATS),
+    "bias": st.booleans(),
+    "contiguous": st.booleans(),
+    "seed": st.integers(0, 2**31),
+}
+
+
+@pytest.mark.parametrize(("name", "device"), EVERY)
+@given(data=st.data(), **layers)
+@settings(max_examples=25)
+def test_equals_the_float64_product(make_call, name, device, data, **drawn) -> None:
+    if name == "triton" and device == "cpu":
+        drawn["batch"] = min(drawn["batch"], 40)
+    if name == "semi_structured" and drawn["dtype"] == torch.float32:
+        drawn["dtype"] = data.draw(st.sampled_from(HALF))
+    call = make_call(device=device, **drawn)
+    tensors = call.layer.tensors()
+    with use(name):
+        y = linear(call.x, **tensors, bias=call.bias)
+    call.check(y)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
+@pytest.mark.parametrize("batch", [1, 3, 64, 65, 300])
+def test_cpu_on_a_shape_with_full_vectors_and_a_rest(make_call, batch, dtype) -> None:
+    call = make_call(70, 172, 43, batch, dtype, bias=True)
+    with use("cpu"):
+        call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))
+
+
+def test_other_leading_dimensions(make_call) -> None:
+    call = make_call(24, 20, 8, 6)
+    tensors = call.layer.tensors()
+    flat = linear(call.x, **tensors)
+    assert torch.equal(linear(call.x.view(2, 3, 20), **tensors), flat.view(2, 3, 24))
+    assert torch.equal(linear(call.x[0], **tensors), linear(call.x[:1], **tensors)[0])
+    assert linear(call.x[:0], **tensors).shape == (0, 24)
+
+
+def test_results_do_not_depend_on_the_neighbours(make_call) -> None:
+    """Batch 1 and a row of a larger batch: the same number of roundings, nearly the same sums."""
+    call = make_call(64, 128, 16, 8)
+    tensors = call.layer.tensors()
+    together = linear(call.x, **tensors)
+    alone = torch.cat([linear(row[None], **tensors) for row in call.x])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_cpu_without_avx512() -> None:
+    """The portable instructions, in a process that compiles for the plainest processor."""
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        [*command, "-k", "full_vectors and f32"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "5 passed" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,77 @@
+"""The operator under compilers and autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from armor.linear import ArmorLinear
+from armor.runtime import use
+from armor.runtime.operator import linear_operator
+
+
+@pytest.fixture
+def layer(make_call) -> ArmorLinear:
+    call = make_call(37, 53, 8, 1, bias=True)
+    return ArmorLinear.from_packed(call.layer, call.bias)
+
+
+@pytest.mark.parametrize("block", [None, 8])
+def test_opcheck(make_call, block: int | None) -> None:
+    call = make_call(24, 20, block, 3)
+    tensors = call.layer
+    arguments = (
+        call.x,
+        tensors.core_values,
+        tensors.core_indices,
+        tensors.left,
+        tensors.right,
+        None,
+        None,
+    )
+    torch.library.opcheck(linear_operator, arguments)
+    torch.library.opcheck(linear_operator, (call.x.requires_grad_(), *arguments[1:]))
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_no_graph_breaks(layer: ArmorLinear, compiler: str) -> None:
+    model = nn.Sequential(layer, nn.ReLU(), nn.Linear(37, 5)).requires_grad_(False)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=compiler)
+    for shape in ((1, 53), (4, 53), (70, 53), (2, 3, 53)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_the_backend_is_chosen_without_recompiling(layer: ArmorLinear) -> None:
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend=count, dynamic=True)
+    with torch.no_grad():
+        for batch in (2, 40, 100):
+            compiled(torch.randn(batch, 53))
+        with use("reference"):
+            compiled(torch.randn(5, 53))
+    assert len(graphs) == 1
+
+
+def test_the_gradient_of_the_input(layer: ArmorLinear) -> None:
+    x = torch.randn(3, 53, requires_grad=True)
+    upstream = torch.randn(3, 37)
+    (gradient,) = torch.autograd.grad(layer(x), x, upstream)
+    torch.testing.assert_close(gradient, upstream @ layer.dense_weight(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_the_weights(layer: ArmorLinear) -> None:
+    for name in ("core_values", "left", "right", "bias"):
+        getattr(layer, name).requires_grad_()
+    layer(torch.randn(3, 53)).sum().backward()
+    assert float(layer.core_values.grad.abs().sum()) > 0
+    assert torch.equal(layer.bias.grad, torch.full((37,), 3.0))
