@@ -20,6 +20,7 @@ def sweep(
     gram_left: Tensor,
     gram_right: Tensor,
     backend: str | None = None,
+    inverses: Tensor | None = None,
 ) -> None:
     """One sweep over all groups of all blocks, in place; never raises the loss.
 
@@ -32,6 +33,7 @@ def sweep(
         gram_left: G = A^T A, (i, b, b).
         gram_right: H = B X_jj B^T, (j, b, b).
         backend: one of `BACKENDS`; None takes the fastest for the device.
+        inverses: `pair_inverses` of `gram_right`, where the caller has them.
 
     Raises:
         ArmorError: an unknown backend, or one that is not installed.
@@ -42,7 +44,9 @@ def sweep(
     kernel = import_module(f"armor.factorize.kernels.{name}")
     if not kernel.is_available():
         raise ArmorError(f"backend {name} is not installed: pip install {name}")
-    kernel.sweep(residual, core, choice, gram_left, gram_right, pair_inverses(gram_right))
+    if inverses is None:
+        inverses = pair_inverses(gram_right)
+    kernel.sweep(residual, core, choice, gram_left, gram_right, inverses)
 
 
 def default_backend(device: torch.device) -> str:

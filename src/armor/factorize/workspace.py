@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.factorize.core import choice_of, sweep
+from armor.factorize.core import choice_of, pair_inverses, sweep
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
@@ -119,10 +119,12 @@ class Workspace:
             before = self.one.copy_(state.core)
             sweep(residual, state.core, state.choice, gram_left, gram_right)
             change = torch.sub(state.core, before, out=before)
-            state.loss = state.loss - self._gain(change, residual, gram_left, gram_right)
+            curved = self._right(self._left(gram_left, change), gram_right)
+            state.loss = state.loss - _gain(change, residual, curved)
             return
         coupling = self._right(self.problem.moment, right_t)
         coupling = self._left(state.right, coupling)  # B X B^T
+        inverses = pair_inverses(gram_right)
         moved = self.one  # G dS
         quarter = self.block // 4
         for j in range(self.rights):
@@ -131,20 +133,14 @@ class Workspace:
             rest = residual[:, span] - moved[:, done] @ coupling[done, span]
             core = state.core[:, span].contiguous()
             choice = state.choice[:, pairs].contiguous()
-            sweep(rest, core, choice, gram_left, gram_right[j : j + 1])
+            right, pair = gram_right[j : j + 1], inverses[j : j + 1]
+            sweep(rest, core, choice, gram_left, right, inverses=pair)
             change = core - state.core[:, span]
-            gain = self._gain(change, rest, gram_left, gram_right[j : j + 1])
-            state.loss = state.loss - gain
-            moved[:, span] = self._left(gram_left, change)
+            pushed = self._left(gram_left, change)
+            state.loss = state.loss - _gain(change, rest, pushed @ right[0])
+            moved[:, span] = pushed
             state.core[:, span] = core
             state.choice[:, pairs] = choice
-
-    def _gain(
-        self, change: Tensor, residual: Tensor, gram_left: Tensor, gram_right: Tensor
-    ) -> Tensor:
-        """What a change of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``."""
-        curved = self._right(self._left(gram_left, change), gram_right)
-        return torch.mul(change, residual.mul(2.0) - curved).sum(dtype=torch.float64)
 
     def _error(self, state: State) -> Tensor:
         self._left(state.left, state.core, self.one)
@@ -174,3 +170,8 @@ class Workspace:
         out = torch.empty_like(matrix) if out is None else out
         self._cols(out).copy_(torch.bmm(self._cols(matrix), blocks))
         return out
+
+
+def _gain(change: Tensor, residual: Tensor, curved: Tensor) -> Tensor:
+    """What a change dS of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``."""
+    return (residual.mul(2.0) - curved).mul_(change).sum(dtype=torch.float64)

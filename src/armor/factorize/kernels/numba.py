@@ -16,19 +16,20 @@ _JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy",
 def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved, pull):  # type: ignore[no-untyped-def]
     """`reference.sweep_block`, keeping ``moved = dS H`` (b, b); `pull` (b,) is scratch too."""
     size = residual.shape[0]
+    none = residual.dtype.type(0)
     for row in range(size):
         scale = gram_left[row, row]
         for col in range(size):
             pull[col] = residual[row, col]
-            moved[row, col] = 0.0
-        if scale <= 0.0:
+            moved[row, col] = none
+        if scale <= none:
             continue
         for other in range(row):
             weight = gram_left[row, other]
             for col in range(size):
                 pull[col] -= weight * moved[other, col]
         own = moved[row]
-        recip = 1.0 / scale
+        recip = residual.dtype.type(1) / scale
         for group in range(size // 4):
             base = 4 * group
             s0 = core[row, base]
@@ -55,46 +56,44 @@ def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved,
             p3 = pull[base + 3] - scale * own[base + 3] + q3
             # Gains are kept multiplied by `scale`, which does not change their order.
             held = scale * (
-                s0 * (2 * p0 - q0) + s1 * (2 * p1 - q1) + s2 * (2 * p2 - q2) + s3 * (2 * p3 - q3)
+                s0 * (p0 + p0 - q0)
+                + s1 * (p1 + p1 - q1)
+                + s2 * (p2 + p2 - q2)
+                + s3 * (p3 + p3 - q3)
             )
             inv = inverses[group]
-            g0 = inv[0, 0] * p0 * p0 + 2 * inv[0, 1] * p0 * p1 + inv[0, 2] * p1 * p1
-            g1 = inv[1, 0] * p0 * p0 + 2 * inv[1, 1] * p0 * p2 + inv[1, 2] * p2 * p2
-            g2 = inv[2, 0] * p0 * p0 + 2 * inv[2, 1] * p0 * p3 + inv[2, 2] * p3 * p3
-            g3 = inv[3, 0] * p1 * p1 + 2 * inv[3, 1] * p1 * p2 + inv[3, 2] * p2 * p2
-            g4 = inv[4, 0] * p1 * p1 + 2 * inv[4, 1] * p1 * p3 + inv[4, 2] * p3 * p3
-            g5 = inv[5, 0] * p2 * p2 + 2 * inv[5, 1] * p2 * p3 + inv[5, 2] * p3 * p3
-            best = g0
-            code = 0
-            one = 0
-            two = 1
-            pa = p0
-            pb = p1
-            if g1 > best:
-                best, code, two, pb = g1, 1, 2, p2
-            if g2 > best:
-                best, code, two, pb = g2, 2, 3, p3
-            if g3 > best:
-                best, code, one, two, pa, pb = g3, 3, 1, 2, p1, p2
-            if g4 > best:
-                best, code, one, two, pa, pb = g4, 4, 1, 3, p1, p3
-            if g5 > best:
-                best, code, one, two, pa, pb = g5, 5, 2, 3, p2, p3
+            v0, w0 = inv[0, 0] * p0 + inv[0, 1] * p1, inv[0, 1] * p0 + inv[0, 2] * p1
+            v1, w1 = inv[1, 0] * p0 + inv[1, 1] * p2, inv[1, 1] * p0 + inv[1, 2] * p2
+            v2, w2 = inv[2, 0] * p0 + inv[2, 1] * p3, inv[2, 1] * p0 + inv[2, 2] * p3
+            v3, w3 = inv[3, 0] * p1 + inv[3, 1] * p2, inv[3, 1] * p1 + inv[3, 2] * p2
+            v4, w4 = inv[4, 0] * p1 + inv[4, 1] * p3, inv[4, 1] * p1 + inv[4, 2] * p3
+            v5, w5 = inv[5, 0] * p2 + inv[5, 1] * p3, inv[5, 1] * p2 + inv[5, 2] * p3
+            g0, g1, g2 = p0 * v0 + p1 * w0, p0 * v1 + p2 * w1, p0 * v2 + p3 * w2
+            g3, g4, g5 = p1 * v3 + p2 * w3, p1 * v4 + p3 * w4, p2 * v5 + p3 * w5
+            best = max(max(max(g0, g1), max(g2, g3)), max(g4, g5))
             if not best > held:
                 continue
-            va = recip * (inv[code, 0] * pa + inv[code, 1] * pb)
-            vb = recip * (inv[code, 1] * pa + inv[code, 2] * pb)
-            core[row, base] = 0.0
-            core[row, base + 1] = 0.0
-            core[row, base + 2] = 0.0
-            core[row, base + 3] = 0.0
-            core[row, base + one] = va
-            core[row, base + two] = vb
+            if g0 == best:
+                code, n0, n1, n2, n3 = 0, v0, w0, none, none
+            elif g1 == best:
+                code, n0, n1, n2, n3 = 1, v1, none, w1, none
+            elif g2 == best:
+                code, n0, n1, n2, n3 = 2, v2, none, none, w2
+            elif g3 == best:
+                code, n0, n1, n2, n3 = 3, none, v3, w3, none
+            elif g4 == best:
+                code, n0, n1, n2, n3 = 4, none, v4, none, w4
+            else:
+                code, n0, n1, n2, n3 = 5, none, none, v5, w5
+            d0 = recip * n0 - s0
+            d1 = recip * n1 - s1
+            d2 = recip * n2 - s2
+            d3 = recip * n3 - s3
+            core[row, base] = recip * n0
+            core[row, base + 1] = recip * n1
+            core[row, base + 2] = recip * n2
+            core[row, base + 3] = recip * n3
             choice[row, group] = code
-            d0 = core[row, base] - s0
-            d1 = core[row, base + 1] - s1
-            d2 = core[row, base + 2] - s2
-            d3 = core[row, base + 3] - s3
             r0 = gram_right[base]
             r1 = gram_right[base + 1]
             r2 = gram_right[base + 2]
