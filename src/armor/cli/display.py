@@ -42,6 +42,10 @@ def show_comparison(
     console.print(comparison_table(rows))
     console.print(f"[dim]{GAP_NOTE}[/dim]")
     report = out / "report.html"
-    write_report(rows, report, title, settings, layer_records(out, list(settings)))
+    write_report(rows, report, title, settings, layer_records(out, _armor(settings)))
     console.print(f"wrote [bold]{report}[/bold]")
     return rows
+
+
+def _armor(settings: Mapping[str, PruneConfig]) -> list[str]:
+    return [label for label, config in settings.items() if config.method == "armor"]
