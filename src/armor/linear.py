@@ -80,13 +80,22 @@ class ArmorLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        packed, source = self._packed, self._packed_from
-        if source is not None and not (
-            source[0] is self.core_values and source[1] is self.core_indices
-        ):
-            packed = None  # parameters were replaced behind our back, by offloading
+        packed = self._packed if self.is_packed else None
         return runtime.linear(
             x, self.core_values, self.core_indices, self.left, self.right, self.bias, packed
+        )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether `prepare` has packed the tensors that are here now.
+
+        Offloading replaces parameters behind our back; what was packed of others is not used.
+        """
+        made_of = self._packed_from
+        return (
+            made_of is not None
+            and made_of[0] is self.core_values
+            and made_of[1] is self.core_indices
         )
 
     def prepare(self) -> None:

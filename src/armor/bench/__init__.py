@@ -1,0 +1,1 @@
+"""Measuring the runtime: layers by shape and batch, and whole models."""

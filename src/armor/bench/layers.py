@@ -1,0 +1,166 @@
+"""One layer at a time: dense, plain 2:4 and ARMOR, by shape and number of input rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from armor.bench.roofline import Cost, Peaks
+from armor.bench.shapes import Shape
+from armor.bench.timing import interleaved
+from armor.linear import ArmorLinear
+from armor.packed import PackedLayer
+from armor.runtime.frontend import choose
+from armor.sparsity import packed_shapes
+
+# Copies of the weights take turns until they are more than the caches hold: a decoding model
+# never finds a layer's weights in a cache.
+_WORKING_SET = 2**28
+_MOST_COPIES = 16
+_NIBBLES = (0b0100, 0b1000, 0b1100, 0b1001, 0b1101, 0b1110)  # two ascending positions
+CONTENDERS = ("dense", "2:4", "ARMOR")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One contender on one shape and batch.
+
+    Attributes:
+        seconds: median of one call. weight_bytes: of the layer. peak_bytes: memory that one call
+            takes beyond weights and input (None on the CPU, which does not tell).
+        cost: its bytes and FLOPs. backend: of armor's runtime, or torch.
+    """
+
+    contender: str
+    shape: Shape
+    batch: int
+    seconds: float
+    weight_bytes: int
+    peak_bytes: int | None
+    cost: Cost
+    backend: str
+
+    def to_dict(self, peaks: Peaks) -> dict[str, object]:
+        """For JSON; times in seconds, rates in bytes a second."""
+        bound, what = self.cost.bound(peaks)
+        return {
+            "layer": self.shape.name,
+            "out_features": self.shape.out_features,
+            "in_features": self.shape.in_features,
+            "block": self.shape.block if self.contender == "ARMOR" else None,
+            "batch": self.batch,
+            "contender": self.contender,
+            "backend": self.backend,
+            "seconds": self.seconds,
+            "weight_bytes": self.weight_bytes,
+            "peak_bytes": self.peak_bytes,
+            "bytes": self.cost.bytes,
+            "flops": self.cost.flops,
+            "bandwidth": self.cost.bytes / self.seconds,
+            "bound_by": what,
+            "bound_seconds": bound,
+        }
+
+
+def measure_shape(
+    shape: Shape,
+    batches: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    repeats: int,
+) -> list[Measured]:
+    """Every contender on `shape` with random weights, for each number of input rows."""
+    weight = torch.randn(shape.out_features, shape.in_features, device=device).to(dtype)
+    copies = min(_MOST_COPIES, max(1, _WORKING_SET // (weight.nbytes // 2)))
+    plain = shape._replace(block=None)
+    groups: dict[str, list[nn.Linear] | list[ArmorLinear]] = {
+        "dense": [_dense_layer(weight) for _ in range(copies)],
+        "2:4": [_random_layer(plain, dtype, device) for _ in range(copies)],
+        "ARMOR": [_random_layer(shape, dtype, device) for _ in range(copies)],
+    }
+    found = []
+    for batch in batches:
+        x = torch.randn(batch, shape.in_features, device=device).to(dtype)
+        runs = {name: partial(_each, group, x) for name, group in groups.items()}
+        seconds = interleaved(runs, device, repeats)
+        for name in CONTENDERS:
+            module = groups[name][0]
+            found.append(
+                Measured(
+                    contender=name,
+                    shape=shape,
+                    batch=batch,
+                    seconds=seconds[name] / copies,
+                    weight_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+                    peak_bytes=_peak(module, x),
+                    cost=_cost(shape, batch, dtype, name),
+                    backend=_backend(module, batch, device),
+                )
+            )
+    return found
+
+
+def _each(modules: Sequence[nn.Module], x: Tensor) -> None:
+    for module in modules:
+        module(x)
+
+
+def _dense_layer(weight: Tensor) -> nn.Linear:
+    rows, cols = weight.shape
+    linear = nn.Linear(cols, rows, bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    return linear
+
+
+def _random_layer(shape: Shape, dtype: torch.dtype, device: torch.device) -> ArmorLinear:
+    values, indices = packed_shapes(shape.out_features, shape.in_features)
+    nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(size, device=device).to(dtype)
+
+    low, high = (nibbles[torch.randint(6, indices, device=device)] for _ in range(2))
+    left = right = None
+    if shape.block is not None:
+        left = random(-(-shape.out_features // shape.block), shape.block, shape.block)
+        right = random(-(-shape.in_features // shape.block), shape.block, shape.block)
+    packed = PackedLayer(shape.in_features, random(*values), low | high << 4, left, right)
+    module = ArmorLinear.from_packed(packed)
+    module.prepare()
+    return module
+
+
+def _cost(shape: Shape, batch: int, dtype: torch.dtype, contender: str) -> Cost:
+    out, into, item = shape.out_features, shape.in_features, dtype.itemsize
+    weights, products = out * into, out * into
+    size = weights * item
+    if contender != "dense":
+        products = weights // 2
+        size = products * item + weights // 8
+    if contender == "ARMOR" and shape.block is not None:
+        wrappers = (out + into) * shape.block
+        size += wrappers * item
+        products += wrappers
+    return Cost(size + batch * (out + into) * item, 2 * batch * products)
+
+
+def _backend(module: nn.Module, batch: int, device: torch.device) -> str:
+    if not isinstance(module, ArmorLinear):
+        return "torch"
+    shape, dtype = module.packed().shape, module.core_values.dtype
+    return choose(shape, dtype, device, batch, module.is_packed)
+
+
+def _peak(module: nn.Module, x: Tensor) -> int | None:
+    if x.device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with torch.inference_mode():
+        module(x)
+    return torch.cuda.max_memory_allocated() - before

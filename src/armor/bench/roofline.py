@@ -1,0 +1,44 @@
+"""What a machine could do: bandwidth, arithmetic, and the shortest time they allow a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from armor.bench.timing import interleaved
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured: bytes read a second from memory, FLOPs a second of a dense product."""
+
+    bandwidth: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call reads and writes (bytes) and computes (FLOPs, kept values only)."""
+
+    bytes: int
+    flops: int
+
+    def bound(self, peaks: Peaks) -> tuple[float, str]:
+        """The seconds below which no kernel can be, and what sets them: "bytes" or "FLOPs"."""
+        memory, arithmetic = self.bytes / peaks.bandwidth, self.flops / peaks.flops
+        return (memory, "bytes") if memory >= arithmetic else (arithmetic, "FLOPs")
+
+
+def measure_peaks(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Peaks:
+    """A sum over more than any cache holds, and a large square product, by torch."""
+    big = device.type == "cuda"
+    data = torch.ones((2**30 if big else 2**28) // dtype.itemsize, dtype=dtype, device=device)
+    size = 8192 if big else 1024
+    square = torch.randn(size, size, device=device).to(dtype)
+    seconds = interleaved(
+        {"read": lambda: data.view(torch.float32).sum(), "multiply": lambda: square @ square},
+        device,
+        repeats,
+    )
+    return Peaks(data.nbytes / seconds["read"], 2 * size**3 / seconds["multiply"])
