@@ -37,8 +37,10 @@ def main() -> None:
         app(standalone_mode=True)
     except ArmorError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except SystemExit as ending:
+        if ending.code == 130:  # Ctrl-C, which typer swallows
+            _fail("interrupted; no unfinished output is left behind", 130)
+        raise
     except Exception as error:
         if os.environ.get("ARMOR_DEBUG"):
             raise
