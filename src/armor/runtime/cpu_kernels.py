@@ -31,30 +31,30 @@ def _rest(values, indices, x, row, item):  # type: ignore[no-untyped-def]
 
 
 @njit(**_JIT)
+def _chunk(values, indices, x, row, chunk, total):  # type: ignore[no-untyped-def]
+    """`total` plus the products of one full 16 of the kept values of `row` with x[0]."""
+    inputs = select16(
+        load16(x, 32 * chunk),
+        load16(x, 32 * chunk + 16),
+        load_positions(indices, row * indices.shape[1] + 4 * chunk),
+    )
+    return multiply_add16(total, load16(values, row * values.shape[1] + 16 * chunk), inputs)
+
+
+@njit(**_JIT)
 def _one_input(values, indices, x, y, row):  # type: ignore[no-untyped-def]
-    """y[0, row .. row+3] = S x[0]: each vector of x is loaded once for four rows."""
-    rows, kept = values.shape
-    width = indices.shape[1]
-    # Past the end the last row is computed again, which is harmless.
-    r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-    v0, v1, v2, v3 = row * kept, r1 * kept, r2 * kept, r3 * kept
-    p0, p1, p2, p3 = row * width, r1 * width, r2 * width, r3 * width
+    """y[0, row] = S x[0]: a row at a time, as one stream of memory is the fastest to read."""
+    chunks = values.shape[1] // 16
     a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
-    for chunk in range(kept // 16):
-        low, high = load16(x, 32 * chunk), load16(x, 32 * chunk + 16)
-        v, p = 16 * chunk, 4 * chunk
-        x0 = select16(low, high, load_positions(indices, p0 + p))
-        x1 = select16(low, high, load_positions(indices, p1 + p))
-        x2 = select16(low, high, load_positions(indices, p2 + p))
-        x3 = select16(low, high, load_positions(indices, p3 + p))
-        a0 = multiply_add16(a0, load16(values, v0 + v), x0)
-        a1 = multiply_add16(a1, load16(values, v1 + v), x1)
-        a2 = multiply_add16(a2, load16(values, v2 + v), x2)
-        a3 = multiply_add16(a3, load16(values, v3 + v), x3)
-    y[0, row] = sum16(a0) + _rest(values, indices, x, row, 0)
-    y[0, r1] = sum16(a1) + _rest(values, indices, x, r1, 0)
-    y[0, r2] = sum16(a2) + _rest(values, indices, x, r2, 0)
-    y[0, r3] = sum16(a3) + _rest(values, indices, x, r3, 0)
+    for chunk in range(0, chunks // 4 * 4, 4):
+        a0 = _chunk(values, indices, x, row, chunk, a0)
+        a1 = _chunk(values, indices, x, row, chunk + 1, a1)
+        a2 = _chunk(values, indices, x, row, chunk + 2, a2)
+        a3 = _chunk(values, indices, x, row, chunk + 3, a3)
+    for chunk in range(chunks // 4 * 4, chunks):
+        a0 = _chunk(values, indices, x, row, chunk, a0)
+    total = sum16(a0) + sum16(a1) + sum16(a2) + sum16(a3)
+    y[0, row] = total + _rest(values, indices, x, row, 0)
 
 
 @njit(**_JIT)
@@ -62,7 +62,7 @@ def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-d
     """y[item .. item+3, row .. row+1] = S x: each value is loaded once for four inputs."""
     rows, kept = values.shape
     width, length = indices.shape[1], x.shape[1]
-    other = min(row + 1, rows - 1)
+    other = min(row + 1, rows - 1)  # the last row of an odd number is computed twice
     a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
     b0, b1, b2, b3 = zero16(), zero16(), zero16(), zero16()
     for chunk in range(kept // 16):
@@ -114,18 +114,6 @@ def _block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
         y[item, row] = rest
 
 
-@njit(**_JIT)
-def _core_tile(values, indices, x, y, tile):  # type: ignore[no-untyped-def]
-    if x.shape[0] == 1:
-        _one_input(values, indices, x, y, 4 * tile)
-    else:
-        for half in range(2):
-            row = 4 * tile + 2 * half
-            if row < values.shape[0]:
-                for item in range(0, x.shape[0], 4):
-                    _four_inputs(values, indices, x, y, row, item)
-
-
 @njit(parallel=True, **_JIT)
 def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def]
     """``y = A S B x`` in one call, so that the threads start once for each factor only.
@@ -142,8 +130,13 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
     else:
         inputs = x
     outputs = y.copy() if left.shape[0] else y
-    for tile in prange((values.shape[0] + 3) // 4):
-        _core_tile(values, indices, inputs, outputs, tile)
+    if x.shape[0] == 1:
+        for row in prange(values.shape[0]):
+            _one_input(values, indices, inputs, outputs, row)
+    else:
+        for pair in prange((values.shape[0] + 1) // 2):
+            for item in range(0, x.shape[0], 4):
+                _four_inputs(values, indices, inputs, outputs, 2 * pair, item)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
             _block_row(left, outputs, y, row)
