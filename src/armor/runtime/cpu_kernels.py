@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit, prange
 
 from armor.runtime.simd import (
@@ -16,10 +17,12 @@ from armor.runtime.simd import (
     zero16,
 )
 
+# Counters of parallel loops are unsigned, and times a signed number float: hence np.intp below.
+_NARROW = 6144  # inputs: with the streams beside them they stay in 32 KB, a first level cache
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 
-@njit(**_JIT)
+@njit(forceinline=True, **_JIT)
 def _rest(values, indices, x, row, item):  # type: ignore[no-untyped-def]
     """What the kept values of `row` after its last full 16 add to the product with x[item]."""
     kept = values.shape[1]
@@ -30,34 +33,62 @@ def _rest(values, indices, x, row, item):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**_JIT)
-def _chunk(values, indices, x, row, chunk, total):  # type: ignore[no-untyped-def]
-    """`total` plus the products of one full 16 of the kept values of `row` with x[0]."""
-    inputs = select16(
-        load16(x, 32 * chunk),
-        load16(x, 32 * chunk + 16),
-        load_positions(indices, row * indices.shape[1] + 4 * chunk),
-    )
-    return multiply_add16(total, load16(values, row * values.shape[1] + 16 * chunk), inputs)
-
-
-@njit(**_JIT)
-def _one_input(values, indices, x, y, row):  # type: ignore[no-untyped-def]
-    """y[0, row] = S x[0]: a row at a time, as one stream of memory is the fastest to read."""
-    chunks = values.shape[1] // 16
+# Running offsets instead of products of the loop's counter: twice as fast in bfloat16.
+@njit(forceinline=True, **_JIT)
+def _one_row(values, indices, x, y, row):  # type: ignore[no-untyped-def]
+    """y[0, row] = S x[0]: one stream of memory is the fastest to read."""
+    kept = values.shape[1]
     a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
-    for chunk in range(0, chunks // 4 * 4, 4):
-        a0 = _chunk(values, indices, x, row, chunk, a0)
-        a1 = _chunk(values, indices, x, row, chunk + 1, a1)
-        a2 = _chunk(values, indices, x, row, chunk + 2, a2)
-        a3 = _chunk(values, indices, x, row, chunk + 3, a3)
-    for chunk in range(chunks // 4 * 4, chunks):
-        a0 = _chunk(values, indices, x, row, chunk, a0)
+    at, v, p = 0, row * kept, row * indices.shape[1]
+    end = v + kept // 16 * 16
+    while v + 64 <= end:
+        x0 = select16(load16(x, at), load16(x, at + 16), load_positions(indices, p))
+        x1 = select16(load16(x, at + 32), load16(x, at + 48), load_positions(indices, p + 4))
+        x2 = select16(load16(x, at + 64), load16(x, at + 80), load_positions(indices, p + 8))
+        x3 = select16(load16(x, at + 96), load16(x, at + 112), load_positions(indices, p + 12))
+        a0 = multiply_add16(a0, load16(values, v), x0)
+        a1 = multiply_add16(a1, load16(values, v + 16), x1)
+        a2 = multiply_add16(a2, load16(values, v + 32), x2)
+        a3 = multiply_add16(a3, load16(values, v + 48), x3)
+        at, v, p = at + 128, v + 64, p + 16
+    while v < end:
+        x0 = select16(load16(x, at), load16(x, at + 16), load_positions(indices, p))
+        a0 = multiply_add16(a0, load16(values, v), x0)
+        at, v, p = at + 32, v + 16, p + 4
     total = sum16(a0) + sum16(a1) + sum16(a2) + sum16(a3)
     y[0, row] = total + _rest(values, indices, x, row, 0)
 
 
-@njit(**_JIT)
+@njit(forceinline=True, **_JIT)
+def _four_rows(values, indices, x, y, row):  # type: ignore[no-untyped-def]
+    """y[0, row .. row+3] = S x[0]: for an x beyond the first level cache, read once for four."""
+    rows, kept = values.shape
+    width = indices.shape[1]
+    # Past the end the last row is computed again, which is harmless.
+    r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
+    v1, v2, v3 = (r1 - row) * kept, (r2 - row) * kept, (r3 - row) * kept
+    p1, p2, p3 = (r1 - row) * width, (r2 - row) * width, (r3 - row) * width
+    a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
+    at, v, p = 0, row * kept, row * width
+    end = v + kept // 16 * 16
+    while v < end:
+        low, high = load16(x, at), load16(x, at + 16)
+        x0 = select16(low, high, load_positions(indices, p))
+        x1 = select16(low, high, load_positions(indices, p + p1))
+        x2 = select16(low, high, load_positions(indices, p + p2))
+        x3 = select16(low, high, load_positions(indices, p + p3))
+        a0 = multiply_add16(a0, load16(values, v), x0)
+        a1 = multiply_add16(a1, load16(values, v + v1), x1)
+        a2 = multiply_add16(a2, load16(values, v + v2), x2)
+        a3 = multiply_add16(a3, load16(values, v + v3), x3)
+        at, v, p = at + 32, v + 16, p + 4
+    y[0, row] = sum16(a0) + _rest(values, indices, x, row, 0)
+    y[0, r1] = sum16(a1) + _rest(values, indices, x, r1, 0)
+    y[0, r2] = sum16(a2) + _rest(values, indices, x, r2, 0)
+    y[0, r3] = sum16(a3) + _rest(values, indices, x, r3, 0)
+
+
+@njit(forceinline=True, **_JIT)
 def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-def]
     """y[item .. item+3, row .. row+1] = S x: each value is loaded once for four inputs."""
     rows, kept = values.shape
@@ -96,7 +127,7 @@ def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-d
     y[item + 3, other] = sum16(b3) + _rest(values, indices, x, other, item + 3)
 
 
-@njit(**_JIT)
+@njit(forceinline=True, **_JIT)
 def _block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
     """y[:, row] = row `row` of blockdiag(blocks), times x; y may not be x."""
     size = blocks.shape[1]
@@ -126,20 +157,23 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
     if right.shape[0]:
         inputs = x.copy()
         for row in prange(right.shape[0] * right.shape[1]):
-            _block_row(right, x, inputs, row)
+            _block_row(right, x, inputs, np.intp(row))
     else:
         inputs = x
     outputs = y.copy() if left.shape[0] else y
-    if x.shape[0] == 1:
-        for row in prange(values.shape[0]):
-            _one_input(values, indices, inputs, outputs, row)
-    else:
+    if x.shape[0] > 1:
         for pair in prange((values.shape[0] + 1) // 2):
             for item in range(0, x.shape[0], 4):
-                _four_inputs(values, indices, inputs, outputs, 2 * pair, item)
+                _four_inputs(values, indices, inputs, outputs, np.intp(pair) * 2, item)
+    elif x.shape[1] <= _NARROW:
+        for row in prange(values.shape[0]):
+            _one_row(values, indices, inputs, outputs, np.intp(row))
+    else:
+        for four in prange((values.shape[0] + 3) // 4):
+            _four_rows(values, indices, inputs, outputs, np.intp(four) * 4)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
-            _block_row(left, outputs, y, row)
+            _block_row(left, outputs, y, np.intp(row))
 
 
 @njit(parallel=True, **_JIT)
