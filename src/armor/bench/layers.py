@@ -79,8 +79,8 @@ def measure_shape(
     plain = shape._replace(block=None)
     groups: dict[str, list[nn.Linear] | list[ArmorLinear]] = {
         "dense": [_dense_layer(weight) for _ in range(copies)],
-        "2:4": [_random_layer(plain, dtype, device) for _ in range(copies)],
-        "ARMOR": [_random_layer(shape, dtype, device) for _ in range(copies)],
+        "2:4": [random_layer(plain, dtype, device) for _ in range(copies)],
+        "ARMOR": [random_layer(shape, dtype, device) for _ in range(copies)],
     }
     found = []
     for batch in batches:
@@ -116,7 +116,8 @@ def _dense_layer(weight: Tensor) -> nn.Linear:
     return linear
 
 
-def _random_layer(shape: Shape, dtype: torch.dtype, device: torch.device) -> ArmorLinear:
+def random_layer(shape: Shape, dtype: torch.dtype, device: torch.device) -> ArmorLinear:
+    """A packed layer of random numbers at random positions, ready to run."""
     values, indices = packed_shapes(shape.out_features, shape.in_features)
     nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
 

@@ -18,6 +18,7 @@ from armor.runtime.simd import has_float16
 
 # Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
 _FEW = 64
+_SERIAL = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
 # How the kernels get each dtype (NumPy has no bfloat16, Numba no float16): see `simd`.
@@ -52,7 +53,8 @@ def pack(layer: PackedLayer) -> None:
 def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
     """See `Backend.matmul`; sums in float32."""
     settings: Any = config  # its attributes are made on import
-    set_num_threads(min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
+    small = layer.core_values.numel() * len(x) <= _SERIAL
+    set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
     product = _few if len(x) <= _FEW else _many
     y = product(x, layer)
     return y if bias is None else y.add_(bias)
