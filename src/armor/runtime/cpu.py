@@ -14,10 +14,11 @@ from armor.packed import PackedLayer
 from armor.runtime import cpu_kernels
 from armor.runtime.backend import YES, Verdict
 from armor.runtime.reference import times_blocks
-from armor.runtime.simd import has_float16
+from armor.runtime.simd import has_fast_bfloat16, has_float16
 
 # Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
 _FEW = 64
+_FEW_FAST = 8  # where BLAS has instructions for bfloat16, which our sums in float32 do not use
 _SERIAL = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
@@ -55,7 +56,8 @@ def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | 
     settings: Any = config  # its attributes are made on import
     small = layer.core_values.numel() * len(x) <= _SERIAL
     set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
-    product = _few if len(x) <= _FEW else _many
+    fast = x.dtype == torch.bfloat16 and has_fast_bfloat16()
+    product = _few if len(x) <= (_FEW_FAST if fast else _FEW) else _many
     y = product(x, layer)
     return y if bias is None else y.add_(bias)
 
@@ -91,12 +93,15 @@ def _many(x: Tensor, layer: PackedLayer) -> Tensor:
     x = functional.pad(x, (0, 2 * kept - x.shape[1]))
     height = min(rows, max(1, _PANEL_BYTES // (2 * kept * x.element_size())))
     panel = x.new_empty(height, 2 * kept)
+    narrow = x.element_size() == 2
+    unpack = cpu_kernels.unpack_rows16 if narrow else cpu_kernels.unpack_rows32
+    values = layer.core_values.detach().contiguous()
+    source = values.view(torch.uint16) if narrow else values
+    target = panel.view(torch.uint64) if narrow else panel
     y = x.new_empty(len(x), rows)
     for start in range(0, rows, height):
         stop = min(rows, start + height)
-        cpu_kernels.unpack_rows(
-            _array(layer.core_values), _array(layer.core_indices), start, stop, _array(panel)
-        )
+        unpack(source.numpy(), _array(layer.core_indices), start, stop, target.numpy())
         y[:, start:stop] = x @ panel[: stop - start].T
     return y if layer.left is None else times_blocks(y, layer.left)
 

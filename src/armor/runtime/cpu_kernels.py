@@ -176,13 +176,39 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
             _block_row(left, outputs, y, np.intp(row))
 
 
+@njit(forceinline=True, **_JIT)
+def _word(values, row, group, nibble):  # type: ignore[no-untyped-def]
+    """A group of four 16-bit numbers as one of 64 bits."""
+    first = np.uint64(values[row, 2 * group]) << np.uint64(16 * (nibble & 3))
+    second = np.uint64(values[row, 2 * group + 1]) << np.uint64(16 * (nibble >> 2))
+    return first | second
+
+
 @njit(parallel=True, **_JIT)
-def unpack_rows(values, indices, start, stop, panel):  # type: ignore[no-untyped-def]
-    """panel[:stop-start] (., 2*kept) = rows start .. stop-1 of S."""
-    for row in prange(start, stop):
-        target = panel[row - start]
+def unpack_rows16(values, indices, start, stop, panel):  # type: ignore[no-untyped-def]
+    """panel[:stop-start] = rows start .. stop-1 of S; values uint16, panel uint64 (., groups)."""
+    groups = values.shape[1] // 2
+    for place in prange(stop - start):
+        row = start + np.intp(place)
+        for byte in range(groups // 2):
+            two = indices[row, byte]
+            panel[row - start, 2 * byte] = _word(values, row, 2 * byte, two & 15)
+            panel[row - start, 2 * byte + 1] = _word(values, row, 2 * byte + 1, two >> 4)
+        if groups % 2:
+            last = groups - 1
+            panel[row - start, last] = _word(values, row, last, indices[row, last // 2] & 15)
+
+
+@njit(parallel=True, **_JIT)
+def unpack_rows32(values, indices, start, stop, panel):  # type: ignore[no-untyped-def]
+    """panel[:stop-start] (., 4*groups) = rows start .. stop-1 of S; float32."""
+    zero = np.float32(0)
+    for place in prange(stop - start):
+        row = start + np.intp(place)
         for group in range(values.shape[1] // 2):
             nibble = indices[row, group // 2] >> (4 * (group % 2))
-            target[4 * group : 4 * group + 4] = 0
-            target[4 * group + (nibble & 3)] = values[row, 2 * group]
-            target[4 * group + (nibble >> 2 & 3)] = values[row, 2 * group + 1]
+            one, two = nibble & 3, nibble >> 2 & 3
+            first, second = values[row, 2 * group], values[row, 2 * group + 1]
+            for member in range(4):
+                other = second if two == member else zero
+                panel[row - start, 4 * group + member] = first if one == member else other

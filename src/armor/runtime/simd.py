@@ -7,6 +7,7 @@ input alone. All other operations are portable LLVM.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from llvmlite import binding, ir
@@ -48,6 +49,12 @@ def has_float16() -> bool:
     return bool(_features() & {"f16c", "neon", "fp-armv8"})
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32."""
+    return bool(_features() & {"avx512bf16", "amx-bf16"})
+
+
+@cache
 def _features() -> set[str]:
     settings: Any = config  # its attributes are made on import
     if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
