@@ -36,7 +36,8 @@ def table(rows: list[Row]) -> list[str]:
         "|---|" + "---|" * (len(texts) + 2),
     ]
     for row in rows:
-        gap = "-" if row.gap_left is None else f"{row.gap_left[texts[0]]:.1%}"
+        left = (row.gap_left or {}).get(texts[0])  # none where a baseline beats the dense model
+        gap = "-" if left is None else f"{left:.1%}"
         cells = [f"{row.perplexity[text]:.4g}" for text in texts]
         share = row.linear_bytes / row.dense_linear_bytes
         lines.append(f"| {row.label} | {' | '.join(cells)} | {gap} | {share:.3f} |")

@@ -16,6 +16,7 @@ from armor.factorize.factors import Factors
 from armor.models.structure import Structure
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, LayerRecord, solve_layer
+from armor.run.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def run_blocks(
                 on_layer(plan.name)
                 linear = work.linear(plan.name)
                 inputs = LayerInputs(linear.weight.data, second, cross)
-                factors, record = solve_layer(plan, inputs, config, work.dtype)
+                with threads_for(linear.weight.numel()):
+                    factors, record = solve_layer(plan, inputs, config, work.dtype)
                 linear.weight.data.copy_(factors.dense())
                 yield Solved(plan, factors, record)
         dense.advance(work.dense, index)
