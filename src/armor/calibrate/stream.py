@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -53,6 +53,26 @@ class Stream:
         """Move every batch through `block`."""
         for number, hidden in enumerate(self.hidden):
             self.hidden[number] = self.run(block, index, hidden)
+
+    def advance_noting(
+        self, block: nn.Module, index: int, linears: Sequence[nn.Module]
+    ) -> list[list[Tensor]]:
+        """`advance`, and the inputs of each of `linears` on the way, batch by batch."""
+        noted: list[list[Tensor]] = [[] for _ in linears]
+
+        def note(batches: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            return lambda _module, args: batches.append(args[0])
+
+        handles = [
+            linear.register_forward_pre_hook(note(batches))
+            for linear, batches in zip(linears, noted, strict=True)
+        ]
+        try:
+            self.advance(block, index)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return noted
 
     def run_first(self, block: nn.Module, index: int) -> None:
         """The first batch through `block`, for what its hooks see."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,12 +58,25 @@ def run_blocks(
     for index, block in enumerate(structure.blocks):
         name = f"{structure.prefix}.{index}"
         work = _Block(name, index, block)
-        for stage in stages(work.dense, partial(dense.run_first, index=index)):
+        found = stages(work.dense, partial(dense.run_first, index=index))
+        heads = [stage[0] for stage in found]
+        noted = compensate and work.input_bytes(heads, windows.numel()) <= NOTED_BYTES
+        twins: dict[str, Iterable[Tensor]] = {}
+        if noted:
+            linears = [work.dense.get_submodule(head) for head in heads]
+            inputs_of = dense.advance_noting(work.dense, index, linears)
+            twins = dict(zip(heads, inputs_of, strict=True))
+        for stage in found:
             todo = [plans[f"{name}.{linear}"] for linear in stage]
             todo = [plan for plan in todo if not plan.dense]
             if not todo:
                 continue
-            second, cross = work.moments(stage[0], dense, pruned, compensate)
+            if compensate and not noted:
+                twins[stage[0]] = work.inputs(work.dense, dense, stage[0])
+            block_seen = work.dense if pruned is dense else work.pruned
+            second, cross = work.moments(
+                stage[0], work.inputs(block_seen, pruned, stage[0]), twins.pop(stage[0], None)
+            )
             for plan in todo:
                 on_layer(plan.name)
                 linear = work.linear(plan.name)
@@ -72,9 +85,15 @@ def run_blocks(
                     factors, record = solve_layer(plan, inputs, config, work.dtype)
                 linear.weight.data.copy_(factors.dense())
                 yield Solved(plan, factors, record)
-        dense.advance(work.dense, index)
+        if not noted:
+            dense.advance(work.dense, index)
         if pruned is not dense:
             pruned.advance(work.pruned, index)
+
+
+#: The dense model's inputs to one block's linears are kept up to this size, so that it runs once a
+#: block; above, it runs again for each stage.
+NOTED_BYTES = 2**30
 
 
 class _Block:
@@ -92,19 +111,26 @@ class _Block:
         assert isinstance(module, nn.Linear)
         return module
 
+    def inputs(self, block: nn.Module, stream: Stream, linear: str) -> Iterator[Tensor]:
+        """The inputs of `linear` when `stream` runs through `block`."""
+        return stream.inputs(block, self.index, block.get_submodule(linear))
+
+    def input_bytes(self, linears: list[str], tokens: int) -> int:
+        """What the float32 inputs of `linears` take for so many tokens."""
+        modules = [self.dense.get_submodule(linear) for linear in linears]
+        widths = [module.in_features for module in modules if isinstance(module, nn.Linear)]
+        return 4 * tokens * sum(widths)
+
     def moments(
-        self, linear: str, dense: Stream, pruned: Stream, compensate: bool
+        self, linear: str, inputs: Iterable[Tensor], twins: Iterable[Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """E[x x^T] and, to compensate, E[x_dense x^T] at the input of `linear`."""
+        """E[x x^T] and, given the dense model's inputs too, E[x_dense x^T]."""
         moments = Moments()
-        block = self.dense if pruned is dense else self.pruned
-        inputs = pruned.inputs(block, self.index, block.get_submodule(linear))
-        if compensate:
-            twins = dense.inputs(self.dense, self.index, self.dense.get_submodule(linear))
-            for batch, twin in zip(inputs, twins, strict=True):
-                moments.add(batch, twin)
-        else:
+        if twins is None:
             for batch in inputs:
                 moments.add(batch)
+        else:
+            for batch, twin in zip(inputs, twins, strict=True):
+                moments.add(batch, twin)
         second = moments.second(f"{self.name}.{linear}")
-        return second, moments.cross() if compensate else None
+        return second, None if twins is None else moments.cross()
