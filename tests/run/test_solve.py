@@ -1,5 +1,7 @@
 """One layer through either solver."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -23,3 +25,22 @@ def test_solvers_beat_nowag(solver: str, objective: str, target: str) -> None:
     assert record.loss < record.nowag_loss
     assert record.losses[-1] == pytest.approx(record.loss, rel=1e-3)
     assert (factors.mask.unflatten(1, (-1, 4)).sum(-1) == 2).all()
+    assert len(record.times) == len(record.losses)
+    assert 0 < record.times[0]
+    assert all(before <= after for before, after in pairwise(record.times))
+    assert record.times[-1] <= record.seconds
+    goal = weight if cross is None else 0.9 * weight
+    missed = ((goal - factors.dense()) @ inputs.T).square().sum(0).mean()
+    assert record.output_error == pytest.approx(float(missed), rel=0.05)
+    assert record.output_energy == pytest.approx(
+        float((goal @ inputs.T).square().sum(0).mean()), rel=0.05
+    )
+
+
+def test_adams_times_go_with_its_losses() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, second = torch.randn(8, 16, generator=draw), torch.eye(16)
+    config = PruneConfig(objective="diag", target="dense", solver="adam", iterations=250)
+    plan = LayerPlan("layer", (8, 16), 4)
+    _, record = solve_layer(plan, LayerInputs(weight, second), config, torch.float32)
+    assert len(record.times) == len(record.losses) == 4  # start, 100, 200, 250

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from armor import baselines
 from armor.baselines.nowag import normalise
 from armor.calibrate.targets import compensated, regularised
 from armor.config import PruneConfig
-from armor.factorize.adam import ITERATIONS, factorize_adam
+from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
@@ -33,7 +33,10 @@ class LayerRecord:
         nowag_loss, sparsegpt_loss: of the baselines on the same problem (None where not run).
         certificate: the loss never rose (asked of the exact solver only) and ends at or below
             NoWag-P's (and SparseGPT's).
-        losses: at the start and after each iteration.
+        losses: at the start and after each iteration (each hundred of them for Adam).
+        times: seconds from the layer's start to each of `losses`.
+        output_energy, output_error: on the calibration text, mean squared norm of what the layer
+            should put out (its target), and of what the factors miss of it.
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
     """
@@ -47,6 +50,9 @@ class LayerRecord:
     losses: list[float]
     seconds: float
     note: str = ""
+    times: list[float] = field(default_factory=list)
+    output_energy: float | None = None
+    output_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -79,6 +85,7 @@ def solve_layer(
     begin = time.perf_counter()
     n, m = parse_pattern(config.pattern)
     problem = make_problem(inputs, config)
+    output = Problem(problem.target, inputs.second)
     starts = {"nowag": baselines.nowag(problem, n, m)}
     if problem.is_full:
         starts["sparsegpt"] = baselines.sparsegpt(problem, n, m)
@@ -92,24 +99,31 @@ def solve_layer(
     def relative(factors: Factors) -> float:
         return problem.loss(factors.dense().float() / rows / cols) / zero
 
+    clock: list[float] = []  # after each iteration
+
+    def tick(loss: float) -> None:
+        clock.append(time.perf_counter() - begin)
+
     bounds = {name: relative(start) for name, start in starts.items()}
     if config.method == "armor":
         assert plan.block is not None
         scaled = [Factors(start.core / rows / cols, start.mask) for start in starts.values()]
+        ready = time.perf_counter() - begin
         if config.solver == "adam":
             factors, losses = factorize_adam(
-                problem, plan.block, scaled, config.iterations or ITERATIONS, config.seed
+                problem, plan.block, scaled, config.iterations or ITERATIONS, config.seed, tick
             )
         else:
             factors, losses = factorize(
-                problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS
+                problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS, tick
             )
+        times = [ready, *_every(KEEP if config.solver == "adam" else 1, clock)]
         if config.objective == "diag":
             factors = fold(factors, rows.squeeze(-1), cols)
         factors = balance(factors)
     else:
         factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, n, m)
-        losses = []
+        losses, times = [], []
     factors = cast(factors, dtype)
     loss = relative(factors)
     # Adam's loss may rise on the way.
@@ -127,7 +141,16 @@ def solve_layer(
         losses,
         time.perf_counter() - begin,
         plan.note,
+        [round(seconds, 5) for seconds in times],
+        output.loss(torch.zeros_like(output.target)),
+        output.loss(factors.dense().float()),
     )
+
+
+def _every(step: int, values: list[float]) -> list[float]:
+    """Each `step`-th of `values`, and the last."""
+    last = values[-1:] if len(values) % step else []
+    return values[step - 1 :: step] + last
 
 
 def make_problem(inputs: LayerInputs, config: PruneConfig) -> Problem:
