@@ -80,9 +80,13 @@ def test_inspect_command_fits_80_columns(
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if "0.mlp.down_proj" in line)
-    ratio = inspect(made.folder)["layers"][DOWN]["ratio"]
-    for text in ("64×172", "16", f"{ratio:.3f}", "0.02", "0.200", "yes"):
+    layer = inspect(made.folder)["layers"][DOWN]
+    bytes_ = f"{layer['bytes'] / 1e3:.1f} kB"
+    for text in ("64×172", "16", f"{layer['overhead']:.1%}", bytes_, "0.02", "0.200", "yes"):
         assert text in row
+    total = next(line for line in lines if line.startswith("all 14"))
+    for text in (f"{inspect(made.folder)['totals']['bytes'] / 1e3:.1f} kB", "0.200"):
+        assert text in total
     assert "14 of 14 layers" in result.output
     assert json.loads(target.read_text()) == inspect(made.folder)
 

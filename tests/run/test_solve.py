@@ -26,7 +26,7 @@ def test_solvers_beat_nowag(solver: str, objective: str, target: str) -> None:
     assert record.losses[-1] == pytest.approx(record.loss, rel=1e-3)
     assert (factors.mask.unflatten(1, (-1, 4)).sum(-1) == 2).all()
     assert len(record.times) == len(record.losses)
-    assert 0 < record.times[0]
+    assert record.times[0] > 0
     assert all(before <= after for before, after in pairwise(record.times))
     assert record.times[-1] <= record.seconds
     goal = weight if cross is None else 0.9 * weight

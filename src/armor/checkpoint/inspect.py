@@ -8,7 +8,10 @@ from typing import Any
 from armor.checkpoint.format import FORMAT, PATTERN, LayerSpec
 from armor.checkpoint.reader import Checkpoint
 
-_LOSSES = ("loss", "nowag_loss", "sparsegpt_loss", "seconds")
+_NUMBERS = (
+    *("loss", "nowag_loss", "sparsegpt_loss", "seconds"),
+    *("output_energy", "output_error"),
+)
 
 
 def inspect(folder: str | Path) -> dict[str, Any]:
@@ -19,7 +22,9 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         ``layers``: name -> ``shape`` [out, in], ``block``, ``dtype``, ``bytes`` (packed, without
         bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper parameters over dense
         ones) and, None where armor_run.json does not tell, ``loss``, ``nowag_loss``,
-        ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``;
+        ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
+        and ``output_error`` (mean squared norms);
+        ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
         ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
         ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``.
 
@@ -41,6 +46,7 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         "pattern": PATTERN,
         "method": method if isinstance(method, str) else None,
         "layers": layers,
+        "dense_layers": _mapping(checkpoint.run.get("dense_layers")),
         "totals": {
             "layers": len(layers),
             "bytes": packed,
@@ -75,7 +81,7 @@ def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]
 
 def _record(record: dict[str, Any]) -> dict[str, Any]:
     """Losses and certificate out of a layer's record, None for what is absent or no number."""
-    numbers = {key: _number(record.get(key)) for key in _LOSSES}
+    numbers = {key: _number(record.get(key)) for key in _NUMBERS}
     certificate = record.get("certificate")
     return numbers | {"certificate": certificate if isinstance(certificate, bool) else None}
 

@@ -5,16 +5,54 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from armor.cli.verbosity import set_verbosity
 from armor.errors import ArmorError
 
 # Idle OpenMP threads sleep instead of spinning: on a busy or shared machine that is the difference
 # between a slowdown by the number of neighbours and one by a factor of ten. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+class _Group(TyperGroup):
+    """Gives every command ``-v``."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and not any(option.name == "verbose" for option in command.params):
+            command.params += _verbose_option()
+        return command
+
+
+def _verbose_option() -> list[Any]:
+    """The option as typer makes it from a command that has no other."""
+    probe = typer.Typer(add_completion=False)
+    probe.command()(_verbose)
+    return typer.main.get_command(probe).params
+
+
+def _verbose(
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "-v",
+            "--verbose",
+            count=True,
+            expose_value=False,
+            callback=set_verbosity,
+            show_default=False,
+            help="Say more on stderr; -vv every detail.",
+        ),
+    ] = 0,
+) -> None: ...
+
+
 app = typer.Typer(
+    cls=_Group,
     name="armor",
     no_args_is_help=True,
     add_completion=False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from armor.cli.recording import Board, Log
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 
@@ -37,6 +38,8 @@ def compare_command(
         int | None, typer.Option(metavar="N", help="Evaluate on the first N characters.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
+    log: Log = None,
+    tensorboard: Board = None,
 ) -> None:
     """Prune a model with several methods and tabulate perplexity, size and time.
 
@@ -63,4 +66,6 @@ def compare_command(
         for label in chosen
     }
     texts = {Path(text).stem: text for text in ppl}
-    show_comparison(model, settings, texts, out, Path(model).name, seq_len, max_chars)
+    show_comparison(
+        model, settings, texts, out, Path(model).name, seq_len, max_chars, log, tensorboard
+    )

@@ -10,11 +10,16 @@ from rich.console import Console
 
 from armor.calibrate.sources import Source
 from armor.cli.progress import LayerProgress
+from armor.cli.recording import described, recording
 from armor.cli.table import GAP_NOTE, comparison_table
 from armor.config import PruneConfig
 from armor.evaluate.compare import DENSE, Row, compare
+from armor.events import both
 from armor.report import layer_records, write_report
 from armor.run.prune import Progress
+
+#: The log of a comparison, in its folder.
+EVENTS = "events.jsonl"
 
 
 def show_comparison(
@@ -25,19 +30,32 @@ def show_comparison(
     title: str,
     seq_len: int | None = None,
     max_chars: int | None = None,
+    log: str | None = None,
+    board: Path | None = None,
 ) -> list[Row]:
-    """Run `compare`, print the table, write ``report.html`` into `out`."""
-    with ExitStack() as stack:
+    """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`."""
+    about = {label: described(config) for label, config in settings.items()}
+    with (
+        recording("compare", out, out / EVENTS, log, board, model=model, configs=about) as recorder,
+        ExitStack() as stack,
+    ):
+        fresh: list[str] = []  # not known from an earlier run
 
         def on_start(label: str) -> Progress:
             stack.close()  # the bar of the setting before
+            fresh.append(label)
+            recorder.emit("method_started", label=label)
             if label == DENSE:
                 return Progress()
-            return stack.enter_context(LayerProgress(label)).callbacks()
+            display = stack.enter_context(LayerProgress(label))
+            return both(display.callbacks(), recorder.progress(label))
 
         rows = compare(
             model, settings, texts, out, seq_len=seq_len, max_chars=max_chars, on_start=on_start
         )
+        for row in rows:
+            for text, perplexity in row.perplexity.items() if row.label in fresh else ():
+                recorder.emit("measured", label=row.label, text=text, perplexity=perplexity)
     console = Console(highlight=False)
     console.print(comparison_table(rows))
     console.print(f"[dim]{GAP_NOTE}[/dim]")

@@ -24,7 +24,7 @@ def inspect_command(
         Path | None, typer.Option(metavar="FILE", help="Write everything here as JSON, too.")
     ] = None,
 ) -> None:
-    """Show every pruned layer of a checkpoint: block, size, loss, certificate.
+    """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, certificate.
 
     Checks the whole folder on the way: metadata, shapes, and that each group of 4 keeps exactly 2.
 
@@ -41,22 +41,34 @@ def inspect_command(
     if json is not None:
         write_json(json, found)
     console = Console()
-    console.print(_table(found["layers"]))
+    console.print(_table(found))
+    console.print()
     for line in _summary(found):
         console.print(line, highlight=False)
 
 
-def _table(layers: dict[str, dict[str, Any]]) -> Table:
+def _table(found: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    layers: dict[str, dict[str, Any]] = found["layers"]
     has_losses = any(layer["loss"] is not None for layer in layers.values())
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    for title in ("out × in", "block", "MB", "of\ndense"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_footer=True
+    )
+    totals = found["totals"]
+    elements = sum(layer["dense_bytes"] for layer in layers.values())
+    wrappers = sum(layer["overhead"] * layer["dense_bytes"] for layer in layers.values())
+    table.add_column("layer", f"all {totals['layers']}", overflow="fold")
+    columns = [
+        ("out × in", ""),
+        ("block", ""),
+        ("over-\nhead", f"{wrappers / elements:.1%}"),
+        ("bytes", size(totals["bytes"])),
+    ]
     if has_losses:
-        for title in ("loss", "loss /\nNoWag-P", "certi-\nfied"):
-            table.add_column(title, justify="right", no_wrap=True)
+        columns += [("loss", ""), ("loss /\nNoWag-P", _mean_ratio(layers)), ("cert.", "")]
+    for title, footer in columns:
+        table.add_column(title, footer, justify="right", no_wrap=True)
     prefix = _common_prefix(list(layers))
     for name, layer in layers.items():
         rows, cols = layer["shape"]
@@ -64,32 +76,52 @@ def _table(layers: dict[str, dict[str, Any]]) -> Table:
             name.removeprefix(prefix),
             f"{rows}×{cols}",
             str(layer["block"] or "-"),
-            f"{layer['bytes'] / 1e6:.2f}",
-            f"{layer['ratio']:.3f}",
+            f"{layer['overhead']:.1%}",
+            size(layer["bytes"]),
         ]
         if has_losses:
-            cells += [_number(layer["loss"], ".3g"), _against(layer), _mark(layer["certificate"])]
+            loss, certificate = layer["loss"], layer["certificate"]
+            cells += ["-" if loss is None else f"{loss:.2g}", _against(layer), _mark(certificate)]
         table.add_row(*cells)
     return table
 
 
 def _summary(found: dict[str, Any]) -> list[str]:
-    totals = found["totals"]
+    totals, layers = found["totals"], found["layers"]
+    method = found["method"] or "not recorded"
     lines = [
-        f"{totals['layers']} layers, pattern {found['pattern']} checked in every group"
-        f" (format {found['format']}, method {found['method'] or 'not recorded'})",
-        f"pruned layers: {totals['bytes'] / 1e6:.2f} MB, dense"
-        f" {totals['dense_bytes'] / 1e6:.2f} MB: {totals['ratio']:.3f} of dense",
-        f"whole model:   {totals['model_bytes'] / 1e6:.2f} MB, dense"
-        f" {totals['dense_model_bytes'] / 1e6:.2f} MB:"
-        f" {totals['model_bytes'] / totals['dense_model_bytes']:.3f} of dense",
+        f"pattern        {found['pattern']}, checked in every group (format {found['format']},"
+        f" method {method})",
+        f"pruned layers  {size(totals['bytes'])} of {size(totals['dense_bytes'])} dense:"
+        f" {totals['ratio']:.3f}",
+        f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
+        f" dense: {totals['model_bytes'] / totals['dense_model_bytes']:.3f}",
     ]
-    if any(layer["certificate"] is not None for layer in found["layers"].values()):
+    if any(layer["certificate"] is not None for layer in layers.values()):
         lines.append(
-            f"certified:     {totals['certified']} of {totals['layers']} layers (the loss never"
-            " rose and ends at or below the baselines')"
+            f"certified      {totals['certified']} of {totals['layers']} layers:"
+            " loss never rose, ends at or below baselines'"
         )
+    errors = {name: layer["output_error"] or 0.0 for name, layer in layers.items()}
+    if (total := sum(errors.values())) > 0:
+        worst = sorted(errors, key=errors.__getitem__, reverse=True)[:3]
+        prefix = _common_prefix(list(layers))
+        shares = (f"{name.removeprefix(prefix)} {errors[name] / total:.0%}" for name in worst)
+        lines.append(f"output error   {', '.join(shares)} of the sum")
+    for note in dict.fromkeys(found["dense_layers"].values()):
+        names = [name for name, why in found["dense_layers"].items() if why == note]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"left dense     {names[0]}{more}: {note}")
     return lines
+
+
+def size(count: float) -> str:
+    """Bytes with three significant digits or so, in kB, MB or GB."""
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95 or unit == "GB":
+            break
+    return f"{count:.2f} {unit}" if count < 9.995 else f"{count:.1f} {unit}"
 
 
 def _common_prefix(names: list[str]) -> str:
@@ -107,8 +139,16 @@ def _against(layer: dict[str, Any]) -> str:
     return f"{layer['loss'] / layer['nowag_loss']:.3f}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _mean_ratio(layers: dict[str, dict[str, Any]]) -> str:
+    """The geometric mean of the losses over NoWag-P's."""
+    from math import exp, log
+
+    logs = [
+        log(layer["loss"] / layer["nowag_loss"])
+        for layer in layers.values()
+        if layer["loss"] and layer["nowag_loss"]
+    ]
+    return f"{exp(sum(logs) / len(logs)):.3f}" if logs else ""
 
 
 def _mark(value: bool | None) -> str:

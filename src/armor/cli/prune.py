@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor.cli.recording import Board, Log, beside, described, recording
 from armor.config import METHODS, OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.errors import ArmorError
 
@@ -78,6 +79,8 @@ def prune_command(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the run's record here, too.")
     ] = None,
+    log: Log = None,
+    tensorboard: Board = None,
 ) -> None:
     """Prune a causal language model to 2:4 sparsity, in one shot.
 
@@ -108,10 +111,16 @@ def prune_command(
     from armor.checkpoint.format import RUN_FILE
     from armor.checkpoint.jsonfile import read_json, write_json
     from armor.cli.progress import LayerProgress
+    from armor.events import both
     from armor.run.prune import prune
 
-    with LayerProgress() as display:
-        result = prune(model, config, out, fresh=fresh, device=device, progress=display.callbacks())
+    about = {"model": model, "config": described(config)}
+    with (
+        recording("prune", out, beside(out), log, tensorboard, **about) as recorder,
+        LayerProgress() as display,
+    ):
+        progress = both(display.callbacks(), recorder.progress())
+        result = prune(model, config, out, fresh=fresh, device=device, progress=progress)
     _report(result)
     if json is not None:
         write_json(json, read_json(out / RUN_FILE))

@@ -1,0 +1,70 @@
+"""Where a command's events go: the options, and the recorder they ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from armor.errors import ArmorError
+
+if TYPE_CHECKING:
+    from armor.config import PruneConfig
+    from armor.events import Recorder, Sink
+
+OFF = "off"
+Log = Annotated[
+    str | None,
+    typer.Option("--log", metavar="FILE|off", help="Events as JSON lines (default: beside DIR)."),
+]
+Board = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", metavar="DIR", help="Losses for TensorBoard, into this folder."),
+]
+
+
+@contextmanager
+def recording(
+    command: str, out: Path, default: Path, log: str | None, board: Path | None, **about: Any
+) -> Iterator[Recorder]:
+    """A recorder for the work inside: the logger, a log file, TensorBoard if asked for.
+
+    Args:
+        default: the log where the user named none; it appears only once the work has begun.
+        log: None, a file, or "off". board: folder for TensorBoard.
+        about: fields of ``run_started``.
+
+    Raises:
+        ArmorError: a log or folder that cannot be written.
+    """
+    from armor.events import JsonLines, Logger, Recorder, TensorBoard
+
+    sinks: list[Sink] = [Logger()]
+    if log is None:
+        sinks.append(JsonLines(default, wait_for=("run_planned", "measured")))
+    elif log != OFF:
+        if not Path(log).absolute().parent.is_dir():
+            raise ArmorError(f"cannot write {log}: its folder does not exist")
+        sinks.append(JsonLines(Path(log)))
+    if board is not None:
+        sinks.append(TensorBoard(board, out.name))
+    recorder = Recorder(sinks)
+    with recorder.run(command, out=str(out), **about):
+        yield recorder
+
+
+def beside(out: Path) -> Path:
+    """The log of a checkpoint folder, next to it: the folder itself holds nothing of the clock."""
+    out = Path(os.path.abspath(out))
+    return out.parent / f"{out.name}.events.jsonl"
+
+
+def described(config: PruneConfig) -> dict[str, Any]:
+    """The config as a dict, with the calibration text by its name."""
+    from armor.calibrate.sources import describe
+
+    return config.to_dict() | {"calibration": describe(config.calibration)}
