@@ -9,7 +9,7 @@ READY_TF4 := $(TF4)/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 # What touches transformers: loading, saving, finding the layers, the whole command line.
-COMPAT_TESTS ?= tests/demo tests/checkpoint tests/run/test_prune.py
+COMPAT_TESTS ?= tests/demo tests/checkpoint tests/families tests/run/test_prune.py
 
 .PHONY: demo test lint compat format clean
 

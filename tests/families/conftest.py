@@ -1,0 +1,113 @@
+"""The families under test, and a tokenizer and calibration text for tiny models of any family."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 128
+CONTEXT = 64
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.15,  # logits far apart: greedy generation has no ties
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+        config: name of its configuration class; the model's is the same with ForCausalLM.
+        sizes: what differs from `_SIZES`.
+        linears: how many layers the tiny model has pruned.
+        note: for the table in docs/models.md.
+    """
+
+    config: str
+    linears: int
+    sizes: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the installed transformers knows it."""
+        return hasattr(transformers, self.config)
+
+    def model(self, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+        """A tiny random model, its biases and norms random too."""
+        torch.manual_seed(0)
+        config = getattr(transformers, self.config)(**{**_SIZES, **self.sizes, **changes})
+        kind = self.config.replace("TextConfig", "Config").replace("Config", "ForCausalLM")
+        model = getattr(transformers, kind)(config)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.data += 0.1 * noise
+        return model.to(dtype).eval()
+
+
+FAMILIES = {
+    "Llama 1 and 2": Family("LlamaConfig", 14, {"num_key_value_heads": 4}),
+    "Llama 3": Family("LlamaConfig", 14, {"tie_word_embeddings": True, "rope_theta": 500000.0}),
+    "Mistral": Family("MistralConfig", 14, {"sliding_window": 16}),
+    "Qwen2, Qwen2.5": Family("Qwen2Config", 14, note="q, k, v with biases"),
+    "Qwen3": Family("Qwen3Config", 14, {"head_dim": 16}, "q and k are normalised"),
+    "Gemma 2": Family("Gemma2Config", 14, {"head_dim": 8, "sliding_window": 16}, "tied"),
+    "Gemma 3 (text)": Family(
+        "Gemma3TextConfig",
+        14,
+        {
+            "head_dim": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "tied, a window in one block only",
+    ),
+    "Phi-3": Family("Phi3Config", 8, note="fused qkv and gate_up"),
+    "OLMo-2": Family("Olmo2Config", 14),
+    "Granite": Family("GraniteConfig", 14),
+    "SmolLM3": Family("SmolLM3Config", 14, note="no rotary positions in some blocks"),
+    "GPT-NeoX": Family("GPTNeoXConfig", 8, note="attention beside the MLP, biases, fused qkv"),
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One id a character."""
+    vocabulary = {character: index for index, character in enumerate(["?", *string.printable])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 9,000 characters."""
+    file = tmp_path_factory.mktemp("texts") / "calibration.txt"
+    file.write_text("\n".join(f"line {i}: the square of {i} is {i * i}." for i in range(300)))
+    return file
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Every family in turn."""
+    return FAMILIES[request.param]
