@@ -161,14 +161,24 @@ def test_equals_a_plain_transformers_loop(shared: Path, name: str) -> None:
     assert result.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
 
 
+#: Dense perplexities stated with the models: TinyStories validation, WikiText-2 raw test.
+STATED = {
+    "stories-260k": (5.1210, 113.8325),
+    "babyllama-1m": (2.2941, 23.2775),
+    "qwen3-1m": (19.0199, 67.8000),
+    "wide-llama": (20.3686, 77.6851),
+}
+
+
 @pytest.mark.slow
-def test_published_figure_of_a_small_model(shared: Path) -> None:
-    folder = str(shared / "models/stories-260k")
-    result = evaluate(
-        load_model(folder, torch.float32),
-        load_tokenizer(folder),
-        shared / "data/tinystories/tinystories_valid_sample.txt",
-        seq_len=256,
-        max_chars=400_000,
-    )
-    assert round(result.perplexity, 4) == 4.4893
+@pytest.mark.parametrize("name", STATED)
+def test_stated_figures_of_the_small_models(shared: Path, name: str) -> None:
+    """To the last digit: the first 1,000,000 characters in windows of 256 tokens, float32."""
+    folder = str(shared / "models" / name)
+    model, tokenizer = load_model(folder, torch.float32), load_tokenizer(folder)
+    texts = ("tinystories/tinystories_valid_sample.txt", "wikitext2/wikitext2-raw-test.txt")
+    for text, stated in zip(texts, STATED[name], strict=True):
+        result = evaluate(
+            model, tokenizer, shared / "data" / text, seq_len=256, max_chars=1_000_000
+        )
+        assert f"{result.perplexity:.4f}" == f"{stated:.4f}"

@@ -1,10 +1,9 @@
-"""``armor eval``: perplexity of a dense or pruned model on text."""
+"""``armor eval``: perplexity and tasks of a dense or pruned model."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +11,9 @@ from armor.errors import ArmorError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
-    from rich.table import Table
 
-    from armor.evaluate.perplexity import PerplexityResult
+    from armor.evaluate.harness import TaskList
+    from armor.evaluate.tasks import TaskSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +25,9 @@ def evaluate_command(
     model: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="Dense or pruned model.")],
     ppl: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE|hf:NAME", help="Text for perplexity; may be repeated."),
+        typer.Option(
+            metavar="FILE|hf:NAME|wikitext2|c4", help="Text for perplexity; may be repeated."
+        ),
     ] = None,
     seq_len: Annotated[
         int | None,
@@ -37,71 +38,120 @@ def evaluate_command(
     max_chars: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Read the first N characters only.")
     ] = None,
+    tasks: Annotated[
+        str,
+        typer.Option(
+            metavar="paper|quick|NAME[:SHOTS],...", help="Tasks of lm-evaluation-harness."
+        ),
+    ] = "",
+    task_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder with your own task YAML files.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The first N documents of each task.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts at a time, in tasks.")
+    ] = 8,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
     ] = "auto",
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the results here as JSON, too.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Results as JSON; what it holds is not measured again."),
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again all the same.")] = False,
 ) -> None:
-    """Measure perplexity and bits per byte over non-overlapping token windows.
+    """Measure perplexity and bits per byte over non-overlapping token windows, and run tasks.
 
     On a CPU in float32; on a GPU in the dtype of the checkpoint. Perplexities compare only at equal
-    text, vocabulary and window; bits per byte compare across vocabularies.
+    text, vocabulary and window; bits per byte compare across vocabularies. Tasks need the extra
+    armor-prune\\[eval].
 
-    Example: [bold]armor eval qwen-armor --ppl test.txt --seq-len 2048[/bold]
+    Example: [bold]armor eval qwen-armor --ppl test.txt --tasks quick --json eval.json[/bold]
     """
     from rich.console import Console
 
-    from armor.checkpoint.jsonfile import write_json
+    from armor.cli.table import perplexity_table, task_table
+    from armor.evaluate.measure import Measurement
+    from armor.evaluate.tasks import parse_tasks
 
-    if not ppl:
-        raise ArmorError("nothing to evaluate: give --ppl FILE or --ppl hf:NAME[:CONFIG]")
+    specs = parse_tasks(tasks, limit) if tasks else []
+    texts = ppl or []
+    if not texts and not specs:
+        raise ArmorError(
+            "nothing to evaluate: give --ppl FILE, --ppl hf:NAME[:CONFIG] or --tasks NAME,..."
+        )
+    if task_dir is not None and not specs:
+        raise ArmorError("--task-dir defines tasks; name those to run: --tasks NAME,...")
     if json is not None and not json.absolute().parent.is_dir():
         raise ArmorError(f"cannot write {json}: its folder does not exist")
-    results, about = _run(model, ppl, seq_len, max_chars, device)
-    if json is not None:
-        rows = [result.to_dict() for result in results]
-        write_json(json, {"model": model, **about, "max_chars": max_chars, "perplexity": rows})
-    console = Console()
-    console.print(_table(results))
-    console.print(f"{model}, {about['dtype']} on {about['device']}", highlight=False)
-
-
-def _run(
-    path: str, texts: list[str], seq_len: int | None, max_chars: int | None, device: str
-) -> tuple[list[PerplexityResult], dict[str, Any]]:
-    """The result for each text, and the dtype and device they were computed with."""
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from armor.calibrate.sources import read_text
-    from armor.evaluate.perplexity import evaluate
-    from armor.models.load import load_model, load_tokenizer
-
     chosen = _device(device)
     for text in texts:
-        if not text.startswith("hf:"):
-            read_text(text)  # a bad file should not cost the wait for the model
-    tokenizer = load_tokenizer(path)
-    network = load_model(path, torch.float32 if chosen == "cpu" else None, chosen)
-    results = []
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        for text in texts:
-            task = bar.add_task(Path(text).name, total=None)
+        _check_text(text)
+    found = _find_tasks(specs, task_dir)
+    work = Measurement(model, chosen, json, fresh)
+    work.record.about["max_chars"] = max_chars
+    console = Console(highlight=False)
+    rows = []
+    for text in texts:
+        with _Bar(Path(text).name) as bar:
+            rows.append(work.perplexity(text, seq_len, max_chars, bar.step))
+    if rows:
+        console.print(perplexity_table(rows))
+    if found is not None:
+        rows = []
+        for spec in found.specs:
+            rows.append(work.task(found, spec, batch_size))
+            typer.echo(f"{spec.name}: {rows[-1]['value']:.4f}", err=True)  # hours may lie between
+        console.print(task_table(rows))
+    known = f"; {work.reused} known from {json} (--fresh measures again)" if work.reused else ""
+    console.print(f"{model}, {work.dtype} on {chosen}{known}")
 
-            def step(done: int, total: int, task: TaskID = task) -> None:
-                bar.update(task, completed=done, total=total)
 
-            results.append(
-                evaluate(
-                    network, tokenizer, text, seq_len=seq_len, max_chars=max_chars, progress=step
-                )
-            )
-    dtype = str(network.dtype).removeprefix("torch.")
-    return results, {"dtype": dtype, "device": chosen}
+class _Bar:
+    """A progress bar over windows."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task: TaskID = self._bar.add_task(name, total=None)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+def _check_text(text: str) -> None:
+    """A bad file should not cost the wait for the model."""
+    from armor.calibrate.sources import read_text
+    from armor.evaluate.protocols import protocol_of
+
+    if not text.startswith("hf:") and protocol_of(text) is None:
+        read_text(text)
+
+
+def _find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
+    if not specs:
+        return None
+    from rich.console import Console
+
+    from armor.evaluate.harness import TaskList
+
+    with Console(stderr=True).status("reading the list of tasks"):
+        return TaskList(specs, task_dir)
 
 
 def _device(name: str) -> str:
@@ -114,23 +164,3 @@ def _device(name: str) -> str:
     if name == "cuda":
         raise ArmorError("no CUDA device is available; use --device cpu")
     raise ArmorError(f"unknown device {name!r}; valid: auto, cpu, cuda")
-
-
-def _table(results: list[PerplexityResult]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("text", overflow="fold")
-    for title in ("perplexity", "±95 %", "bits/byte", "window", "tokens"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        low, high = result.ci95 or (math.nan, math.nan)
-        table.add_row(
-            Path(result.source).name,
-            f"{result.perplexity:.4f}",
-            "-" if result.ci95 is None else f"{(high - low) / 2:.3f}",
-            f"{result.bits_per_byte:.4f}",
-            str(result.seq_len),
-            f"{result.tokens:,}",
-        )
-    return table

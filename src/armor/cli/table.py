@@ -1,14 +1,57 @@
-"""The comparison table of `armor compare` and `armor demo`."""
+"""The tables that commands print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
     from armor.evaluate.compare import Row
+
+
+def perplexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a text, from `PerplexityResult.to_dict` (a JSON file has null for infinite)."""
+    table = _empty("text", "perplexity", "±95 %", "bits/byte", "window", "tokens")
+    for row in rows:
+        value = math.inf if row["perplexity"] is None else row["perplexity"]
+        low, high = row["ci95"] or (None, None)
+        table.add_row(
+            Path(row["source"]).name,
+            f"{value:.4f}",
+            "-" if low is None or high is None else f"{(high - low) / 2:.3f}",
+            f"{row['bits_per_byte']:.4f}",
+            str(row["seq_len"]),
+            f"{row['tokens']:,}",
+        )
+    return table
+
+
+def task_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a task, from `TaskResult.to_dict`; the headline value with its standard error."""
+    table = _empty("task", "shots", "metric", "value", "±1 s.e.", "documents", "seconds")
+    for row in rows:
+        table.add_row(
+            row["task"],
+            str(row["shots"]),
+            row["metric"],
+            f"{row['value']:.4f}",
+            "-" if row["stderr"] is None else f"{row['stderr']:.4f}",
+            f"{row['samples']:,}",
+            f"{row['seconds']:.1f}",
+        )
+    return table
+
+
+def _empty(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column(first, overflow="fold")
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:

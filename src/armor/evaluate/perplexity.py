@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.data import tokenize
-from armor.calibrate.sources import Source, describe, read_text
+from armor.calibrate.sources import Source, describe
 from armor.errors import ArmorError
+from armor.evaluate.protocols import evaluation_text, protocol_of
 
 _MAX_SEQ_LEN = 2048  # the default window, where the model's context is not shorter
 _MAX_LOGITS = 2**26  # entries of a batch of logits: 256 MiB in float32
@@ -70,7 +71,8 @@ def evaluate(
     Args:
         model: a causal language model; used on its device, in its dtype.
         tokenizer: its tokenizer.
-        source: see `armor.calibrate.sources.documents`; ``[text]`` for a text at hand.
+        source: see `armor.calibrate.sources.documents`; ``[text]`` for a text at hand; "wikitext2"
+            or "c4" for the papers' texts (see `armor.evaluate.protocols`).
         seq_len: tokens a window; None takes 2048, or the model's context where that is shorter.
         max_chars: read no more than this many characters.
         batch_size: windows a forward pass; None bounds the logits to 256 MiB.
@@ -83,7 +85,7 @@ def evaluate(
     seq_len = seq_len or default_seq_len(model)
     if seq_len < 2:
         raise ArmorError(f"a window of {seq_len} token predicts nothing; take --seq-len 2 or more")
-    text = read_text(source, max_chars=max_chars)
+    text = evaluation_text(source, max_chars)
     tokens = tokenize(tokenizer, text)
     name = describe(source)
     if len(tokens) < seq_len:
@@ -94,6 +96,8 @@ def evaluate(
     vocabulary = model.get_input_embeddings().weight.shape[0]
     _check_ids(tokens, vocabulary)
     windows = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)
+    if (protocol := protocol_of(source)) is not None:
+        windows = windows[: protocol.windows]
     size = batch_size or max(1, min(_MAX_BATCH, _MAX_LOGITS // (seq_len * vocabulary)))
     sums = _window_losses(model, windows, size, progress)
     if not bool(torch.isfinite(sums).all()):

@@ -1,0 +1,110 @@
+"""What is measured about one model: kept in a record; the model loads if something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from armor.calibrate.sources import Source
+from armor.evaluate.perplexity import evaluate
+from armor.evaluate.record import Record, key_of, model_id, source_id
+from armor.models.load import load_model, load_tokenizer
+from armor.models.source import resolve
+
+if TYPE_CHECKING:
+    from armor.evaluate.harness import TaskList
+    from armor.evaluate.tasks import TaskSpec
+
+
+class Measurement:
+    """The measurements of one model, dense or pruned.
+
+    Attributes:
+        reused: how many rows came out of the record.
+    """
+
+    def __init__(
+        self, model: str, device: str = "cpu", record: Path | None = None, fresh: bool = False
+    ) -> None:
+        """Find the model; its weights are read when they are first needed.
+
+        Args:
+            model: folder or Hub id.
+            device: "cpu" (in float32) or "cuda" (in the dtype of the checkpoint).
+            record: JSON file that keeps the results; see `Record`.
+            fresh: measure again what `record` holds.
+
+        Raises:
+            ArmorError: no such model.
+        """
+        self.folder = resolve(model)
+        self.device = device
+        self.reused = 0
+        about = {"model": model, "model_id": model_id(self.folder)}
+        dtype = "float32" if device == "cpu" else None
+        self.record = Record(record, {**about, "dtype": dtype, "device": device}, fresh)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the weights in use, such as "bfloat16"."""
+        return self.record.about["dtype"]
+
+    @cached_property
+    def network(self) -> Any:
+        """The model, loaded."""
+        dtype = torch.float32 if self.device == "cpu" else None
+        network = load_model(str(self.folder), dtype, self.device)
+        self.record.about["dtype"] = str(network.dtype).removeprefix("torch.")
+        return network
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded."""
+        return load_tokenizer(str(self.folder))
+
+    def perplexity(
+        self,
+        text: Source,
+        seq_len: int | None = None,
+        max_chars: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """The row of a text: `PerplexityResult.to_dict` and ``max_chars``; see `evaluate`."""
+
+        def measure() -> dict[str, Any]:
+            result = evaluate(
+                self.network,
+                self.tokenizer,
+                text,
+                seq_len=seq_len,
+                max_chars=max_chars,
+                progress=progress,
+            )
+            return {**result.to_dict(), "max_chars": max_chars}
+
+        key = key_of("perplexity", source_id(text), seq_len, max_chars, self.device)
+        return self._row("perplexity", key, measure)
+
+    def task(self, tasks: TaskList, spec: TaskSpec, batch_size: int = 8) -> dict[str, Any]:
+        """The row of a task: `TaskResult.to_dict`; see `run_task`."""
+        from armor.evaluate.harness import run_task
+
+        key = key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
+        return self._row(
+            "tasks",
+            key,
+            lambda: run_task(tasks, spec, self.network, self.tokenizer, batch_size).to_dict(),
+        )
+
+    def _row(self, kind: str, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        row = self.record.known(key)
+        if row is None:
+            row = measure()
+        else:
+            self.reused += 1
+        self.record.add(kind, key, row)
+        return row
