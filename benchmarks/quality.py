@@ -14,7 +14,8 @@ from common import machine, versions
 
 from armor.checkpoint.jsonfile import write_json
 from armor.config import PruneConfig
-from armor.evaluate.compare import LABELS, Row, compare
+from armor.evaluate.compare import Row, compare
+from armor.evaluate.labels import LABELS
 
 HERE = Path(__file__).parent
 STORIES = ("tinystories/tinystories_train_sample.txt", "tinystories/tinystories_valid_sample.txt")

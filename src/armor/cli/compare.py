@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from armor.cli.recording import Board, Log
-from armor.config import PruneConfig
-from armor.errors import ArmorError
-
-LABELS = ("magnitude", "wanda", "nowag", "sparsegpt", "armor-paper", "armor")
+from armor.evaluate.labels import LABELS, parse_methods
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +22,11 @@ def compare_command(
     ppl: Annotated[list[str], typer.Option(metavar="FILE|hf:NAME", help="Evaluation texts.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, results and report.")],
     methods: Annotated[
-        str, typer.Option(metavar="A,B,...", help=f"Of: {', '.join(LABELS)}.")
+        str,
+        typer.Option(
+            metavar="A[:SETTING=VALUE],...",
+            help=f"Of: {', '.join(LABELS)}; for example armor:seed=1.",
+        ),
     ] = ",".join(LABELS),
     block_size: Annotated[
         str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
@@ -43,29 +44,39 @@ def compare_command(
 ) -> None:
     """Prune a model with several methods and tabulate perplexity, size and time.
 
-    What DIR already holds is not done again, so methods can be added later.
+    What DIR already holds is not done again, so methods, settings and texts can be added later.
 
-    Example: [bold]armor compare MODEL --calibration c.txt --ppl test.txt --out cmp[/bold]
+    Example: [bold]armor compare MODEL --methods sparsegpt,armor,armor:block_size=8
+    --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
     from armor.cli.display import show_comparison
     from armor.cli.prune import parse_block
-    from armor.evaluate.compare import LABELS as SETTINGS
 
-    chosen = [label.strip() for label in methods.split(",") if label.strip()]
-    if unknown := [label for label in chosen if label not in SETTINGS]:
-        raise ArmorError(f"unknown method {unknown[0]!r}; valid: {', '.join(SETTINGS)}")
-    settings = {
-        label: PruneConfig(
-            **SETTINGS[label],
-            calibration=calibration,
-            block_size=parse_block(block_size),
-            samples=samples,
-            seq_len=seq_len,
-            seed=seed,
-        )
-        for label in chosen
-    }
-    texts = {Path(text).stem: text for text in ppl}
-    show_comparison(
-        model, settings, texts, out, Path(model).name, seq_len, max_chars, log, tensorboard
+    settings = parse_methods(
+        methods,
+        calibration=calibration,
+        block_size=parse_block(block_size),
+        samples=samples,
+        seq_len=seq_len,
+        seed=seed,
     )
+    show_comparison(
+        model,
+        settings,
+        text_names(ppl),
+        out,
+        Path(model).name,
+        seq_len,
+        max_chars,
+        log,
+        tensorboard,
+    )
+
+
+def text_names(texts: list[str]) -> dict[str, str]:
+    """The texts by a short name; by their whole one where the short one would be ambiguous."""
+    short = [Path(text).stem for text in texts]
+    return {
+        stem if short.count(stem) == 1 else text: text
+        for stem, text in zip(short, texts, strict=True)
+    }

@@ -25,7 +25,7 @@ def demo_command(
     from armor.cli.display import show_comparison
     from armor.config import PruneConfig
     from armor.demo.text import calibration_text, evaluation_text, model_dir
-    from armor.evaluate.compare import LABELS
+    from armor.evaluate.labels import LABELS
 
     calibration = (calibration_text(),)
     settings = {

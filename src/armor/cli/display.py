@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from armor.calibrate.sources import Source
-from armor.cli.progress import LayerProgress
+from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import described, recording
 from armor.cli.table import GAP_NOTE, comparison_table
 from armor.config import PruneConfig
-from armor.evaluate.compare import DENSE, Row, compare
+from armor.evaluate.checkpoints import DENSE
+from armor.evaluate.compare import Row, Windows, compare
 from armor.events import both
 from armor.report import layer_records, write_report
 from armor.run.prune import Progress
@@ -50,8 +51,19 @@ def show_comparison(
             display = stack.enter_context(LayerProgress(label))
             return both(display.callbacks(), recorder.progress(label))
 
+        def on_text(label: str, text: str) -> Windows:
+            stack.close()
+            return stack.enter_context(WindowProgress(f"{label} on {text}")).step
+
         rows = compare(
-            model, settings, texts, out, seq_len=seq_len, max_chars=max_chars, on_start=on_start
+            model,
+            settings,
+            texts,
+            out,
+            seq_len=seq_len,
+            max_chars=max_chars,
+            on_start=on_start,
+            on_text=on_text,
         )
         for row in rows:
             for text, perplexity in row.perplexity.items() if row.label in fresh else ():

@@ -10,8 +10,6 @@ import typer
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from armor.evaluate.harness import TaskList
     from armor.evaluate.tasks import TaskSpec
 
@@ -72,6 +70,7 @@ def evaluate_command(
     """
     from rich.console import Console
 
+    from armor.cli.progress import WindowProgress
     from armor.cli.table import perplexity_table, task_table
     from armor.evaluate.measure import Measurement
     from armor.evaluate.tasks import parse_tasks
@@ -95,7 +94,7 @@ def evaluate_command(
     console = Console(highlight=False)
     rows = []
     for text in texts:
-        with _Bar(Path(text).name) as bar:
+        with WindowProgress(Path(text).name) as bar:
             rows.append(work.perplexity(text, seq_len, max_chars, bar.step))
     if rows:
         console.print(perplexity_table(rows))
@@ -107,31 +106,6 @@ def evaluate_command(
         console.print(task_table(rows))
     known = f"; {work.reused} known from {json} (--fresh measures again)" if work.reused else ""
     console.print(f"{model}, {work.dtype} on {chosen}{known}")
-
-
-class _Bar:
-    """A progress bar over windows."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task: TaskID = self._bar.add_task(name, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def step(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
 
 
 def _check_text(text: str) -> None:

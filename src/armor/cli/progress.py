@@ -1,4 +1,4 @@
-"""The live progress line of a run: layers done, ETA, and the running loss against NoWag-P's."""
+"""The live progress lines: of a run, with its loss against NoWag-P's, and of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -81,3 +82,32 @@ class LayerProgress:
         self._bar.update(
             self._task, advance=self._sizes[name], loss=f"loss {ratio:.3f} of NoWag-P's"
         )
+
+
+class WindowProgress:
+    """A context manager; the bar counts windows of a text."""
+
+    def __init__(self, name: str) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task(name, total=None)
+
+    def __enter__(self) -> WindowProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int, total: int) -> None:
+        """What `evaluate` calls."""
+        self._bar.update(self._task, completed=done, total=total)

@@ -57,11 +57,11 @@ def _empty(first: str, *others: str) -> Table:
 def comparison_table(rows: Sequence[Row]) -> Table:
     """One line a method: perplexity on each text, bytes of the pruned linears, seconds."""
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     texts = list(rows[0].perplexity)
     for name in texts:
         title = "perplexity" if len(texts) == 1 else f"perplexity\n{name}"
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", overflow="fold", min_width=10)
     for title in ("gap left", "linears", "of dense", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from armor.calibrate.sources import Source
-from armor.checkpoint.inspect import inspect
-from armor.checkpoint.jsonfile import read_json, write_json
-from armor.config import PRESETS, PruneConfig
-from armor.evaluate.perplexity import evaluate
-from armor.models.load import load_model, load_tokenizer
-from armor.run.plan import LayerPlan
-from armor.run.prune import Progress, prune
+from armor.config import PruneConfig
+from armor.evaluate.checkpoints import DENSE, Checkpoints
+from armor.evaluate.measure import Measurement
+from armor.run.prune import Progress
 
-RESULTS = "results.json"
-DENSE = "dense"
-#: What `--methods` understands: the baselines, and armor in its two presets.
-LABELS = {
-    "magnitude": {"method": "magnitude"},
-    "wanda": {"method": "wanda"},
-    "nowag": {"method": "nowag"},
-    "sparsegpt": {"method": "sparsegpt"},
-    "armor-paper": PRESETS["paper"],
-    "armor": PRESETS["default"],
-}
+#: The folder of the measurements, one file a label.
+MEASURED = "measured"
+Windows = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,57 +52,61 @@ def compare(
     *,
     seq_len: int | None = None,
     max_chars: int | None = None,
+    device: str = "cpu",
     on_start: Callable[[str], Progress] = lambda label: Progress(),
+    on_text: Callable[[str, str], Windows] = lambda label, text: lambda done, total: None,
+    on_row: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """Prune `model` with every setting and measure each on every text.
 
-    What `out` already holds from the same model, settings and texts is not done again.
+    What `out` already holds is not done again: neither a checkpoint of the same model, settings and
+    calibration text, nor its perplexity on the same text.
 
     Args:
         model: folder or Hub id of the dense model.
         settings: by label.
         texts: evaluation texts by name.
-        out: folder for one checkpoint a label and results.json.
+        out: folder for one checkpoint a label, results.json and the measurements.
+        device: "cpu" or "cuda", to prune and to evaluate on.
         on_start: called with each label (and "dense") before its work; gives its display.
+        on_text: called with a label and a text's name before it is read; gives what is called with
+            the windows done and their number.
+        on_row: called with the rows so far after each label.
 
     Returns:
         The dense model's row, then one for each setting, in order.
     """
     out.mkdir(parents=True, exist_ok=True)
-    store = out / RESULTS
-    known = read_json(store)["rows"] if store.is_file() else {}
-    question = [model, {name: _source(text) for name, text in texts.items()}, seq_len, max_chars]
+    store = Checkpoints(out, model)
     rows: list[Row] = []
     for label, config in {DENSE: None, **settings}.items():
-        key = _key([question, label, config and config.to_dict()])
-        if key in known:
-            row = Row(**known[key])
-            finite = {name: inf if got is None else got for name, got in row.perplexity.items()}
-            rows.append(replace(row, perplexity=finite))
-            continue
-        progress = on_start(label)
-        seconds, bytes_, dense_bytes, folder = 0.0, 0, 0, model
-        if config is not None:
-            result = prune(model, config, out / label, fresh=True, progress=progress)
-            totals = inspect(result.out)["totals"]
-            # Linears left dense count as they are, so that every row speaks of the same ones.
-            left = _parameters(result.plans, dense=True)
-            left *= totals["dense_bytes"] // _parameters(result.plans, dense=False)
-            bytes_, dense_bytes = totals["bytes"] + left, totals["dense_bytes"] + left
-            seconds = result.seconds
-            folder = str(result.out)
-        network, tokenizer = load_model(folder, torch.float32), load_tokenizer(folder)
-        perplexity = {
-            name: evaluate(
-                network, tokenizer, text, seq_len=seq_len, max_chars=max_chars
-            ).perplexity
+        known = config is None or store.is_done(label, config)
+        work = measurement(out, label, model, device) if known else None
+        wanted = [(text, seq_len, max_chars) for text in texts.values()]
+        progress = None
+        if work is None or not all(work.knows_perplexity(*args) for args in wanted):
+            progress = on_start(label)
+        if config is not None and not known:
+            store.prune(label, config, device, progress or Progress())
+        work = work or measurement(out, label, model, device)
+        values = {
+            name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
             for name, text in texts.items()
         }
         method = DENSE if config is None else config.method
-        rows.append(Row(label, method, perplexity, bytes_, dense_bytes, seconds))
-        known[key] = rows[-1].to_dict()
-        write_json(store, {"rows": known})
+        finite = {name: inf if value is None else value for name, value in values.items()}
+        rows.append(Row(label, method, finite, **store.sizes(label)))
+        store.write(with_gaps(rows), seq_len, max_chars)
+        on_row(with_gaps(rows))
     return with_gaps(rows)
+
+
+def measurement(out: Path, label: str, model: str, device: str) -> Measurement:
+    """What is measured about one label of the comparison in `out`."""
+    folder = out / MEASURED
+    folder.mkdir(exist_ok=True)
+    checkpoint = model if label == DENSE else str(out / label)
+    return Measurement(checkpoint, device, folder / f"{label}.json")
 
 
 def with_gaps(rows: Sequence[Row]) -> list[Row]:
@@ -135,20 +123,3 @@ def with_gaps(rows: Sequence[Row]) -> list[Row]:
                 gaps[name] = (value - dense[name]) / (gap - dense[name])
         done.append(replace(row, gap_left=gaps or None))
     return done
-
-
-def _parameters(plans: Sequence[LayerPlan], dense: bool) -> int:
-    return sum(plan.shape[0] * plan.shape[1] for plan in plans if plan.dense == dense)
-
-
-def _source(text: Source) -> Any:
-    """A text as part of a key: its name, and for a file what it holds."""
-    if isinstance(text, (str, PathLike)):
-        path = Path(text)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        return [str(text), digest]
-    return _key(list(text))
-
-
-def _key(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -86,8 +86,13 @@ class Measurement:
             )
             return {**result.to_dict(), "max_chars": max_chars}
 
-        key = key_of("perplexity", source_id(text), seq_len, max_chars, self.device)
-        return self._row("perplexity", key, measure)
+        return self._row("perplexity", self._key(text, seq_len, max_chars), measure)
+
+    def knows_perplexity(
+        self, text: Source, seq_len: int | None = None, max_chars: int | None = None
+    ) -> bool:
+        """Whether `perplexity` has the row in its record."""
+        return self.record.known(self._key(text, seq_len, max_chars)) is not None
 
     def task(self, tasks: TaskList, spec: TaskSpec, batch_size: int = 8) -> dict[str, Any]:
         """The row of a task: `TaskResult.to_dict`; see `run_task`."""
@@ -99,6 +104,9 @@ class Measurement:
             key,
             lambda: run_task(tasks, spec, self.network, self.tokenizer, batch_size).to_dict(),
         )
+
+    def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
+        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device)
 
     def _row(self, kind: str, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         row = self.record.known(key)

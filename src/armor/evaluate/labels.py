@@ -1,0 +1,64 @@
+"""The methods a comparison knows by name, and settings on top of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from armor.config import PRESETS, PruneConfig
+from armor.errors import ArmorError
+
+#: The baselines, and armor in its two presets.
+LABELS: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "nowag": {"method": "nowag"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "armor-paper": PRESETS["paper"],
+    "armor": PRESETS["default"],
+}
+#: What else can be named: the paper's own loop, hundreds of times slower.
+MORE_LABELS: dict[str, dict[str, Any]] = {"armor-adam": {**PRESETS["paper"], "solver": "adam"}}
+
+
+def parse_methods(text: str, **common: Any) -> dict[str, PruneConfig]:
+    """Settings by label of ``NAME[:SETTING=VALUE]...``, several separated by commas.
+
+    ``armor:block_size=8:samples=32`` has the label "armor-block_size=8-samples=32".
+
+    Args:
+        common: settings of every label; what a label says itself goes before.
+
+    Raises:
+        ArmorError: an unknown method or setting, a bad value, or a label given twice.
+    """
+    known = {**LABELS, **MORE_LABELS}
+    found: dict[str, PruneConfig] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        name, *changes = word.split(":")
+        if name not in known:
+            raise ArmorError(f"unknown method {name!r}; valid: {', '.join(known)}")
+        label = "-".join([name, *changes])
+        if label in found:
+            raise ArmorError(f"method {word} is given twice")
+        own = dict(_setting(change) for change in changes)
+        found[label] = PruneConfig(**{**common, **known[name], **own})
+    if not found:
+        raise ArmorError(f"no method given; valid: {', '.join(known)}")
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, word = text.partition("=")
+    # How a word is read follows from the field's annotation.
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(PruneConfig)}
+    readable = {name: kind for name, kind in kinds.items() if "tuple" not in kind}
+    if name not in readable:
+        raise ArmorError(f"{text!r} is no setting; write NAME=VALUE with {', '.join(readable)}")
+    kind = readable[name]
+    if word == "auto" and "None" in kind:
+        return name, None
+    try:
+        return name, int(word) if "int" in kind else float(word) if kind == "float" else word
+    except ValueError:
+        raise ArmorError(f"{text!r}: {word!r} is not a number") from None
