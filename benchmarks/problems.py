@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from armor import baselines
 from armor.baselines.nowag import normalise
 from armor.calibrate.data import token_windows
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import open_stream, stages
+from armor.calibrate.stream import observe
 from armor.config import PruneConfig
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.models.load import load_model, load_tokenizer
-from armor.models.structure import find_structure
+from armor.models.load import load_tokenizer
+from armor.models.streamed import StreamedModel
 from armor.run.solve import LayerInputs, make_problem
+from armor.run.streams import calls_of
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,23 @@ def model_inputs(
     folder: Path, text: Path, samples: int, seq_len: int
 ) -> Iterator[tuple[str, LayerInputs]]:
     """Every linear of the decoder with the moments of its inputs in the dense model."""
-    import torch
-
-    model = load_model(str(folder), dtype=torch.float32)
+    model = StreamedModel(folder)
     windows = token_windows(str(text), load_tokenizer(str(folder)), samples, seq_len)
-    structure = find_structure(model)
-    stream = open_stream(model, structure, windows)
-    for index, block in enumerate(structure.blocks):
-        for stage in stages(block, partial(stream.run_first, index=index)):
-            moments = Moments()
-            for batch in stream.inputs(block, index, block.get_submodule(stage[0])):
-                moments.add(batch)
-            second = moments.second(stage[0])
-            for name in stage:
+    calls, parts = calls_of(model, windows)
+    hidden = [batch for part in parts for batch in part.values()]
+    for index in range(len(model.structure.blocks)):
+        block = model.block(index)
+        moments: dict[str, Moments] = {}
+        for number, batch in enumerate(hidden):
+            call = calls[index][len(batch)]
+            hidden[number], stages = observe(block, call, batch)
+            for names, inputs in stages:
+                moments.setdefault(names[0], Moments()).add(inputs)
+        for names, _ in stages:
+            second = moments[names[0]].means(names[0])["second"]
+            for name in names:
                 weight = block.get_submodule(name).weight.data
                 yield f"{folder.name}/{index}.{name}", LayerInputs(weight, second)
-        stream.advance(block, index)
 
 
 def as_matrix(name: str, inputs: LayerInputs, objective: str) -> Matrix:

@@ -1,15 +1,21 @@
-"""Small matrices are solved on one thread, and the setting comes back."""
+"""Thread counts depend on the matrix and the machine alone, and the setting comes back."""
 
 import numba
 import torch
 
-from armor.run.threads import SHARED_FROM, threads_for
+from armor.run.threads import SHARED_FROM, forward_threads, solve_threads, threads
 
 
 def test_small_matrices_take_one_thread() -> None:
+    assert solve_threads(SHARED_FROM - 1, together=1, cores=64) == 1
+    assert solve_threads(SHARED_FROM, together=1, cores=64) == 64
+    assert solve_threads(SHARED_FROM, together=3, cores=64) == 21
+    assert solve_threads(SHARED_FROM, together=3, cores=2) == 1
+    assert forward_threads(2) == 2
+
+
+def test_the_setting_comes_back() -> None:
     before = torch.get_num_threads(), numba.get_num_threads()
-    with threads_for(SHARED_FROM - 1):
+    with threads(1):
         assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)
     assert (torch.get_num_threads(), numba.get_num_threads()) == before
-    with threads_for(SHARED_FROM):
-        assert (torch.get_num_threads(), numba.get_num_threads()) == before

@@ -1,4 +1,4 @@
-"""Second moments of the inputs of a layer, accumulated batch by batch."""
+"""Second moments of the inputs of a layer, accumulated batch by batch and part by part."""
 
 from __future__ import annotations
 
@@ -16,30 +16,40 @@ class Moments:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._second: Tensor | None = None
-        self._cross: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
 
     def add(self, inputs: Tensor, dense_inputs: Tensor | None = None) -> None:
         """Add a batch: `inputs` (..., in) and, token for token, `dense_inputs` (..., in)."""
         flat = inputs.flatten(0, -2).float()
-        self.tokens += flat.shape[0]
-        second = flat.T @ flat
-        self._second = second if self._second is None else self._second.add_(second)
+        sums = {"second": flat.T @ flat}
         if dense_inputs is not None:
-            cross = dense_inputs.flatten(0, -2).float().T @ flat
-            self._cross = cross if self._cross is None else self._cross.add_(cross)
+            sums["cross"] = dense_inputs.flatten(0, -2).float().T @ flat
+        self.merge(flat.shape[0], sums)
 
-    def second(self, what: str) -> Tensor:
-        """``E[x x^T]``, (in, in) float32; inf or NaN in it raises `ArmorError` naming `what`."""
-        assert self._second is not None
-        if not torch.isfinite(self._second).all():
+    def merge(self, tokens: int, sums: dict[str, Tensor]) -> None:
+        """Add the sums over other `tokens`, which are changed if they are the first."""
+        self.tokens += tokens
+        for name, part in sums.items():
+            self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+
+    def sums(self) -> dict[str, Tensor]:
+        """``second`` and, where asked for, ``cross``: not divided by the tokens."""
+        return self._sums
+
+    def means(self, what: str) -> dict[str, Tensor]:
+        """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32.
+
+        Takes the sums along: nothing can be added afterwards.
+
+        Raises:
+            ArmorError: inf or NaN in them; the message names `what`, the layer.
+        """
+        if not torch.isfinite(self._sums["second"]).all():
             raise ArmorError(
                 f"the inputs of {what} are not finite on the calibration text:"
                 " the model overflows there; load it in another dtype or change the text"
             )
-        return self._second / self.tokens
-
-    def cross(self) -> Tensor:
-        """``E[x_dense x^T]``, (in, in) float32."""
-        assert self._cross is not None
-        return self._cross / self.tokens
+        means, self._sums = self._sums, {}
+        for total in means.values():
+            total.div_(self.tokens)
+        return means

@@ -1,8 +1,8 @@
-"""Running a decoder block by block on calibration activations, without the rest of the model."""
+"""Running decoder blocks one at a time on calibration activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,77 +11,12 @@ from torch import Tensor, nn
 
 from armor.models.structure import Structure
 
+#: A batch has at most so many windows, and at most so many tokens if it has more than one.
+BATCH_WINDOWS, BATCH_TOKENS = 8, 4096
+
 
 class _Stop(Exception):
     """Ends a forward pass as soon as what it was run for is known."""
-
-
-class Stream:
-    """The hidden states of all calibration windows at the input of one block, in batches.
-
-    Attributes:
-        hidden: one (batch, seq, width) tensor a batch, float32.
-        calls: for each block and each batch size, the other arguments its forward takes.
-    """
-
-    def __init__(self, hidden: list[Tensor], calls: list[dict[int, Call]]) -> None:
-        self.hidden = hidden
-        self.calls = calls
-
-    def copy(self) -> Stream:
-        """A second stream that starts at the same point."""
-        return Stream(list(self.hidden), self.calls)
-
-    def inputs(self, block: nn.Module, index: int, linear: nn.Module) -> Iterator[Tensor]:
-        """The inputs of `linear`, a module inside `block`, batch by batch."""
-        seen: list[Tensor] = []
-
-        def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append(args[0])
-            raise _Stop
-
-        handle = linear.register_forward_pre_hook(capture)
-        try:
-            for hidden in self.hidden:
-                with suppress(_Stop):
-                    self.run(block, index, hidden)
-                yield seen.pop()
-        finally:
-            handle.remove()
-
-    def advance(self, block: nn.Module, index: int) -> None:
-        """Move every batch through `block`."""
-        for number, hidden in enumerate(self.hidden):
-            self.hidden[number] = self.run(block, index, hidden)
-
-    def advance_noting(
-        self, block: nn.Module, index: int, linears: Sequence[nn.Module]
-    ) -> list[list[Tensor]]:
-        """`advance`, and the inputs of each of `linears` on the way, batch by batch."""
-        noted: list[list[Tensor]] = [[] for _ in linears]
-
-        def note(batches: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            return lambda _module, args: batches.append(args[0])
-
-        handles = [
-            linear.register_forward_pre_hook(note(batches))
-            for linear, batches in zip(linears, noted, strict=True)
-        ]
-        try:
-            self.advance(block, index)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return noted
-
-    def run_first(self, block: nn.Module, index: int) -> None:
-        """The first batch through `block`, for what its hooks see."""
-        self.run(block, index, self.hidden[0])
-
-    def run(self, block: nn.Module, index: int, hidden: Tensor) -> Tensor:
-        """One batch through `block`."""
-        with torch.no_grad():
-            return _hidden(self.calls[index][hidden.shape[0]].run(block, hidden))
 
 
 class Call:
@@ -89,98 +24,159 @@ class Call:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        self.by_name = "hidden_states" in kwargs
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Any:
-        if "hidden_states" in self.kwargs:
-            return block(*self.args, **{**self.kwargs, "hidden_states": hidden})
-        return block(hidden, *self.args, **self.kwargs)
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The hidden states behind `block`, (batch, seq, width)."""
+        args, kwargs = self.args, self.kwargs
+        if self.by_name:
+            kwargs = {**kwargs, "hidden_states": hidden}
+        else:
+            args = (hidden, *args)
+        with torch.no_grad():
+            output = block(*args, **kwargs)
+        # The hidden states come alone or first in a tuple, by transformers version.
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def to(self, device: torch.device | str) -> Call:
+        """The same call with its tensors on `device`."""
+        moved = Call(_to(self.args, device), _to(self.kwargs, device))
+        moved.by_name = self.by_name
+        return moved
+
+
+#: For each block, by the number of windows in a batch: how it is called.
+Calls = list[dict[int, Call]]
+
+
+def batches(windows: Tensor) -> list[Tensor]:
+    """`windows` (samples, seq) in the batches that go through the model together."""
+    size = max(1, min(BATCH_WINDOWS, BATCH_TOKENS // windows.shape[1]))
+    return list(windows.split(size))
 
 
 def open_stream(
-    model: nn.Module, structure: Structure, windows: Tensor, batch_size: int = 8
-) -> Stream:
-    """The stream at the input of the first block.
+    model: nn.Module, structure: Structure, tokens: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, list[Call]]]:
+    """For each batch: the hidden states at the input of block 0, and the call of every block.
 
     The blocks are not run, only asked what they would be called with; so the model's other parts
-    (embeddings, rotary tables, masks) are used just as its own forward uses them.
+    (embeddings, rotary tables, masks) are used just as its own forward uses them. What comes after
+    the blocks does not run. Block 0 and all before it must have their weights, the rest may be on
+    the meta device.
 
     Args:
-        windows: token ids, (samples, seq).
+        tokens: batches of token ids, (batch, seq).
     """
-    hidden: list[Tensor] = []
-    calls: list[dict[int, Call]] = [{} for _ in structure.blocks]
-    for batch in windows.split(batch_size):
-        with _recorded(structure, calls, hidden, len(batch)), torch.no_grad():
+    as_tuple: bool | None = None
+    for batch in tokens:
+        hidden: list[Tensor] = []
+        calls: list[Call] = []
+
+        def forward(first: bool, last: bool, original: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal as_tuple
+            named = "hidden_states" in kwargs
+            states = kwargs["hidden_states"] if named else args[0]
+            calls.append(Call(args if named else args[1:], kwargs))  # noqa: B023
+            if first:
+                hidden.append(states)  # noqa: B023
+                if as_tuple is None:
+                    as_tuple = isinstance(original(*args, **kwargs), tuple)
+            if last:
+                raise _Stop
+            return (states,) if as_tuple else states
+
+        with _replaced(structure, forward), torch.no_grad(), suppress(_Stop):
             model(input_ids=batch, use_cache=False)
-    return Stream(hidden, calls)
+        yield hidden[0], calls
 
 
-def stages(block: nn.Module, run: Callable[[nn.Module], object]) -> list[list[str]]:
-    """The linears of `block` in the order they run; those fed the same tensor share a stage.
+def observe(
+    block: nn.Module, call: Call, hidden: Tensor
+) -> tuple[Tensor, list[tuple[list[str], Tensor]]]:
+    """Run `block`, and note what its linears are fed.
 
-    Args:
-        run: calls the block once, on any input.
+    Returns:
+        the hidden states behind the block, and its stages in the order they run: the names of the
+        linears that are fed one and the same tensor, and that tensor.
     """
-    inputs: list[Tensor] = []
-    found: list[list[str]] = []
-    handles = []
+    stages: list[tuple[list[str], Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            for known, names in zip(inputs, found, strict=True):
+            for names, known in stages:
                 if known is args[0]:
                     names.append(name)
                     return
-            inputs.append(args[0])
-            found.append([name])
+            stages.append(([name], args[0]))
 
         return hook
 
-    for name, module in block.named_modules():
-        if isinstance(module, nn.Linear):
-            handles.append(module.register_forward_pre_hook(watch(name)))
+    handles = [
+        module.register_forward_pre_hook(watch(name))
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
     try:
-        run(block)
+        return call.run(block, hidden), stages
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
-def _hidden(output: Any) -> Tensor:
-    """Blocks return the hidden states alone or first in a tuple, by transformers version."""
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
+def input_of(block: nn.Module, call: Call, hidden: Tensor, linear: str) -> Tensor | None:
+    """What `linear` is fed when `block` runs; None if it is not called. Stops there."""
+    seen: list[Tensor] = []
+
+    def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        raise _Stop
+
+    handle = block.get_submodule(linear).register_forward_pre_hook(capture)
+    try:
+        with suppress(_Stop):
+            call.run(block, hidden)
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+def merged(found: Iterable[list[list[str]]]) -> list[list[str]]:
+    """The stages of several batches as one list; a linear counts where it first appeared."""
+    stages: list[list[str]] = []
+    placed: set[str] = set()
+    for batch in found:
+        for names in batch:
+            if new := [name for name in names if name not in placed]:
+                stages.append(new)
+                placed.update(new)
+    return stages
 
 
 @contextmanager
-def _recorded(
-    structure: Structure, calls: list[dict[int, Call]], hidden: list[Tensor], size: int
-) -> Iterator[None]:
-    """While active, blocks note their arguments and hand their input on."""
-    as_tuple = False
-    originals = [block.forward for block in structure.blocks]
+def _replaced(structure: Structure, forward: Callable[..., Any]) -> Iterator[None]:
+    """While active, a call of a block is one of ``forward(is first, is last, original, ...)``."""
+    last = len(structure.blocks) - 1
 
-    def recorder(index: int) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal as_tuple
-            if "hidden_states" in kwargs:
-                states, rest = kwargs["hidden_states"], args
-            else:
-                states, rest = args[0], args[1:]
-            calls[index][size] = Call(rest, kwargs)
-            if index == 0:
-                hidden.append(states)
-                as_tuple = isinstance(originals[0](*args, **kwargs), tuple)
-            return (states,) if as_tuple else states
-
-        return forward
+    def stand_in(index: int, original: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: forward(index == 0, index == last, original, *args, **kwargs)
 
     for index, block in enumerate(structure.blocks):
-        block.forward = recorder(index)
+        block.forward = stand_in(index, block.forward)
     try:
         yield
     finally:
         for block in structure.blocks:
             del block.forward  # uncovers the class's own
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_to(item, device) for item in value)
+    if isinstance(value, dict):
+        return {name: _to(item, device) for name, item in value.items()}
+    return value

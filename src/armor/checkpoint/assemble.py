@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from armor.checkpoint.folder import building
 from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
@@ -31,7 +32,7 @@ def check_source(source: Path) -> None:
 def assemble(
     source: Path,
     out: Path,
-    layers: Mapping[str, PackedLayer],
+    layers: Mapping[str, PackedLayer | Mapping[str, StoredTensor]],
     run: dict[str, Any],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -42,8 +43,9 @@ def assemble(
 
     Args:
         source: a model folder with safetensors weights.
-        layers: pruned layers by name, in the dtype of the weight they replace. Each is asked for
-            once, in the order of the source's files, so the mapping may load them lazily.
+        layers: pruned layers by name, in the dtype of the weight they replace: in memory, or their
+            tensors in files, from which they are copied. Each is asked for once, in the order of
+            the source's files, so the mapping may load them lazily.
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
 
     Raises:
@@ -63,10 +65,16 @@ def assemble(
             if name == tensor or name not in layers:
                 writer.add(tensor, stored)
                 continue
-            layer = layers[name]
+            given = layers[name]
+            parts: Mapping[str, Tensor | StoredTensor]
+            if isinstance(given, PackedLayer):
+                layer, parts = given, given.tensors()
+            else:
+                loaded = {part: values.load() for part, values in given.items()}
+                layer, parts = PackedLayer(stored.shape[-1], **loaded), given
             _check(name, layer, stored)
             specs[name] = LayerSpec(layer.shape, layer.block)
-            for part, values in layer.tensors().items():
+            for part, values in parts.items():
                 writer.add(f"{name}.{part}", values)
         writer.finish()
         specs = {name: specs[name] for name in layers}

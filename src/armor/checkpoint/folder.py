@@ -43,21 +43,37 @@ def building(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ArmorError(f"cannot write to {out.parent}: {error.strerror}") from None
     try:
-        with _lock(temporary):
-            yield temporary
-            _sync(temporary)
-            if out.exists():
-                out.rmdir()
-            temporary.rename(out)
-        _sync(out.parent)
-    except BaseException as error:
+        with full_disk(out.parent):
+            with _lock(temporary):
+                yield temporary
+                sync_folder(temporary)
+                if out.exists():
+                    out.rmdir()
+                temporary.rename(out)
+            sync_folder(out.parent)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(out.parent).free / 1e9
+        raise
+
+
+@contextmanager
+def full_disk(folder: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn what goes wrong with a write into one line; `partial`, unfinished, is removed.
+
+    Raises:
+        ArmorError: the disk of `folder` is full, or nothing can be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ArmorError(
-                f"the disk of {out.parent} is full ({free:.1f} GB were free before): make room and"
-                " start again"
+                f"the disk of {folder} is full: make room and give the same command again"
             ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise ArmorError(f"cannot write to {folder}: {error.strerror}") from error
         raise
 
 
@@ -86,7 +102,7 @@ def _lock(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """fsync a folder, so that the names in it survive a power cut."""
     if sys.platform == "win32":
         return

@@ -54,13 +54,23 @@ class StoredTensor:
                 left -= len(chunk)
                 yield chunk
 
+    def prefetch(self) -> None:
+        """Ask the system to read these bytes into its cache in the background, where it can."""
+        if hasattr(os, "posix_fadvise"):
+            with self.path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), self.offset, self.nbytes, os.POSIX_FADV_WILLNEED)
+
     def load(self) -> Tensor:
         """The tensor, in memory. Raises `ArmorError` for a dtype that is not in `DTYPES`."""
         if self.dtype not in DTYPES:
             raise ArmorError(f"{self.path.name}: dtype {self.dtype} is not one of {list(DTYPES)}")
         if not self.nbytes:
             return torch.empty(self.shape, dtype=DTYPES[self.dtype])
-        data = bytearray().join(self.chunks())
+        data = bytearray(self.nbytes)  # filled in place: a join would hold the bytes twice
+        at = 0
+        for chunk in self.chunks():
+            data[at : at + len(chunk)] = chunk
+            at += len(chunk)
         return torch.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(self.shape)
 
 
@@ -88,11 +98,16 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor | StoredTensor]) -> None:
-    """Write `tensors` (CPU or GPU, or stored elsewhere) and fsync."""
+def write_file(
+    path: Path,
+    tensors: Mapping[str, Tensor | StoredTensor],
+    metadata: Mapping[str, str] | None = None,
+    sync: bool = True,
+) -> None:
+    """Write `tensors` (CPU or GPU, or stored elsewhere), and fsync if asked to."""
     # Wide dtypes first keeps every tensor aligned to its element size, as the format asks.
     order = sorted(tensors, key=lambda name: (-_element_size(tensors[name]), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name in order:
         dtype, shape, size = describe(tensors[name])
@@ -112,7 +127,8 @@ def write_file(path: Path, tensors: Mapping[str, Tensor | StoredTensor]) -> None
                     tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
                 )
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def describe(tensor: Tensor | StoredTensor) -> tuple[str, tuple[int, ...], int]:

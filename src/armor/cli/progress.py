@@ -61,7 +61,7 @@ class LayerProgress:
 
     def callbacks(self) -> Progress:
         """What `armor.run.prune.prune` calls."""
-        return Progress(self._planned, self._started, self._finished)
+        return Progress(self._planned, self._started, self._finished, self._resumed)
 
     def _planned(self, plans: list[LayerPlan]) -> None:
         self._sizes = {plan.name: plan.shape[0] * plan.shape[1] for plan in plans if not plan.dense}
@@ -69,6 +69,15 @@ class LayerProgress:
         self._bar.update(
             self._task, description=f"{self._label}calibrating", total=sum(self._sizes.values())
         )
+
+    def _resumed(self, records: dict[str, LayerRecord], damaged: list[str]) -> None:
+        """Say what an interrupted run left, also where no bar is drawn."""
+        text = f"resuming: {len(records)} of {len(self._sizes)} layers were finished before"
+        if damaged:
+            text += f"; {len(damaged)} damaged, done again"
+        self._bar.console.print(text, highlight=False)
+        for name, record in records.items():
+            self._finished(name, record)
 
     def _started(self, name: str) -> None:
         assert self._task is not None

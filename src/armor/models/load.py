@@ -41,7 +41,7 @@ def load_model(
             f"{path_or_id} holds no .safetensors weights; other formats are not read: load and "
             "save it with transformers first"
         )
-    with _one_line(f"cannot load {path_or_id}"):
+    with one_line(f"cannot load {path_or_id}"):
         model, info = AutoModelForCausalLM.from_pretrained(
             path_or_id,
             dtype=dtype or "auto",
@@ -71,7 +71,7 @@ def load_tokenizer(path_or_id: str) -> Any:
     # transformers 5 makes an empty tokenizer where the vocabulary is missing.
     if folder.is_dir() and not any(any(folder.glob(name)) for name in _VOCABULARIES):
         raise ArmorError(f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there")
-    with _one_line(f"cannot load the tokenizer of {path_or_id}"):
+    with one_line(f"cannot load the tokenizer of {path_or_id}"):
         try:
             return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
         except ValueError as error:
@@ -91,7 +91,7 @@ def check_causal(path_or_id: str) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     _find(path_or_id, "config.json")
-    with _one_line(f"cannot read the config of {path_or_id}"):
+    with one_line(f"cannot read the config of {path_or_id}"):
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False)
     names = list(getattr(config, "architectures", None) or [])
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
@@ -125,7 +125,7 @@ def _find(path_or_id: str, file: str) -> None:
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def one_line(what: str) -> Iterator[None]:
     """Quiet transformers, and turn whatever it raises into one `ArmorError`."""
     from transformers.utils import logging as transformers_logging
 

@@ -1,136 +1,229 @@
-"""Block by block through the decoder: moments of each stage, its layers solved, both streams on."""
+"""Block by block through the decoder: moments of each stage, its layers solved, both streams on.
+
+Only what the store lacks is done.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-
-from torch import Tensor, nn
+from typing import Any
 
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import Stream, open_stream, stages
+from armor.calibrate.stream import merged
 from armor.config import PruneConfig
-from armor.factorize.factors import Factors
-from armor.models.structure import Structure
+from armor.errors import ArmorError
+from armor.models.streamed import StreamedModel
+from armor.run.job import Job
+from armor.run.manifest import hash_tensors
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerInputs, LayerRecord, solve_layer
-from armor.run.threads import threads_for
-
-
-@dataclass(frozen=True)
-class Solved:
-    """One finished layer."""
-
-    plan: LayerPlan
-    factors: Factors
-    record: LayerRecord
-
+from armor.run.scheduler import Scheduler
+from armor.run.solve import LayerRecord
+from armor.run.store import Store
+from armor.run.streams import Streams
+from armor.run.threads import forward_threads, solve_threads
 
 #: Methods whose statistics come from the dense model; the others see the pruned one, as in
 #: their papers. ARMOR's follow its target.
 _DENSE_STATISTICS = frozenset({"nowag", "magnitude"})
 
 
-def run_blocks(
-    model: nn.Module,
-    structure: Structure,
-    windows: Tensor,
-    plans: Mapping[str, LayerPlan],
-    config: PruneConfig,
-    on_layer: Callable[[str], None] = lambda name: None,
-) -> Iterator[Solved]:
-    """Solve every planned layer, in the order of the model.
+def stream_kinds(config: PruneConfig) -> tuple[str, ...]:
+    """The activation streams that a run needs: "dense", "pruned" or both."""
+    if config.method == "armor":
+        return ("dense",) if config.target == "dense" else ("dense", "pruned")
+    return ("dense",) if config.method in _DENSE_STATISTICS else ("pruned",)
+
+
+class Pipeline:
+    """One run through the decoder.
 
     Args:
-        model: a causal language model, left as it was.
-        windows: token ids (samples, seq).
-        plans: by layer name.
-        on_layer: called with a layer's name when its solve begins.
+        plans: by layer name. cores: threads that jobs may use together, on one machine.
+        finished: called with a layer's name and record when it is in the store.
     """
-    dense_only = config.method in _DENSE_STATISTICS or (
-        config.method == "armor" and config.target == "dense"
-    )
-    compensate = config.method == "armor" and config.target == "compensated"
-    dense = open_stream(model, structure, windows)
-    pruned = dense if dense_only else dense.copy()
-    for index, block in enumerate(structure.blocks):
-        name = f"{structure.prefix}.{index}"
-        work = _Block(name, index, block)
-        found = stages(work.dense, partial(dense.run_first, index=index))
-        heads = [stage[0] for stage in found]
-        noted = compensate and work.input_bytes(heads, windows.numel()) <= NOTED_BYTES
-        twins: dict[str, Iterable[Tensor]] = {}
-        if noted:
-            linears = [work.dense.get_submodule(head) for head in heads]
-            inputs_of = dense.advance_noting(work.dense, index, linears)
-            twins = dict(zip(heads, inputs_of, strict=True))
-        for stage in found:
-            todo = [plans[f"{name}.{linear}"] for linear in stage]
-            todo = [plan for plan in todo if not plan.dense]
-            if not todo:
-                continue
-            if compensate and not noted:
-                twins[stage[0]] = work.inputs(work.dense, dense, stage[0])
-            block_seen = work.dense if pruned is dense else work.pruned
-            second, cross = work.moments(
-                stage[0], work.inputs(block_seen, pruned, stage[0]), twins.pop(stage[0], None)
-            )
-            for plan in todo:
-                on_layer(plan.name)
-                linear = work.linear(plan.name)
-                inputs = LayerInputs(linear.weight.data, second, cross)
-                with threads_for(linear.weight.numel()):
-                    factors, record = solve_layer(plan, inputs, config, work.dtype)
-                linear.weight.data.copy_(factors.dense())
-                yield Solved(plan, factors, record)
-        if not noted:
-            dense.advance(work.dense, index)
-        if pruned is not dense:
-            pruned.advance(work.pruned, index)
 
+    def __init__(
+        self,
+        model: StreamedModel,
+        plans: Mapping[str, LayerPlan],
+        scheduler: Scheduler,
+        store: Store,
+        cores: int,
+        finished: Callable[[str, LayerRecord], None],
+    ) -> None:
+        self._model = model
+        self._plans = plans
+        self._scheduler = scheduler
+        self._engine = scheduler.engine
+        self._store = store
+        self._cores = cores
+        self._finished = finished
+        self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
 
-#: The dense model's inputs to one block's linears are kept up to this size, so that it runs once a
-#: block; above, it runs again for each stage.
-NOTED_BYTES = 2**30
+    def missing(self) -> list[int]:
+        """The blocks with layers that are not in the store, in order."""
+        return sorted({self._index(name) for name in self._plans if self._lacks(name)})
 
+    def run(self, streams: Streams) -> None:
+        """Solve every planned layer that is missing, from where `streams` are on."""
+        last = self.missing()[-1]
+        while True:
+            self._model.prefetch(streams.index + 1)
+            self._solved = {}
+            before = streams.refs()
+            if streams.pruned is None:
+                self._dense_block(streams)
+            else:
+                self._pruned_block(streams, last)
+            for ref in (before - streams.refs()) | set(self._solved.values()):
+                self._engine.drop(ref)
+            if streams.index == last:
+                break
+            streams.index += 1
+            parts = ((name, self._engine.fetch(ref)) for name, ref in streams.named())
+            self._store.save_activations(streams.index, parts)
+            self._store.drop_activations((self.missing() or [last])[0])
+        self._scheduler.settle()
 
-class _Block:
-    """Float32 copies of one decoder block: as it was, and as it is being pruned."""
+    def _dense_block(self, streams: Streams) -> None:
+        """All stages at once: what they are fed does not depend on what becomes of the others."""
+        assert streams.dense is not None
+        wanted = any(map(self._lacks, self._in_block(streams.index)))
+        args = {"index": streams.index, "sums": wanted}
+        jobs = self._forward("advance", args, {"hidden": streams.dense}, 1 + wanted)
+        found, ahead = [], []
+        totals: dict[str, Moments] = {}
+        for (stages, tokens), (hidden, *sums) in self._scheduler.each(jobs):
+            found.append(stages)
+            ahead.append(hidden)
+            for ref in sums:
+                parts = self._engine.fetch(ref)
+                for head, count in tokens.items():
+                    part = {"second": parts[head]}
+                    totals.setdefault(head, Moments()).merge(count, part)
+                self._engine.drop(ref)
+        streams.dense = ahead
+        if wanted:
+            for stage in self._stages(streams.index, found):
+                if self._incomplete(streams.index, stage):
+                    self._solve(streams.index, stage, totals.pop(stage[0]), self._cores)
+        self._scheduler.settle(self._engine.ahead)
 
-    def __init__(self, name: str, index: int, block: nn.Module) -> None:
-        self.name = name
-        self.index = index
-        self.dtype = next(block.parameters()).dtype
-        self.dense = copy.deepcopy(block).float()
-        self.pruned = copy.deepcopy(self.dense)
-
-    def linear(self, name: str) -> nn.Linear:
-        module = self.pruned.get_submodule(name.removeprefix(f"{self.name}."))
-        assert isinstance(module, nn.Linear)
-        return module
-
-    def inputs(self, block: nn.Module, stream: Stream, linear: str) -> Iterator[Tensor]:
-        """The inputs of `linear` when `stream` runs through `block`."""
-        return stream.inputs(block, self.index, block.get_submodule(linear))
-
-    def input_bytes(self, linears: list[str], tokens: int) -> int:
-        """What the float32 inputs of `linears` take for so many tokens."""
-        modules = [self.dense.get_submodule(linear) for linear in linears]
-        widths = [module.in_features for module in modules if isinstance(module, nn.Linear)]
-        return 4 * tokens * sum(widths)
-
-    def moments(
-        self, linear: str, inputs: Iterable[Tensor], twins: Iterable[Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """E[x x^T] and, given the dense model's inputs too, E[x_dense x^T]."""
-        moments = Moments()
-        if twins is None:
-            for batch in inputs:
-                moments.add(batch)
+    def _pruned_block(self, streams: Streams, last: int) -> None:
+        """Stage by stage: each is fed what the pruned ones before it put out."""
+        index, dense, pruned = streams.index, streams.dense, streams.pruned
+        assert pruned is not None
+        args = {"index": index, "note": dense is not None}
+        jobs = self._forward("advance", args, {"hidden": dense or pruned})
+        found, ahead = [], []
+        for (stages, _), (ref,) in self._scheduler.each(jobs):
+            found.append(stages)
+            ahead.append(ref)
+        for stage in self._stages(index, found):
+            if self._incomplete(index, stage):
+                self._solve(index, stage, self._stage_moments(streams, stage[0]), len(stage))
+                self._scheduler.settle()
+            for linear in stage:
+                if linear not in self._solved:
+                    done = self._store.load(self._name(index, linear))
+                    self._solved[linear] = self._engine.share(done)
+        if dense is None:
+            for ref in ahead:
+                self._engine.drop(ref)
         else:
-            for batch, twin in zip(inputs, twins, strict=True):
-                moments.add(batch, twin)
-        second = moments.second(f"{self.name}.{linear}")
-        return second, None if twins is None else moments.cross()
+            streams.dense = ahead
+        if index != last:
+            jobs = self._forward("advance_pruned", {"index": index}, {"hidden": pruned})
+            streams.pruned = [ref for _, (ref,) in self._scheduler.each(jobs)]
+
+    def _stage_moments(self, streams: Streams, linear: str) -> Moments:
+        assert streams.pruned is not None
+        hidden = {"hidden": streams.pruned}
+        if streams.dense is not None:
+            hidden["dense"] = streams.dense
+        total = Moments()
+        jobs = self._forward("sums", {"index": streams.index, "linear": linear}, hidden)
+        for tokens, (ref,) in self._scheduler.each(jobs):
+            total.merge(tokens, self._engine.fetch(ref))
+            self._engine.drop(ref)
+        return total
+
+    def _solve(self, index: int, stage: list[str], total: Moments, together: int) -> None:
+        """Have the missing layers of a stage solved."""
+        means = total.means(self._name(index, stage[0]))
+        digest = hash_tensors(means)
+        moments = self._engine.share(means)
+        plans = [self._plans[self._name(index, linear)] for linear in stage]
+        left = {plan.name for plan in plans if self._store.lacks(plan.name, digest)}
+
+        def keep(plan: LayerPlan, record: LayerRecord, refs: list[Any]) -> None:
+            (ref,) = refs
+            self._store.save(plan.name, self._engine.fetch(ref), record, digest)
+            self._engine.drop(ref)
+            left.remove(plan.name)
+            if not left:
+                self._engine.drop(moments)
+            self._finished(plan.name, record)
+
+        for plan in plans:
+            if plan.name in left:
+                entries = plan.shape[0] * plan.shape[1]
+                job = Job(
+                    "solve",
+                    {"plan": plan},
+                    {"moments": moments},
+                    threads=solve_threads(entries, together, self._cores),
+                    size=entries * max(plan.shape),
+                    label=plan.name,
+                )
+                self._scheduler.later(job, partial(keep, plan))
+
+    def _forward(
+        self,
+        task: str,
+        args: dict[str, Any],
+        hidden: Mapping[str, Sequence[Any]],
+        results: int = 1,
+    ) -> list[Job]:
+        """One job for each part of the windows; those that need it get the block's layers too."""
+        solved = {} if task == "advance" else {f"solved/{k}": v for k, v in self._solved.items()}
+        return [
+            Job(
+                task,
+                args | ({} if task == "advance_pruned" else {"part": part}),
+                {name: refs[part] for name, refs in hidden.items()} | solved,
+                threads=forward_threads(self._cores),
+                results=results,
+                urgent=True,
+                label=f"calibration of {self._name(args['index'], '')}",
+            )
+            for part in range(len(hidden["hidden"]))
+        ]
+
+    def _stages(self, index: int, found: list[list[list[str]]]) -> list[list[str]]:
+        """The stages of a block with only the linears that are pruned."""
+        stages = merged(found)
+        called = {self._name(index, linear) for stage in stages for linear in stage}
+        if idle := [name for name in self._in_block(index) if name not in called]:
+            raise ArmorError(
+                f"layer {idle[0]} is never called on the calibration text: give more text, or"
+                f" --exclude {idle[0]}"
+            )
+        planned = [[x for x in stage if self._name(index, x) in self._plans] for stage in stages]
+        return [stage for stage in planned if stage]
+
+    def _name(self, index: int, linear: str) -> str:
+        return f"{self._model.structure.prefix}.{index}.{linear}".rstrip(".")
+
+    def _index(self, name: str) -> int:
+        return int(name.removeprefix(f"{self._model.structure.prefix}.").partition(".")[0])
+
+    def _in_block(self, index: int) -> list[str]:
+        return [name for name in self._plans if self._index(name) == index]
+
+    def _incomplete(self, index: int, stage: list[str]) -> bool:
+        return any(self._lacks(self._name(index, linear)) for linear in stage)
+
+    def _lacks(self, name: str) -> bool:
+        return self._store.lacks(name)

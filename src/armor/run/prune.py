@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from armor.calibrate.data import token_windows
 from armor.checkpoint.assemble import assemble, check_source
 from armor.checkpoint.folder import check_output
+from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.models.load import load_model, load_tokenizer
+from armor.models.check import digest_weights
+from armor.models.load import load_tokenizer
 from armor.models.source import resolve
-from armor.models.structure import Structure, find_structure
-from armor.packed import PackedLayer
+from armor.models.streamed import StreamedModel
+from armor.models.structure import Structure
+from armor.run.engines import Where, open_engine
+from armor.run.manifest import make_manifest
+from armor.run.memory import peak_memory as peak_memory
 from armor.run.owned import is_checkpoint, remove_checkpoint
-from armor.run.pipeline import run_blocks
+from armor.run.pipeline import Pipeline, stream_kinds
 from armor.run.plan import LayerPlan, make_plan
+from armor.run.record import run_record
+from armor.run.scheduler import Scheduler
 from armor.run.solve import LayerRecord
+from armor.run.store import Store
+from armor.run.streams import calls_of, start
+from armor.run.worker import Spec
 
 DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A finished run: the checkpoint folder, the plan, and a record for every pruned layer."""
+    """A finished run: the checkpoint folder, the plan, and a record for every pruned layer.
+
+    `resumed` is the number of layers that an interrupted run had finished before.
+    """
 
     out: Path
     plans: list[LayerPlan]
     records: dict[str, LayerRecord]
     seconds: float
+    resumed: int = 0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Callbacks of a run, for a display: every one may be left out."""
+    """Callbacks of a run, for a display: every one may be left out.
+
+    Attributes:
+        planned: with the plan, before the weights are read.
+        resumed: with the finished layers' records and the names of damaged ones, if an interrupted
+            run left any.
+        started, finished: with a layer's name, when its solve begins and when it is on the disk.
+    """
 
     planned: Callable[[list[LayerPlan]], None] = lambda plans: None
     started: Callable[[str], None] = lambda name: None
     finished: Callable[[str, LayerRecord], None] = lambda name, record: None
+    resumed: Callable[[dict[str, LayerRecord], list[str]], None] = lambda records, damaged: None
 
 
 def prune(
@@ -59,63 +76,121 @@ def prune(
     fresh: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    memory_budget: int | None = None,
 ) -> PruneResult:
     """Prune a causal language model and write the checkpoint.
+
+    The model stays on the disk; one decoder block at a time is in memory. Each finished layer is
+    kept in ``.OUT.run`` beside `out`, so that the same call goes on where it was interrupted; the
+    folder goes when the checkpoint is complete. The bytes of the checkpoint do not depend on
+    `engine`, `workers`, `memory_budget` or interruptions.
 
     Args:
         model: a folder with safetensors weights, or a Hub id.
         config: what to do; its calibration text is required.
         out: the new folder. Written at the very end, complete or not at all.
-        fresh: replace an `out` that armor itself wrote, once the new one is ready.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one. The model must fit there.
+        fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
         progress: callbacks of a display.
+        engine: "local", or "ray" for a Ray cluster.
+        workers: processes; None takes one a GPU, or on the CPU as many as its size pays for.
+        memory_budget: bytes of activations held in memory, the rest goes to files; None takes half
+            of the memory that is free.
 
     Raises:
-        ArmorError: an unusable model, calibration text or output folder.
+        ArmorError: an unusable model, calibration text or output folder, an interrupted run with
+            other settings, a full disk.
     """
     begin = time.perf_counter()
     progress = progress or Progress()
-    out = Path(out)
-    if not (fresh and is_checkpoint(out)):
+    where = Where(engine, workers, device, memory_budget)
+    out = Path(out).absolute()
+    if not fresh or not is_checkpoint(out):
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     source = resolve(str(model))
     check_source(source)
-    network = load_model(str(source), device=_device(device))
-    _check_finite(network)
-    structure = find_structure(network)
-    plans = make_plan(_shapes(structure), config)
+    streamed = StreamedModel(source)
+    plans = make_plan(_shapes(streamed.structure), config)
     tokenizer = load_tokenizer(str(source))
-    config = replace(config, seq_len=_window(config, network))
+    config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
     windows = token_windows(
         config.calibration, tokenizer, config.samples, config.seq_len, config.seed
     )
     progress.planned(plans)
-    packed: dict[str, PackedLayer] = {}
-    records: dict[str, LayerRecord] = {}
-    by_name = {plan.name: plan for plan in plans}
-    windows = windows.to(network.device)
-    for solved in run_blocks(network, structure, windows, by_name, config, progress.started):
-        packed[solved.plan.name] = PackedLayer.from_factors(solved.factors.to("cpu"))
-        records[solved.plan.name] = solved.record
-        progress.finished(solved.plan.name, solved.record)
-    seconds = time.perf_counter() - begin
-    ordered = {plan.name: plan for plan in plans if not plan.dense}
-    run = _run_record(str(model), config, plans, {name: records[name] for name in ordered}, seconds)
-    if fresh:
-        remove_checkpoint(out)
-    assemble(source, out, {name: packed[name] for name in ordered}, run)
-    return PruneResult(out, plans, records, seconds)
+    digests = digest_weights(streamed.tensors)
+    manifest = make_manifest(
+        config, digests, streamed.model.config.to_dict(), windows, where.device
+    )
+    store = Store(out, manifest, fresh)
+    try:
+        resumed = {name: found.record for name, found in store.layers.items()}
+        if resumed or store.damaged:
+            progress.resumed(resumed, store.damaged)
+        todo = {plan.name: plan for plan in plans if not plan.dense}
+        _solve_missing(streamed, todo, config, windows, store, where, progress)
+        seconds = time.perf_counter() - begin
+        records = {name: store.layers[name].record for name in todo}
+        run = run_record(
+            str(model), config, plans, records, seconds=round(seconds, 3), resumed=len(resumed)
+        )
+        if fresh:
+            remove_checkpoint(out)
+        assemble(source, out, _Layers(store, list(todo)), run)
+        store.remove()
+    finally:
+        store.close()
+    return PruneResult(out, plans, records, seconds, len(resumed))
 
 
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ArmorError(f"unknown device {name!r}; valid: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ArmorError("no CUDA device is available; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _solve_missing(
+    model: StreamedModel,
+    plans: Mapping[str, LayerPlan],
+    config: PruneConfig,
+    windows: Tensor,
+    store: Store,
+    where: Where,
+    progress: Progress,
+) -> None:
+    if all(name in store.layers for name in plans):
+        return
+    calls, hidden = calls_of(model, windows)
+    spec = Spec(model.folder, config, calls, where.device)
+    engine = open_engine(where, spec, model, list(plans.values()), store.scratch)
+    try:
+        engine.on_start = lambda job: progress.started(job.label) if job.task == "solve" else None
+        pipeline = Pipeline(
+            model, plans, Scheduler(engine), store, torch.get_num_threads(), progress.finished
+        )
+        streams = start(engine, store, hidden, pipeline.missing()[0], stream_kinds(config))
+        del hidden
+        pipeline.run(streams)
+    finally:
+        engine.close()
+
+
+class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
+    """The finished layers of a store, on the disk, in the order of the plan."""
+
+    def __init__(self, store: Store, names: list[str]) -> None:
+        self._store = store
+        self._names = names
+
+    def __getitem__(self, name: str) -> Mapping[str, StoredTensor]:
+        return self._store.stored(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _shapes(structure: Structure) -> dict[str, tuple[int, int]]:
@@ -126,12 +201,6 @@ def _shapes(structure: Structure) -> dict[str, tuple[int, int]]:
     }
 
 
-def _check_finite(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ArmorError(f"tensor {name} holds NaN or inf: the model is damaged")
-
-
 def _window(config: PruneConfig, network: Any) -> int:
     context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
     if config.seq_len is None:
@@ -139,48 +208,3 @@ def _window(config: PruneConfig, network: Any) -> int:
     if config.seq_len > context:
         raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
     return config.seq_len
-
-
-def _run_record(
-    model: str,
-    config: PruneConfig,
-    plans: list[LayerPlan],
-    records: dict[str, LayerRecord],
-    seconds: float,
-) -> dict[str, Any]:
-    """The contents of armor_run.json."""
-    import numba
-    import transformers
-
-    return {
-        "model": model,
-        "method": config.method,
-        "config": _described(config),
-        "versions": {
-            "armor": version("armor-prune"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numba": numba.__version__,
-        },
-        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
-        "seconds": round(seconds, 3),
-        "peak_memory_bytes": peak_memory(),
-        "layers": {name: record.to_dict() for name, record in records.items()},
-        "dense_layers": {plan.name: plan.note for plan in plans if plan.dense},
-    }
-
-
-def _described(config: PruneConfig) -> dict[str, Any]:
-    """The config, with texts given as strings replaced by their number and hash."""
-    described = config.to_dict()
-    if not isinstance(config.calibration, str):
-        digest = hashlib.sha256("\0".join(config.calibration).encode()).hexdigest()
-        described["calibration"] = {"texts": len(config.calibration), "sha256": digest}
-    return described
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

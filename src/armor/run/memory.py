@@ -1,0 +1,44 @@
+"""How much memory there is, and has been used."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+from armor.errors import ArmorError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """``"16GB"``, ``"500 MB"`` or a number of bytes. Raises `ArmorError` on anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", text.upper())
+    if found is None:
+        raise ArmorError(f"--memory-budget {text!r} is not a size, such as 16GB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def available_memory() -> int:
+    """Bytes that can be used without swapping, as far as the system tells."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if sys.platform.startswith("linux"):
+        found += [1024 * int(line.split()[1]) for line in _lines("/proc/meminfo", "MemAvailable")]
+        limit = _lines("/sys/fs/cgroup/memory.max", "")  # a container's
+        found += [int(line) for line in limit if line.isdigit()]
+    return min(found)
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _lines(path: str, start: str) -> list[str]:
+    try:
+        return [line for line in Path(path).read_text().splitlines() if line.startswith(start)]
+    except OSError:
+        return []
