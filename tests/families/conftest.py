@@ -65,6 +65,8 @@ class Family:
         return model.to(dtype).eval()
 
 
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2}
+
 FAMILIES = {
     "Llama 1 and 2": Family("LlamaConfig", 14, {"num_key_value_heads": 4}),
     "Llama 3": Family("LlamaConfig", 14, {"tie_word_embeddings": True, "rope_theta": 500000.0}),
@@ -86,7 +88,15 @@ FAMILIES = {
     "OLMo-2": Family("Olmo2Config", 14),
     "Granite": Family("GraniteConfig", 14),
     "SmolLM3": Family("SmolLM3Config", 14, note="no rotary positions in some blocks"),
-    "GPT-NeoX": Family("GPTNeoXConfig", 8, note="attention beside the MLP, biases, fused qkv"),
+    "GPT-NeoX": Family(
+        "GPTNeoXConfig",
+        8,
+        {"num_key_value_heads": 4},
+        "attention beside the MLP, biases, fused qkv",
+    ),
+    "Mixtral": Family("MixtralConfig", 32, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "Qwen3-MoE": Family("Qwen3MoeConfig", 32, {**_MOE, "moe_intermediate_size": 48, "head_dim": 8}),
+    "OLMoE": Family("OlmoeConfig", 32, {**_MOE}),
 }
 
 
@@ -109,5 +119,5 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
-    """Every family in turn."""
+    """Every family in turn, or those that the test names."""
     return FAMILIES[request.param]

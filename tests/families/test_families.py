@@ -17,6 +17,22 @@ from armor.linear import ArmorLinear
 pytestmark = pytest.mark.transformers_compat
 
 
+DENSE = [
+    "Llama 1 and 2",
+    "Llama 3",
+    "Mistral",
+    "Qwen2, Qwen2.5",
+    "Qwen3",
+    "Gemma 2",
+    "Gemma 3 (text)",
+    "Phi-3",
+    "OLMo-2",
+    "Granite",
+    "SmolLM3",
+    "GPT-NeoX",
+]
+
+
 def settings(text: Path, **changes: Any) -> PruneConfig:
     values = {"calibration": str(text), "samples": 4, "seq_len": 32, "iterations": 2}
     return PruneConfig(**{**values, "block_size": 4, **changes})
@@ -33,6 +49,7 @@ def generated(model: Any) -> torch.Tensor:
     return model.generate(start, attention_mask=mask, max_new_tokens=12, do_sample=False)
 
 
+@pytest.mark.parametrize("family", DENSE, indirect=True)
 def test_the_whole_way(family: Any, tokenizer: Any, text: Path, tmp_path: Path) -> None:
     source, out, twin = (tmp_path / folder for folder in ("source", "out", "dense"))
     dense = family.model()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from armor.checkpoint.folder import building
 from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
+from armor.checkpoint.joined import Joined, in_parts, joined_to_metadata
 from armor.checkpoint.jsonfile import write_json, write_text
 from armor.checkpoint.readme import readme
 from armor.checkpoint.shards import MAX_SHARD_BYTES, ShardWriter
@@ -35,6 +36,7 @@ def assemble(
     layers: Mapping[str, PackedLayer | Mapping[str, StoredTensor]],
     run: dict[str, Any],
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    joined: Mapping[str, Joined] | None = None,
 ) -> None:
     """Write the checkpoint `out`: the model `source` with ``<layer>.weight`` of `layers` packed.
 
@@ -47,13 +49,15 @@ def assemble(
             tensors in files, from which they are copied. Each is asked for once, in the order of
             the source's files, so the mapping may load them lazily.
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
+        joined: tensors of the source that are stored in parts, by name.
 
     Raises:
         ArmorError: an unusable source, an `out` that exists, a layer that does not fit the source
             or holds NaN or inf, a full disk.
     """
     config = _dense_config(source)
-    tensors = read_weights(source)
+    joined = joined or {}
+    tensors = in_parts(read_weights(source), joined)
     for name in layers:
         if name + WEIGHT not in tensors:
             raise ArmorError(f"{source} has no tensor {name + WEIGHT!r} to replace")
@@ -79,7 +83,10 @@ def assemble(
         writer.finish()
         specs = {name: specs[name] for name in layers}
         copy_sidecar(source, folder)
-        write_json(folder / CONFIG, config | {"quantization_config": to_metadata(specs)})
+        metadata = to_metadata(specs)
+        if joined:
+            metadata["joined"] = joined_to_metadata(joined)
+        write_json(folder / CONFIG, config | {"quantization_config": metadata})
         write_json(folder / RUN_FILE, run)
         write_text(folder / README, readme(len(specs)))
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from armor.checkpoint.folder import building
+from armor.checkpoint.joined import Joined
 from armor.checkpoint.jsonfile import write_json
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.shards import MAX_SHARD_BYTES, ShardWriter
@@ -31,9 +35,21 @@ def export_dense(
     with building(Path(out)) as target:
         writer = ShardWriter(target, max_shard_bytes)
         done = 0
+        parts = {
+            part: whole for whole, joined in checkpoint.joined.items() for part in joined.parts
+        }
+        written: set[str] = set()
         for tensor, stored in checkpoint.tensors.items():
             name, _, part = tensor.rpartition(".")
-            if name not in checkpoint.layers or part == "bias":
+            if name in parts:
+                if (whole := parts[name]) not in written:
+                    writer.add(whole, _join(checkpoint, checkpoint.joined[whole]))
+                    written.add(whole)
+                    done += sum(
+                        part in checkpoint.layers for part in checkpoint.joined[whole].parts
+                    )
+                    progress(done, total)
+            elif name not in checkpoint.layers or part == "bias":
                 writer.add(tensor, stored)
             elif part == "core_values":
                 writer.add(f"{name}.weight", checkpoint.layer(name).dense())
@@ -43,3 +59,14 @@ def export_dense(
         copy_sidecar(checkpoint.folder, target)
         plain = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
         write_json(target / CONFIG, plain)
+
+
+def _join(checkpoint: Checkpoint, whole: Joined) -> Tensor:
+    """The parts' rows one after the other."""
+    rows = [
+        checkpoint.layer(part).dense()
+        if part in checkpoint.layers
+        else checkpoint.tensors[f"{part}.weight"].load()
+        for part in whole.parts
+    ]
+    return torch.cat(rows).view(whole.shape)

@@ -13,7 +13,7 @@ METHOD = "armor"
 FORMAT = 1
 PATTERN = "2:4"
 RUN_FILE = "armor_run.json"
-_KEYS = {"quant_method", "format", "pattern", "layers"}
+_KEYS = {"quant_method", "format", "pattern", "layers", "joined"}
 _LAYER_KEYS = {"shape", "block"}
 _MAX_SIZE = 2**31
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from armor.checkpoint.format import RUN_FILE, LayerSpec, from_metadata, short
+from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import read_config
 from armor.checkpoint.tensorfile import StoredTensor
@@ -29,12 +30,14 @@ class Checkpoint:
     Attributes:
         folder: where it lies. config: its config.json.
         layers: the pruned layers by name. tensors: every stored tensor by name.
+        joined: tensors of the dense model that are stored in parts, by name.
         run: armor_run.json, {} without one.
     """
 
     folder: Path
     config: dict[str, Any]
     layers: dict[str, LayerSpec]
+    joined: dict[str, Joined]
     tensors: dict[str, StoredTensor]
     run: dict[str, Any]
 
@@ -44,13 +47,16 @@ class Checkpoint:
         folder = Path(folder)
         config = read_config(folder)
         try:
-            layers = from_metadata(config.get("quantization_config"))
+            metadata: Any = config.get("quantization_config")
+            layers = from_metadata(metadata)
+            joined = joined_from_metadata(metadata.get("joined"))
         except ArmorError as error:
             raise ArmorError(f"{folder}: {error}") from None
         tensors = read_weights(folder)
         check_tensors(layers, tensors)
+        check_joined(joined, layers, tensors)
         run = read_json(safe_path(folder, RUN_FILE)) if (folder / RUN_FILE).exists() else {}
-        return cls(folder, config, layers, tensors, run)
+        return cls(folder, config, layers, joined, tensors, run)
 
     def layer(self, name: str) -> PackedLayer:
         """One pruned layer, loaded. Raises `ArmorError` unless every group keeps exactly 2 of 4."""

@@ -20,6 +20,9 @@ from armor.checkpoint.weights import INDEX, SINGLE, read_weights
 from armor.errors import ArmorError
 from armor.hf.config import ArmorConfig
 from armor.linear import ArmorLinear
+from armor.models.experts import is_expert, split_experts
+from armor.models.fused import split_linear
+from armor.models.names import fuses_experts, renaming
 from armor.sparsity import valid_indices
 
 
@@ -41,6 +44,7 @@ class ArmorQuantizer(HfQuantizer):
                 " then load DIR"
             )
         super().__init__(quantization_config, **kwargs)
+        self._split: list[str] = []
 
     def _convert_model_for_quantization(self, model: nn.Module) -> None:
         """Nothing to patch; the base class would ask for accelerate."""
@@ -48,8 +52,14 @@ class ArmorQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         layers = self.quantization_config.specs()
         _check_files(model.config.name_or_path, layers, kwargs.get("checkpoint_files"))
+        rename = renaming(model)
+        self._split = split_experts(model, layers) if any(map(is_expert, layers)) else []
+        for tensor, whole in self.quantization_config.joined_tensors().items():
+            name = tensor.removesuffix(".weight")
+            if name != tensor and (path := _find(model, rename(name))) is not None:
+                split_linear(model, path, tuple(whole.parts.values()))
         for name, spec in layers.items():
-            path = _find(model, name)
+            path = _find(model, rename(name))
             if path is not None:
                 _replace(model, path, spec)
 
@@ -67,6 +77,14 @@ class ArmorQuantizer(HfQuantizer):
         # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
         model.is_quantized = False
         return model
+
+    def update_weight_conversions(self, conversions: list[Any], *args: Any) -> list[Any]:
+        """transformers 5 only: experts that were split are loaded as they lie in the checkpoint."""
+        return [
+            conversion
+            for conversion in super().update_weight_conversions(conversions, *args)
+            if not (self._split and fuses_experts(conversion))
+        ]
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
         """transformers 4 only: a missing packed tensor would otherwise be filled with noise."""
@@ -116,13 +134,20 @@ def _find(model: Any, name: str) -> str | None:
     A headless model (AutoModel) has the same layers without the prefix, the other way round with.
     """
     prefix = f"{model.base_model_prefix}."
-    modules = dict(model.named_modules())
     for path in (name, name.removeprefix(prefix), prefix + name):
-        if path in modules:
+        if _has(model, path):
             return path
     if name.startswith(prefix) or "." in name:
         raise ArmorError(f"the model has no layer {name}, which the checkpoint has pruned")
     return None
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:

@@ -1,0 +1,152 @@
+"""Experts as modules of their own: transformers 5 keeps those of a layer in two 3-D tensors.
+
+`split_experts` puts a list of plain MLPs in the place of each such pair. Checkpoints name the
+experts one by one whatever the version of transformers (``experts.3.down_proj.weight``), so that a
+model with split experts has the names of its checkpoint, and every expert has linears to prune.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from armor.errors import ArmorError
+
+#: What checkpoints call the three linears of an expert: gate, up, down.
+NAMINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_EXPERT = re.compile(r"\.experts\.\d+\.(\w+)")
+
+
+class Expert(nn.Module):
+    """``down(act(gate x) * (up x))``, the linears named as `naming` says."""
+
+    def __init__(
+        self, linears: Iterable[nn.Module], act: Callable[[Tensor], Tensor], naming: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.naming = naming
+        self.act = act
+        for name, linear in zip(naming, linears, strict=True):
+            self.add_module(name, linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, hidden) -> (tokens, hidden)."""
+        gate, up, down = (self.get_submodule(name) for name in self.naming)
+        result: Tensor = down(self.act(gate(x)) * up(x))
+        return result
+
+
+class Experts(nn.ModuleList):
+    """The experts of one layer, called as the fused ones of transformers 5 are."""
+
+    def __init__(self, experts: Iterable[Expert], naming: tuple[str, ...]) -> None:
+        super().__init__(experts)
+        self.naming = naming
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """The weighted sum of each token's experts.
+
+        Args:
+            hidden_states: (tokens, hidden). top_k_index: its experts, (tokens, k).
+            top_k_weights: their weights, (tokens, k).
+        """
+        total = torch.zeros_like(hidden_states)
+        for number, expert in enumerate(self):
+            token, slot = torch.where(top_k_index == number)
+            if len(token):
+                part = expert(hidden_states[token]) * top_k_weights[token, slot, None]
+                total.index_add_(0, token, part.to(total.dtype))
+        return total
+
+
+def fused_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with 3-D weights, by their name: experts that are not modules of their own."""
+    for name, module in model.named_modules():
+        if any(p is not None and p.ndim == 3 for p in module._parameters.values()):
+            yield name, module
+
+
+def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:
+    """Split the fused experts of `model`, in place, sharing their memory.
+
+    Args:
+        model: of any size, also with its parameters on the meta device.
+        stored: names of layers or tensors of the checkpoint; they say what the linears are called.
+
+    Returns:
+        The names of the modules that were replaced; experts of a layout that `understood` does not
+        know are left as they are.
+    """
+    naming = _naming(stored)
+    replaced = []
+    for name, module in list(fused_experts(model)):
+        if not understood(module):
+            continue
+        parent, _, child = name.rpartition(".")
+        experts = _split(module, naming).train(module.training)
+        setattr(model.get_submodule(parent), child, experts)
+        replaced.append(name)
+    return replaced
+
+
+def understood(module: Any) -> bool:
+    """Whether fused experts hold (experts, 2*inner, hidden) gate over up, and (experts, hidden,
+    inner), and nothing else: no biases, no transposed or interleaved weights, no own gating."""
+    weights = {name: p for name, p in module._parameters.items() if p is not None}
+    if set(weights) != {"gate_up_proj", "down_proj"} or not hasattr(module, "act_fn"):
+        return False
+    both, down = weights["gate_up_proj"].shape, weights["down_proj"].shape
+    plain = (
+        not getattr(module, "is_transposed", False)
+        and getattr(module, "is_concatenated", True)
+        and getattr(module, "has_gate", True)
+        and not getattr(module, "has_post_expert_norm", False)
+    )
+    gate = getattr(type(module), "_apply_gate", None)
+    own_gate = gate is not None and gate.__name__ != "_default_apply_gate"
+    return bool(plain and not own_gate and both == (down[0], 2 * down[2], down[1]))
+
+
+def refuse_fused(model: nn.Module) -> None:
+    """Raise `ArmorError` if `model` has experts that were not split."""
+    found = [
+        f"{name}.{key} {tuple(p.shape)}"
+        for name, module in fused_experts(model)
+        for key, p in module._parameters.items()
+        if p is not None
+    ]
+    if found:
+        raise ArmorError(
+            f"{type(model).__name__} keeps experts in a layout that is not known:"
+            f" {', '.join(found[:2])}; leave them dense with --exclude '*experts*'"
+        )
+
+
+def is_expert(name: str) -> bool:
+    """Whether a layer or tensor of a checkpoint is one of an expert's: ``experts.3.w1``."""
+    return _EXPERT.search(name) is not None
+
+
+def _naming(stored: Iterable[str]) -> tuple[str, ...]:
+    parts = {found[1] for found in map(_EXPERT.search, stored) if found}
+    return next((naming for naming in NAMINGS if parts & set(naming)), NAMINGS[0])
+
+
+def _split(module: Any, naming: tuple[str, ...]) -> Experts:
+    inner = module.down_proj.shape[2]
+    linears = (
+        (_linear(both[:inner]), _linear(both[inner:]), _linear(down))
+        for both, down in zip(module.gate_up_proj.data, module.down_proj.data, strict=True)
+    )
+    return Experts((Expert(three, module.act_fn, naming) for three in linears), naming)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    out, width = weight.shape
+    linear = nn.Linear(width, out, bias=False, device="meta", dtype=weight.dtype)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear

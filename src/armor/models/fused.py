@@ -1,0 +1,81 @@
+"""Linears that hold several in one (qkv, gate_up): found by their sizes, split into parts.
+
+Each part then has wrappers of its own. With wrappers of the same size that is a lower loss than one
+factorisation of the whole (benchmarks/fused.py), for more parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class JoinedLinear(nn.ModuleList):
+    """Linears on the same input, their outputs side by side: what stands for a fused linear."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, parts: Sequence[nn.Module], bias: nn.Parameter | None = None) -> None:
+        super().__init__(parts)
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out of all parts)."""
+        joined = torch.cat([part(x) for part in self], dim=-1)
+        return joined if self.bias is None else joined + self.bias
+
+
+def fused_linears(block: nn.Module, config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The fused linears of a decoder block: name in the block, rows of each part.
+
+    Of two linears in one module, a linear with as many outputs as all heads of q, k and v is these
+    three, and one with twice the outputs that the other takes is gate and up.
+
+    Args:
+        config: the model's, for the number and size of its heads.
+    """
+    qkv = _qkv_rows(config)
+    for name, module in block.named_modules():
+        linears = [(n, m) for n, m in module.named_children() if isinstance(m, nn.Linear)]
+        if len(linears) != 2:  # the fused one, and the one that takes its result
+            continue
+        for (child, linear), (_, other) in (linears, linears[::-1]):
+            path = f"{name}.{child}" if name else child
+            if linear.out_features == sum(qkv) and other.in_features == qkv[0]:
+                yield path, qkv
+            elif linear.out_features == 2 * other.in_features:
+                yield path, (other.in_features, other.in_features)
+
+
+def split_linear(model: nn.Module, path: str, rows: Sequence[int]) -> None:
+    """Put a `JoinedLinear` in the place of the linear at `path`, sharing its memory."""
+    parent, _, child = path.rpartition(".")
+    whole = model.get_submodule(path)
+    assert isinstance(whole, nn.Linear)
+    parts = []
+    for begin, end in bounds(rows):
+        part = nn.Linear(whole.in_features, end - begin, False, "meta", whole.weight.dtype)
+        part.weight = nn.Parameter(whole.weight.data[begin:end], requires_grad=False)
+        parts.append(part)
+    joined = JoinedLinear(parts, whole.bias).train(whole.training)
+    setattr(model.get_submodule(parent), child, joined)
+
+
+def bounds(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """First row and end of each part."""
+    ends = list(accumulate(rows))
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _qkv_rows(config: Any) -> tuple[int, ...]:
+    heads = getattr(config, "num_attention_heads", None)
+    hidden = getattr(config, "hidden_size", None)
+    if not heads or not hidden:
+        return (0,)
+    size = getattr(config, "head_dim", None) or hidden // heads
+    kv = (getattr(config, "num_key_value_heads", None) or heads) * size
+    return heads * size, kv, kv

@@ -1,0 +1,98 @@
+"""Layout: a model's linears as modules, and where each of its tensors lies in the checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from armor.checkpoint.joined import Joined, in_parts
+from armor.checkpoint.tensorfile import StoredTensor
+from armor.models.experts import Experts, split_experts
+from armor.models.fused import fused_linears, split_linear
+from armor.models.names import renaming
+from armor.models.structure import Structure, find_structure
+
+#: Whether to split a fused linear, by the shapes (out, in) of its parts.
+Wanted = Callable[[Sequence[tuple[int, int]]], bool]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `lay_out` found.
+
+    Attributes:
+        structure: the decoder.
+        tensors: the checkpoint's tensors, by the names they have in the model.
+        joined: tensors of the checkpoint that the model has in parts, by their own names.
+        names: for layers that the checkpoint calls otherwise than the model: model -> checkpoint.
+    """
+
+    structure: Structure
+    tensors: dict[str, StoredTensor]
+    joined: dict[str, Joined] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def name(self, path: str) -> str:
+        """What the checkpoint calls the layer at `path` of the model."""
+        return self.names.get(path, path)
+
+
+def lay_out(
+    model: Any, tensors: Mapping[str, StoredTensor], wanted: Wanted = lambda shapes: False
+) -> Layout:
+    """Give every matrix of `model` a linear of its own, in place, and find it in the checkpoint.
+
+    Experts that transformers fuses, and fused projections where `wanted`, become modules.
+
+    Args:
+        model: a causal language model, its parameters also on the meta device.
+        tensors: what its checkpoint holds, see `armor.checkpoint.weights.read_weights`.
+
+    Raises:
+        ArmorError: see `find_structure`.
+    """
+    experts = split_experts(model, tensors)
+    structure = find_structure(model)
+    rename = renaming(model)
+    joined = {}
+    for name, stored in tensors.items():
+        path = rename(name)
+        owner, _, leaf = path.rpartition(".")
+        if owner in experts:  # one 3-D tensor on the disk, too
+            stem = name.removesuffix(leaf)
+            joined[name] = Joined(stored.shape, _expert_parts(model, owner, leaf, stored, stem))
+    parents = {rename(name): name for name in tensors}
+    for index, block in enumerate(structure.blocks):
+        for inside, rows in list(fused_linears(block, model.config)):
+            path = f"{structure.prefix}.{index}.{inside}"
+            tensor = parents.get(f"{path}.weight")
+            if tensor is None:
+                continue
+            shape = tensors[tensor].shape
+            if wanted([(count, shape[-1]) for count in rows]):
+                split_linear(model, path, rows)
+                stem = tensor.removesuffix(".weight")
+                parts = {f"{stem}.{number}": count for number, count in enumerate(rows)}
+                joined[tensor] = Joined(shape, parts)
+    found = in_parts(tensors, joined)
+    names = {rename(name).removesuffix(".weight"): name.removesuffix(".weight") for name in found}
+    return Layout(
+        structure,
+        {rename(name): stored for name, stored in found.items()},
+        joined,
+        {path: name for path, name in names.items() if path != name},
+    )
+
+
+def _expert_parts(
+    model: Any, owner: str, leaf: str, stored: StoredTensor, stem: str
+) -> dict[str, int]:
+    """The parts of a 3-D tensor of experts, expert by expert, with their rows."""
+    experts = model.get_submodule(owner)
+    assert isinstance(experts, Experts)
+    gate, up, down = experts.naming
+    linears = (down,) if leaf == "down_proj" else (gate, up)
+    rows = math.prod(stored.shape[:-1]) // (len(experts) * len(linears))
+    return {f"{stem}{number}.{name}": rows for number in range(len(experts)) for name in linears}
