@@ -1,69 +1,18 @@
-"""report.html: what it shows, that it needs nothing from outside, and that a browser accepts it."""
+"""The page: what it shows of a comparison and of a checkpoint, and that it needs nothing else."""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from armor.checkpoint.format import RUN_FILE
-from armor.checkpoint.jsonfile import write_json
-from armor.config import PRESETS, PruneConfig
-from armor.evaluate.compare import Row, with_gaps
-from armor.report import layer_records, write_report
-from armor.report.layers import bars_by_kind, highest
-from armor.report.settings import settings_tables
-
-PERPLEXITY = {"dense": 2.175, "wanda": 25.4, "sparsegpt": 3.86, "armor-paper": 2.7, "armor": 2.308}
-DENSE_BYTES = 2_000_000
-SETTINGS = {
-    "wanda": PruneConfig(method="wanda", calibration="c.txt"),
-    "sparsegpt": PruneConfig(method="sparsegpt", calibration="c.txt"),
-    "armor-paper": PruneConfig.preset("paper", calibration="c.txt"),
-    "armor": PruneConfig.preset("default", calibration="c.txt"),
-}
-
-
-def make_rows(**perplexity: float) -> list[Row]:
-    rows = [
-        Row(
-            label,
-            label.split("-")[0],
-            {"stories": perplexity.get(label, value)},
-            DENSE_BYTES if label == "dense" else 1_250_000,
-            DENSE_BYTES,
-            0.0 if label == "dense" else 12.5,
-        )
-        for label, value in PERPLEXITY.items()
-    ]
-    return with_gaps(rows)
-
-
-def make_layers(depths: int = 3) -> dict[str, dict[str, object]]:
-    return {
-        f"model.layers.{depth}.{kind}": {
-            "shape": [64, 128],
-            "block": 16,
-            "loss": 0.02 * (depth + 1),
-            "nowag_loss": 0.1,
-            "sparsegpt_loss": 0.05,
-        }
-        for depth in range(depths)
-        for kind in ("self_attn.q_proj", "mlp.down_proj")
-    }
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> str:
-    file = tmp_path / "report.html"
-    notes = {"evaluation window": "256 tokens"}
-    write_report(make_rows(), file, "A <b>title</b>", SETTINGS, {"armor": make_layers()}, notes)
-    return file.read_text(encoding="utf-8")
+from armor.evaluate.compare import Row
+from armor.report import collect, write_report
 
 
 class Reader(HTMLParser):
@@ -97,12 +46,28 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def pictures(page: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
+def written(folder: Path, tmp_path: Path) -> str:
+    write_report(collect(folder), tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def pictures(page: str) -> dict[str, ElementTree.Element]:
+    found = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
+    return {str(picture.findtext("title")): picture for picture in found}
+
+
+@pytest.fixture
+def page(comparison: Path, tmp_path: Path) -> str:
+    return written(comparison, tmp_path)
+
+
+@pytest.fixture
+def single(checkpoint: Path, tmp_path: Path) -> str:
+    return written(checkpoint, tmp_path)
 
 
 def test_the_table(page: str) -> None:
-    rows = {row[0]: row for row in Reader(page).rows if len(row) == 6}
+    rows = {row[0]: row for row in Reader(page).rows[:6]}
     assert rows["method"][1:] == ["perplexity", "gap left", "of dense", "linears", "time"]
     assert rows["dense"][1:] == ["2.175", "–", "1.000", "2.00 MB", "–"]
     assert rows["armor"][1:] == ["2.308", "7.9 %", "0.625", "1.25 MB", "12.5 s"]
@@ -121,119 +86,134 @@ def test_text_is_escaped(page: str) -> None:
     assert "A &lt;b&gt;title&lt;/b&gt;" in page
 
 
-def test_nothing_is_fetched_and_nothing_runs(page: str) -> None:
-    reader = Reader(page)
-    outside = [value for _, name, value in reader.attributes if name in ("src", "href", "action")]
-    assert outside == ["data:,"]
-    assert not re.search(r"<script|@import|url\(|https?://|javascript:|\son\w+=", page)
+def test_nothing_is_fetched_and_nothing_runs(page: str, single: str) -> None:
+    for text in (page, single):
+        reader = Reader(text)
+        outside = [value for _, key, value in reader.attributes if key in ("src", "href", "action")]
+        assert outside == ["data:,"]
+        assert not re.search(r"<script|@import|url\(|https?://|javascript:|\son\w+=", text)
 
 
-def test_both_colour_schemes_and_phones(page: str) -> None:
-    assert ("meta", "content", "width=device-width, initial-scale=1") in Reader(page).attributes
-    variables = [set(re.findall(r"--[\w-]+(?=:)", part)) for part in page.split("@media (prefers")]
-    assert len(variables) == 2
-    assert variables[0] == variables[1] != set()
-
-
-def test_pictures_have_alt_text_and_stay_inside(page: str) -> None:
-    found = pictures(page)
-    assert len(found) == 2 + 2
-    for picture in found:
-        title, description = picture.find("title"), picture.find("desc")
-        assert title is not None
-        assert description is not None
-        assert picture.get("role") == "img"
-        assert picture.get("aria-label") == f"{title.text}. {description.text}"
-        _, _, width, height = map(float, str(picture.get("viewBox")).split())
-        for element in picture.iter():
-            for name, limit in (("x", width), ("cx", width), ("x1", width), ("y", height + 4)):
-                if name in element.attrib:
-                    assert 0 <= float(element.attrib[name]) <= limit
-    assert found[0].findtext("desc") == (
-        "Lower is better: dense 2.175; wanda 25.400; sparsegpt 3.860; armor-paper 2.700; "
-        "armor 2.308."
-    )
+def test_pictures_have_alt_text_and_stay_inside(page: str, single: str) -> None:
+    for text, count in ((page, 3 + 2 * (2 + 2 + 2 + 1)), (single, 2 + 7)):
+        found = re.findall(r"<svg.*?</svg>", text, re.S)
+        assert len(found) == count
+        for picture in map(ElementTree.fromstring, found):
+            title, description = picture.findtext("title"), picture.findtext("desc")
+            assert title
+            assert description
+            assert picture.get("role") == "img"
+            assert picture.get("aria-label") == f"{title}. {description}"
+            _, _, width, height = map(float, str(picture.get("viewBox")).split())
+            for element in picture.iter():
+                for name, limit in (("x", width), ("cx", width), ("x1", width), ("y", height + 4)):
+                    if name in element.attrib:
+                        assert 0 <= float(element.attrib[name]) <= limit, title
 
 
 def test_dots_are_where_the_perplexities_are(page: str) -> None:
-    methods = pictures(page)[0]
+    methods = pictures(page)["Perplexity by method on stories"]
+    assert methods.findtext("desc") == (
+        "Lower is better: dense 2.175; wanda 25.400; sparsegpt 3.860; armor-paper 2.700; "
+        "armor 2.308."
+    )
     x = [float(str(dot.get("cx"))) for dot in methods.iter("circle")]
-    order = sorted(range(5), key=list(PERPLEXITY.values()).__getitem__)
-    assert sorted(range(5), key=x.__getitem__) == order
+    assert x[1] > x[2] > x[3] > x[4] > x[0]
     assert "perplexity (log scale)" in "".join(methods.itertext())
 
 
-def test_layers(page: str) -> None:
-    bars = [bar for picture in pictures(page)[2:] for bar in picture.iter("rect")]
+def test_bars_are_as_high_as_the_losses(single: str) -> None:
+    bars = list(pictures(single)["q_proj: proxy loss over NoWag-P's"].iter("rect"))
     heights = [float(str(bar.get("height"))) for bar in bars]
-    assert heights[:3] == pytest.approx([h * heights[0] for h in (1, 2, 3)], abs=0.02)
+    assert heights == pytest.approx([h * heights[0] for h in (1, 2, 3)], abs=0.02)
     assert bars[1].findtext("title") == (
-        "model.layers.1.self_attn.q_proj: relative proxy loss 0.04, 0.400 of NoWag-P's"
+        "model.layers.1.self_attn.q_proj: proxy loss 0.400 of NoWag-P's, 0.800 of SparseGPT's"
     )
-    row = ["model.layers.2.mlp.down_proj", "64 × 128", "16", "0.06", "0.600", "1.200"]
-    assert row in Reader(page).rows
-    assert "mean 0.400" in page
+    # 32 x 64 in blocks of 8: wrappers 12 x 64 of 2048 values; the others are 2048 + 512 bytes.
+    row = ["model.layers.2.mlp.down_proj", "32 × 64", "8", "37.5 %", "7.42 kB"]
+    row += ["0.06", "0.600", "1.200", "25.0 %", "yes"]
+    assert row in Reader(single).rows
 
 
-def test_layers_without_a_loss_are_left_out() -> None:
-    layers = make_layers(1)
-    layers["model.layers.0.mlp.down_proj"]["nowag_loss"] = 0.0
-    layers["model.layers.0.self_attn.q_proj"]["sparsegpt_loss"] = None
-    kinds = bars_by_kind(layers)
-    assert list(kinds) == ["q_proj"]
-    assert highest(kinds) == 1.0
+def test_curves_go_down_over_time(single: str) -> None:
+    curves = list(pictures(single)["q_proj: loss against seconds"].iter("polyline"))
+    assert len(curves) == 3
+    points = [tuple(map(float, pair.split(","))) for pair in str(curves[0].get("points")).split()]
+    assert points[0][0] < points[1][0] < points[2][0]
+    assert points[1][0] - points[0][0] == pytest.approx((points[2][0] - points[0][0]) / 3, abs=0.1)
+    assert points[0][1] < points[1][1] < points[2][1]  # y grows downwards
 
 
-def test_infinite_perplexity_is_told_and_not_drawn(tmp_path: Path) -> None:
-    write_report(make_rows(wanda=float("inf")), tmp_path / "r.html", "title", SETTINGS)
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert ["wanda", "∞", "–", "0.625", "1.25 MB", "12.5 s"] in Reader(page).rows
+def test_without_times_the_curves_are_over_iterations(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = make(tmp_path / "cmp") / "armor" / "armor_run.json"
+    run = json.loads(file.read_text())
+    for record in run["layers"].values():
+        del record["times"], record["output_error"]
+    file.write_text(json.dumps(run))
+    found = pictures(written(file.parent, tmp_path))
+    assert "q_proj: loss against iterations" in found
+    assert "Share of the output error by kind and depth" not in found
+
+
+def test_shares_of_the_error(single: str) -> None:
+    worst = pictures(single)["The 6 layers with the most output error"]
+    shares = dict(part.rsplit(" ", 2)[:2] for part in str(worst.findtext("desc"))[:-1].split("; "))
+    assert shares["2.q_proj"] == shares["2.down_proj"] == "25.0"
+    assert shares["0.q_proj"] == "8.3"
+    cells = pictures(single)["Share of the output error by kind and depth"]
+    assert cells.findtext("desc") == "Summed over depth: q_proj 50.0 %; down_proj 50.0 %."
+
+
+def test_size_speed_and_evaluation(single: str) -> None:
+    rows = Reader(single).rows
+    size = pictures(single)["Where the bytes are"].findtext("desc")
+    assert "everything else 4.00 kB" in str(size)
+    assert ["ARMOR", "900", "60.0", "2.00 MB"] in rows
+    assert ["q_proj", "1", "1.000", "0.800", "0.500", "2.00×"] in rows
+    assert "2 rows" not in str(pictures(single)["Speed against dense by rows of input"])
+    assert ["stories.txt", "2.346", "0.150", "0.6100", "256", "12,345"] in rows
+    assert ["piqa", "0", "acc", "0.7500", "0.0100", "400"] in rows
+
+
+def test_headlines(page: str, single: str) -> None:
+    def tiles(text: str) -> dict[str, str]:
+        found = re.findall(r'<dt>(.*?)</dt>\n<dd class="number">(.*?)</dd>', text)
+        return {name.replace("&#39;", "'"): value for name, value in found}
+
+    assert tiles(page)["perplexity, stories"] == "2.308"
+    assert tiles(page)["of the gap left"] == "7.9 %"
+    assert tiles(single)["perplexity, stories"] == "2.346"
+    assert tiles(single)["decoding speed, of dense"] == "1.50×"
+    assert tiles(single)["layers certified"] == "6 / 6"
+    assert tiles(single)["proxy loss"] == "0.363×"  # the geometric mean of 0.2, 0.4 and 0.6
+    assert tiles(single)["to prune"] == "12.5 s"
+
+
+def test_the_best_run_is_open_and_the_others_folded(page: str) -> None:
+    found = re.findall(r'<details class="run"( open)?>\s*<summary>Layer by layer: (\S+)', page)
+    assert found == [(" open", "armor"), ("", "armor-paper")]
+    assert "Left dense: model.layers.9.odd (excluded)." in page
+
+
+def test_infinite_perplexity_is_told_and_not_drawn(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [
+        Row("dense", "dense", {"t": 2.0}, 10, 10, 0.0),
+        Row("wanda", "wanda", {"t": float("inf")}, 6, 10, 1.0),
+        Row("armor", "armor", {"t": 3.0}, 6, 10, 130.0),
+    ]
+    page = written(make(tmp_path / "cmp", rows), tmp_path)
+    assert ["wanda", "∞", "–", "0.600", "0.01 kB", "1.0 s"] in Reader(page).rows
+    assert ["armor", "3.000", "–", "0.600", "0.01 kB", "2.2 min"] in Reader(page).rows
     assert "finite perplexity: wanda." in " ".join(page.split())
-    assert len(list(pictures(page)[0].iter("circle"))) == 4
+    assert len(list(pictures(page)["Perplexity by method on t"].iter("circle"))) == 2
 
 
-def test_dense_alone_and_two_texts(tmp_path: Path) -> None:
+def test_dense_alone_and_two_texts(make: Callable[..., Path], tmp_path: Path) -> None:
     rows = [Row("dense", "dense", {"a": 5.0, "b": 7.0}, 10, 10, 0.0)]
-    write_report(rows, tmp_path / "r.html", "title", {})
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    page = written(make(tmp_path / "cmp", rows), tmp_path)
     assert len(pictures(page)) == 4
     assert Reader(page).rows[0][:3] == ["method", "perplexitya", "perplexityb"]
-
-
-def test_settings_are_split() -> None:
-    shared, differing = settings_tables(SETTINGS)
-    assert shared["calibration"] == "c.txt"
-    assert shared["solver (armor)"] == "exact"
-    assert shared["block size (armor)"] == "auto"
-    assert differing["objective"] == {"armor-paper": "diag", "armor": "full"}
-    assert differing["method"]["wanda"] == "wanda"
-    assert "include" not in shared
-    assert set(differing) == {"method", *(k for k in PRESETS["paper"] if k != "solver")}
-
-
-def test_layer_records_are_read_from_checkpoints(tmp_path: Path) -> None:
-    for label in ("armor", "wanda"):
-        (tmp_path / label).mkdir()
-    write_json(tmp_path / "armor" / RUN_FILE, {"layers": make_layers(1)})
-    write_json(tmp_path / "wanda" / RUN_FILE, {"layers": {}})
-    assert layer_records(tmp_path, ["armor", "wanda", "gone"]) == {"armor": make_layers(1)}
-
-
-@pytest.mark.slow
-def test_a_browser_has_nothing_to_complain_about(page: str, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium")
-    shot = tmp_path / "shot.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
-    run = subprocess.run(
-        [browser, *flags, f"--screenshot={shot}", f"file://{tmp_path / 'report.html'}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in run.stderr
-    assert shot.stat().st_size > 10_000

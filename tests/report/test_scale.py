@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armor.report.charts import spread
+from armor.report.charts.axes import clip, spread
 from armor.report.scale import Scale, fit
 
 POSITIVE = st.floats(1e-3, 1e9)
@@ -51,3 +51,9 @@ def test_labels_are_spread(wanted: list[float]) -> None:
     apart = all(b - a >= 10 for a, b in pairwise(sorted(wanted)))
     if apart:
         assert placed == sorted(wanted)
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert clip("q_proj") == "q_proj"
+    assert clip("abcdefghij", 6) == "ab…hij"
+    assert len(clip("x" * 90, 18)) == 18

@@ -104,10 +104,10 @@ def _summary(found: dict[str, Any]) -> list[str]:
         )
     errors = {name: layer["output_error"] or 0.0 for name, layer in layers.items()}
     if (total := sum(errors.values())) > 0:
-        worst = sorted(errors, key=errors.__getitem__, reverse=True)[:3]
+        worst = sorted(errors, key=errors.__getitem__, reverse=True)[:2]
         prefix = _common_prefix(list(layers))
-        shares = (f"{name.removeprefix(prefix)} {errors[name] / total:.0%}" for name in worst)
-        lines.append(f"output error   {', '.join(shares)} of the sum")
+        shares = (f"{name.removeprefix(prefix)} ({errors[name] / total:.0%})" for name in worst)
+        lines.append(f"output error   most in {' and '.join(shares)}")
     for note in dict.fromkeys(found["dense_layers"].values()):
         names = [name for name, why in found["dense_layers"].items() if why == note]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

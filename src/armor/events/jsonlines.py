@@ -36,6 +36,8 @@ class JsonLines:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one line."""
+        if self._file is None and not self._wait_for:
+            return  # given up
         self._held.append(event)
         if event["kind"] in self._wait_for:
             self._wait_for = ()

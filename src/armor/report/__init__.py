@@ -1,5 +1,6 @@
-"""report.html: one file with the comparison's table and plots, and nothing fetched from outside."""
+"""armor report: what lies in a folder, as one HTML page that fetches nothing, and as PNG plots."""
 
-from armor.report.write import layer_records, write_report
+from armor.report.collect import collect, write_comparison
+from armor.report.write import write_report
 
-__all__ = ["layer_records", "write_report"]
+__all__ = ["collect", "write_comparison", "write_report"]

@@ -1,12 +1,9 @@
-"""The settings of a comparison: what all labels share, and where they differ."""
+"""The settings of the runs: what all labels share, and where they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from armor.calibrate.sources import describe
-from armor.config import PruneConfig
 
 #: What steers the factorisation; a baseline has none of it.
 _ARMOR_ONLY = frozenset(
@@ -18,12 +15,15 @@ _ARMOR_ONLY = frozenset(
 
 
 def settings_tables(
-    settings: Mapping[str, PruneConfig],
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """``(shared, differing)``: setting -> value, and setting -> label -> value.
 
     A setting that a label's method does not use has no value under that label; one that only armor
     uses, always alike, is shared.
+
+    Args:
+        settings: by label, the ``config`` of armor_run.json.
     """
     by_label = {label: _readable(config) for label, config in settings.items()}
     shared: dict[str, str] = {}
@@ -39,17 +39,20 @@ def settings_tables(
     return shared, differing
 
 
-def _readable(config: PruneConfig) -> dict[str, str]:
-    values = config.to_dict()
-    values["calibration"] = describe(config.calibration)
-    if config.method != "armor":
-        values = {name: value for name, value in values.items() if name not in _ARMOR_ONLY}
-    return {name.replace("_", " "): _text(value) for name, value in values.items() if value != ()}
+def _readable(config: Mapping[str, Any]) -> dict[str, str]:
+    armor = config.get("method") == "armor"
+    return {
+        name.replace("_", " "): _text(value)
+        for name, value in config.items()
+        if (armor or name not in _ARMOR_ONLY) and value not in ((), [])
+    }
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "auto"
-    if isinstance(value, tuple | list):
+    if isinstance(value, Mapping):  # texts that were given as strings
+        return ", ".join(f"{name} {str(item)[:12]}" for name, item in value.items())
+    if isinstance(value, (tuple, list)):
         return ", ".join(map(str, value))
     return str(value)

@@ -1,4 +1,4 @@
-"""The comparison in one sentence."""
+"""The comparison, or the run, in one sentence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from armor.report.data import Run
 from armor.report.numbers import perplexity
 
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ def summary(rows: Sequence[Row], best: Row | None) -> str:
             f"; the best method without wrappers, {rival.label}, has "
             f"{perplexity(rival.perplexity[text])} at {_share(rival)}"
         )
+    return sentence + "."
+
+
+def summary_of_run(run: Run | None) -> str:
+    """What a single checkpoint keeps and at what size."""
+    if run is None:
+        return ""
+    sizes, (good, asked) = run.sizes, run.certified
+    sentence = (
+        f"{len(run.layers)} layers pruned to 2:4 by {run.method}, at "
+        f"{sizes.packed / sizes.dense:.2f} of their dense bytes"
+    )
+    if run.mean_ratio is not None:
+        sentence += f"; their proxy loss is {run.mean_ratio:.3f} of NoWag-P's (geometric mean)"
+    if asked:
+        sentence += f", and {'all' if good == asked else f'{good} of {asked}'} are certified"
     return sentence + "."
 
 

@@ -1,11 +1,59 @@
-"""Scalable graphics as text: elements with escaped content, coloured by the page's CSS classes."""
+"""A picture as an ``<svg>``, coloured by the page's CSS."""
 
 from __future__ import annotations
 
 from markupsafe import Markup, escape
 
+from armor.report.picture import Curve, Dot, Line, Mark, Picture, Rect
 
-def tag(element: str, *content: str | Markup, **attributes: str | float) -> Markup:
+
+def to_svg(picture: Picture) -> Markup:
+    """Scales with its container; the picture's title and description are its alt text."""
+    return _tag(
+        "svg",
+        _tag("title", picture.title),
+        _tag("desc", picture.description),
+        *map(_draw, picture.marks),
+        viewBox=f"0 0 {_number(picture.width)} {_number(picture.height)}",
+        role="img",
+        aria_label=f"{picture.title}. {picture.description}",
+    )
+
+
+def _draw(mark: Mark) -> Markup:
+    if isinstance(mark, Line):
+        return _tag("line", x1=mark.x1, y1=mark.y1, x2=mark.x2, y2=mark.y2, class_=mark.style)
+    if isinstance(mark, Rect):
+        return _tag(
+            "rect",
+            *_tip(mark.tip),
+            x=mark.x,
+            y=mark.y,
+            width=mark.width,
+            height=mark.height,
+            class_=mark.style,
+            **_opacity(mark.opacity),
+        )
+    if isinstance(mark, Dot):
+        return _tag("circle", cx=mark.x, cy=mark.y, r=mark.radius, class_=mark.style)
+    if isinstance(mark, Curve):
+        points = " ".join(f"{_number(x)},{_number(y)}" for x, y in mark.points)
+        return _tag(
+            "polyline",
+            *_tip(mark.tip),
+            points=points,
+            class_=mark.style,
+            **_opacity(mark.opacity),
+        )
+    if mark.upright:
+        place = f"translate({_number(mark.x + 4)} {_number(mark.y)}) rotate(-90)"
+        return _tag("text", mark.text, transform=place, text_anchor="middle", class_=mark.style)
+    return _tag(
+        "text", mark.text, x=mark.x, y=mark.y + 4, text_anchor=mark.anchor, class_=mark.style
+    )
+
+
+def _tag(element: str, *content: str | Markup, **attributes: str | float) -> Markup:
     """``<element ...>content</element>``.
 
     Strings are escaped unless they are `Markup`; numbers are rounded to 0.01; an attribute
@@ -19,27 +67,12 @@ def tag(element: str, *content: str | Markup, **attributes: str | float) -> Mark
     return Markup(f"<{element}{written}>{inside}</{element}>")
 
 
-def picture(width: float, height: float, title: str, description: str, *content: Markup) -> Markup:
-    """An ``<svg>`` that scales with its container; `title` and `description` are its alt text."""
-    return tag(
-        "svg",
-        tag("title", title),
-        tag("desc", description),
-        *content,
-        viewBox=f"0 0 {_number(width)} {_number(height)}",
-        role="img",
-        aria_label=f"{title}. {description}",
-    )
+def _tip(text: str) -> list[Markup]:
+    return [_tag("title", text)] if text else []
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
-    """A straight line."""
-    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
-
-
-def label(x: float, y: float, text: str, anchor: str = "start", class_: str = "label") -> Markup:
-    """One line of text, vertically centred on `y`; `anchor` is "start", "middle" or "end"."""
-    return tag("text", text, x=x, y=y + 4, text_anchor=anchor, class_=class_)
+def _opacity(value: float) -> dict[str, float]:
+    return {} if value == 1 else {"opacity": value}
 
 
 def _number(value: str | float) -> str:

@@ -1,0 +1,51 @@
+"""``armor report``: a pruned model or a comparison as a page and as plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor.errors import ArmorError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(name="report")(report_command)
+
+
+def report_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What armor prune, compare or demo wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page (default: DIR/report.html).")
+    ] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option("--eval", metavar="FILE", help="JSON of armor eval; may be repeated."),
+    ] = None,
+    bench: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="JSON of armor bench.")
+    ] = None,
+    png: Annotated[
+        bool, typer.Option("--png/--no-png", help="The plots as PNG, beside the page.")
+    ] = True,
+) -> None:
+    """Write report.html: quality, size, speed, and every layer; one file that fetches nothing.
+
+    Files in DIR named eval*.json and bench*.json are shown, too. The plots go into a folder beside
+    the page.
+
+    Example: [bold]armor report qwen-armor --eval eval.json --bench bench.json[/bold]
+    """
+    from armor.report import collect, write_report
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ArmorError(f"cannot write {out}: its folder does not exist")
+    report = collect(folder, evaluation or (), bench or ())
+    page = out or folder / "report.html"
+    plots = page.with_name(f"{page.stem}-plots") if png else None
+    files = write_report(report, page, plots)
+    print(f"wrote {page}" + (f" and {len(files)} plots in {plots}" if files else ""))

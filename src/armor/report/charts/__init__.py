@@ -1,0 +1,1 @@
+"""One file a chart: data in, a `Picture` out."""

@@ -1,0 +1,203 @@
+"""collect: what lies in a folder, a comparison's or a checkpoint's, as a `Report`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.reader import Checkpoint
+from armor.checkpoint.tensorfile import StoredTensor
+from armor.errors import ArmorError
+from armor.report.data import Layer, Report, Run, Sizes
+
+if TYPE_CHECKING:
+    from armor.evaluate.compare import Row
+
+#: In the folder of a comparison: its rows and title.
+COMPARISON = "comparison.json"
+#: The lists that are shown, and what their rows must have.
+_EVAL = {
+    "perplexity": {"source", "perplexity", "ci95", "bits_per_byte", "seq_len", "tokens"},
+    "tasks": {"task", "shots", "metric", "value", "stderr", "samples"},
+}
+_BENCH = {
+    "layers": {"layer", "batch", "contender", "seconds"},
+    "model": {"contender", "prefill", "decode", "bytes"},
+}
+
+
+def write_comparison(
+    folder: Path, title: str, rows: Iterable[Row], notes: Mapping[str, str]
+) -> None:
+    """Note down what a comparison found, for `collect`. `notes` are further facts to print."""
+    data = {"title": title, "notes": dict(notes), "rows": [row.to_dict() for row in rows]}
+    write_json(folder / COMPARISON, data)
+
+
+def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = ()) -> Report:
+    """Read the folder of ``armor compare``, ``armor demo`` or ``armor prune``.
+
+    Args:
+        evals, benches: files that ``armor eval --json`` and ``armor bench --json`` wrote; those in
+            `folder` named ``eval*.json`` and ``bench*.json`` are found without.
+
+    Raises:
+        ArmorError: neither kind of folder, or a damaged file.
+    """
+    if not folder.is_dir():
+        raise ArmorError(f"{folder} is not a folder")
+    found = Report(
+        folder.resolve().name,
+        evals=_read(folder.glob("eval*.json"), evals, _EVAL, "armor eval"),
+        benches=_read(folder.glob("bench*.json"), benches, _BENCH, "armor bench"),
+    )
+    if (folder / COMPARISON).is_file():
+        return _comparison(folder, found)
+    if not (folder / "config.json").is_file():
+        raise ArmorError(
+            f"{folder} holds neither a checkpoint of armor prune nor the results of armor compare"
+        )
+    run = read_run(folder, found.title)
+    return replace(found, runs={run.label: run})
+
+
+def _comparison(folder: Path, found: Report) -> Report:
+    from armor.evaluate.compare import DENSE, Row
+
+    data = read_json(folder / COMPARISON)
+    known = {item.name for item in fields(Row)}
+    try:
+        rows = [
+            Row(**{key: value for key, value in row.items() if key in known})
+            for row in data["rows"]
+        ]
+        for row in rows:
+            missing = [text for text, value in row.perplexity.items() if value is None]
+            row.perplexity.update(dict.fromkeys(missing, math.inf))
+        title, notes = str(data["title"]), dict(data.get("notes", {}))
+    except (KeyError, TypeError, AttributeError):
+        raise ArmorError(
+            f"{folder / COMPARISON} is damaged; run armor compare again to write it"
+        ) from None
+    if not rows:
+        raise ArmorError(f"{folder / COMPARISON} has no rows; run armor compare again")
+    labels = [row.label for row in rows if row.label != DENSE]
+    runs = {
+        label: read_run(folder / label, label)
+        for label in labels
+        if (folder / label / "config.json").is_file()
+    }
+    return replace(found, title=title, runs=runs, rows=rows, notes=notes)
+
+
+def read_run(folder: Path, label: str) -> Run:
+    """One checkpoint. Only headers and JSON are read; `armor inspect` checks the weights."""
+    checkpoint = Checkpoint.open(folder)
+    record = checkpoint.run
+    known = _mapping(record.get("layers"))
+    layers = [
+        _layer(name, spec, checkpoint.tensors, _mapping(known.get(name)))
+        for name, spec in checkpoint.layers.items()
+    ]
+    config, machine = _mapping(record.get("config")), _mapping(record.get("machine"))
+    facts = {"model": record.get("model")} | {f"machine {key}": v for key, v in machine.items()}
+    method = record.get("method") or config.get("method")
+    memory = _number(record.get("peak_memory_bytes"))
+    return Run(
+        label,
+        str(method or "not recorded"),
+        _sizes(checkpoint, layers),
+        layers,
+        config,
+        {key: str(value) for key, value in _mapping(record.get("versions")).items()},
+        {key: str(value) for key, value in facts.items() if value is not None},
+        {key: str(why) for key, why in _mapping(record.get("dense_layers")).items()},
+        _number(record.get("seconds")),
+        None if memory is None else int(memory),
+    )
+
+
+def _layer(
+    name: str, spec: LayerSpec, tensors: Mapping[str, StoredTensor], record: dict[str, Any]
+) -> Layer:
+    stored = {part: tensors[f"{name}.{part}"].nbytes for part in spec.tensor_shapes()}
+    dense = 2 * stored["core_values"]  # two of four values are kept
+    certificate = record.get("certificate")
+    losses, times = _numbers(record.get("losses")), _numbers(record.get("times"))
+    return Layer(
+        name,
+        spec.shape,
+        spec.block,
+        sum(stored.values()),
+        dense,
+        (stored.get("left", 0) + stored.get("right", 0)) / dense,
+        loss=_number(record.get("loss")),
+        nowag_loss=_number(record.get("nowag_loss")),
+        sparsegpt_loss=_number(record.get("sparsegpt_loss")),
+        certificate=certificate if isinstance(certificate, bool) else None,
+        losses=losses,
+        times=times if len(times) == len(losses) else (),
+        error=_number(record.get("output_error")),
+    )
+
+
+def _sizes(checkpoint: Checkpoint, layers: list[Layer]) -> Sizes:
+    def part(*ends: str) -> int:
+        return sum(
+            checkpoint.tensors[f"{name}.{end}"].nbytes
+            for name, spec in checkpoint.layers.items()
+            for end in ends
+            if end in spec.tensor_shapes()
+        )
+
+    values, indices, wrappers = part("core_values"), part("core_indices"), part("left", "right")
+    every = sum(stored.nbytes for stored in checkpoint.tensors.values())
+    dense = sum(layer.dense_bytes for layer in layers)
+    return Sizes(values, indices, wrappers, every - values - indices - wrappers, dense)
+
+
+def _read(
+    found: Iterable[Path], given: Iterable[Path], keys: Mapping[str, set[str]], command: str
+) -> dict[str, dict[str, Any]]:
+    """The JSON objects by file name; `found` files of another make are passed over."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(found):
+        data = read_json(path)
+        if _has(data, keys):
+            files[path.name] = data
+    for path in given:
+        data = read_json(path)
+        if not _has(data, keys):
+            raise ArmorError(f"{path} was not written by {command} --json")
+        files[path.name if path.name not in files else str(path)] = data
+    return files
+
+
+def _has(data: dict[str, Any], keys: Mapping[str, set[str]]) -> bool:
+    """Whether there is one of the lists, and every row of them has its keys."""
+    lists = {name: data[name] for name in keys if isinstance(data.get(name), list)}
+    return bool(lists) and all(
+        isinstance(row, dict) and keys[name] <= set(row)
+        for name, rows in lists.items()
+        for row in rows
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    numbers = [_number(item) for item in value] if isinstance(value, list) else []
+    return tuple(number for number in numbers if number is not None)

@@ -1,0 +1,79 @@
+"""The numbers at the top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from armor.report.data import Report, Run
+from armor.report.numbers import duration, percent, perplexity, size
+
+if TYPE_CHECKING:
+    from armor.evaluate.compare import Row
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number, what it is, and what it compares with."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
+    """Quality, size, loss, certificate, speed and time, of the best row or of the only run."""
+    found: list[Tile] = []
+    if best is not None:
+        found += _quality(best, report.rows[0])
+    else:
+        found += [tile for data in report.evals.values() for tile in _measured(data)][:2]
+    if run is not None:
+        sizes = run.sizes
+        packed = f"{size(sizes.packed)} of {size(sizes.dense)}"
+        found.append(Tile(f"{sizes.packed / sizes.dense:.2f}×", "pruned layers, of dense", packed))
+        whole, dense = sizes.packed + sizes.rest, sizes.dense + sizes.rest
+        note = f"{size(whole)} of {size(dense)}"
+        found.append(Tile(f"{whole / dense:.2f}×", "whole model, of dense", note))
+        if run.mean_ratio is not None:
+            note = "of NoWag-P's, geometric mean"
+            found.append(Tile(f"{run.mean_ratio:.3f}×", "proxy loss", note))
+        good, asked = run.certified
+        if asked:
+            found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))
+    found += [tile for data in report.benches.values() for tile in _speed(data)][:1]
+    if run is not None and run.seconds:
+        memory = f"at most {size(run.peak_memory)} of memory" if run.peak_memory else ""
+        found.append(Tile(duration(run.seconds), "to prune", memory))
+    return found
+
+
+def _quality(best: Row, dense: Row) -> list[Tile]:
+    text, value = next(iter(best.perplexity.items()))
+    note = f"dense {perplexity(dense.perplexity[text])}"
+    found = [Tile(perplexity(value), f"perplexity, {text}", note)]
+    if best.gap_left:
+        left = max(best.gap_left.values())
+        found.append(Tile(percent(left), "of the gap left", "best baseline to dense is 100 %"))
+    return found
+
+
+def _measured(data: dict[str, Any]) -> list[Tile]:
+    return [
+        Tile(
+            perplexity(row["perplexity"]),
+            f"perplexity, {PurePath(row['source']).stem}",
+            f"windows of {row['seq_len']} tokens",
+        )
+        for row in data.get("perplexity") or ()
+    ]
+
+
+def _speed(data: dict[str, Any]) -> list[Tile]:
+    speeds = {row["contender"]: row for row in data.get("model") or ()}
+    if not {"ARMOR", "dense"} <= set(speeds):
+        return []
+    ratio = speeds["ARMOR"]["decode"] / speeds["dense"]["decode"]
+    note = f"{speeds['ARMOR']['decode']:,.0f} tokens/s, dense {speeds['dense']['decode']:,.0f}"
+    return [Tile(f"{ratio:.2f}×", "decoding speed, of dense", note)]
