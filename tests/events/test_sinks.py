@@ -142,6 +142,24 @@ def test_lines_go_to_the_stderr_of_the_moment(
     assert capsys.readouterr().out == "armor: careful\n"
 
 
+def test_a_run_that_goes_on_counts_what_was_done(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    recorder = Recorder([JsonLines(file)])
+    with recorder.run("prune"):
+        progress = recorder.progress()
+        progress.planned([LayerPlan(name, (4, 8), 4) for name in "abc"])
+        progress.resumed({"b": RECORD}, ["c"])
+        progress.finished("a", RECORD)
+    resumed, layer = lines(file)[2:4]
+    assert (resumed["kind"], resumed["finished"], resumed["damaged"]) == (
+        "run_resumed",
+        ["b"],
+        ["c"],
+    )
+    assert (layer["layer"], layer["number"], layer["layers"]) == ("a", 2, 3)
+    assert describe(resumed) == "1 layers were finished before, 1 are damaged and done again"
+
+
 def test_every_kind_has_its_line() -> None:
     assert describe({"kind": "method_started", "label": "armor"}) == "armor: method started"
     failed = {"kind": "run_failed", "seconds": 2.0, "error": "no memory"}

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
 from armor.checkpoint.jsonfile import write_json
+from armor.evaluate.checkpoints import RESULTS
 from armor.evaluate.compare import Row, with_gaps
-from armor.report import write_comparison
+from armor.report import name_comparison
 
 PERPLEXITY = {"dense": 2.175, "wanda": 25.4, "sparsegpt": 3.86, "armor-paper": 2.7, "armor": 2.308}
 DENSE_BYTES = 2_000_000
@@ -95,7 +96,9 @@ def make_comparison(folder: Path, rows: list[Row] | None = None) -> Path:
     folder.mkdir()
     for row in rows[1:]:
         make_checkpoint(folder / row.label, row.label)
-    write_comparison(folder, "A <b>title</b>", rows, {"evaluation window": "256 tokens"})
+    data = {"model": "some/model", "seq_len": 256, "max_chars": None, "pruned": {}}
+    write_json(folder / RESULTS, data | {"rows": [row.to_dict() for row in rows]})
+    name_comparison(folder, "A <b>title</b>")
     return folder
 
 

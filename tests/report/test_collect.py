@@ -117,13 +117,13 @@ def test_files_are_found_by_name_or_given(
     [
         ("[]", "not a JSON object"),
         ('{"rows": []}', "damaged"),
-        ('{"title": "t", "rows": []}', "no rows"),
-        ('{"title": "t", "rows": [{"label": "dense"}]}', "damaged"),
-        ('{"title": "t", "rows": [3]}', "damaged"),
+        ('{"model": "m", "rows": []}', "no rows"),
+        ('{"model": "m", "rows": [{"label": "dense"}]}', "damaged"),
+        ('{"model": "m", "rows": [3]}', "damaged"),
     ],
 )
 def test_a_damaged_comparison(tmp_path: Path, content: str, says: str) -> None:
-    (tmp_path / "comparison.json").write_text(content)
+    (tmp_path / "results.json").write_text(content)
     with pytest.raises(ArmorError, match=says):
         collect(tmp_path)
 

@@ -16,7 +16,7 @@ from armor.config import PruneConfig
 from armor.evaluate.checkpoints import DENSE
 from armor.evaluate.compare import Row, Windows, compare
 from armor.events import both
-from armor.report import collect, write_comparison, write_report
+from armor.report import collect, name_comparison, write_report
 from armor.run.prune import Progress
 
 #: The log of a comparison, in its folder.
@@ -71,14 +71,8 @@ def show_comparison(
     console = Console(highlight=False)
     console.print(comparison_table(rows))
     console.print(f"[dim]{GAP_NOTE}[/dim]")
-    write_comparison(out, title, rows, _window(seq_len, max_chars))
+    name_comparison(out, title)
     report = out / "report.html"
     write_report(collect(out), report)
     console.print(f"wrote [bold]{report}[/bold]")
     return rows
-
-
-def _window(seq_len: int | None, max_chars: int | None) -> dict[str, str]:
-    """What was read of each text, for the report."""
-    notes = {"evaluation window": f"{seq_len} tokens" if seq_len else "the context, at most 2048"}
-    return notes | ({"evaluated on": f"the first {max_chars:,} characters"} if max_chars else {})

@@ -33,6 +33,10 @@ def describe(event: Mapping[str, Any]) -> str:
         dense = len(event["dense_layers"])
         weights = event["weights"] / 1e6
         text = f"{event['layers']} layers to prune ({weights:.2f} M weights), {dense} stay dense"
+    elif kind == "run_resumed":
+        text = f"{len(event['finished'])} layers were finished before"
+        if event["damaged"]:
+            text += f", {len(event['damaged'])} are damaged and done again"
     elif kind == "layer_started":
         text = event["layer"]
     elif kind == "layer_finished":

@@ -93,7 +93,11 @@ class Recorder:
             place = {"layer": name, "number": len(finished), "layers": len(layers)}
             self.emit("layer_finished", **common, **place, **record.to_dict())
 
-        return Progress(planned, started, done)
+        def resumed(records: dict[str, LayerRecord], damaged: list[str]) -> None:
+            finished.extend(records)
+            self.emit("run_resumed", **common, finished=list(records), damaged=damaged)
+
+        return Progress(planned=planned, started=started, finished=done, resumed=resumed)
 
 
 def both(first: Progress, second: Progress) -> Progress:

@@ -6,20 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.jsonfile import read_json, write_json
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
+from armor.evaluate.checkpoints import DENSE, RESULTS
+from armor.evaluate.compare import Row
 from armor.report.data import Layer, Report, Run, Sizes
 
-if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
-
-#: In the folder of a comparison: its rows and title.
-COMPARISON = "comparison.json"
 #: The lists that are shown, and what their rows must have.
 _EVAL = {
     "perplexity": {"source", "perplexity", "ci95", "bits_per_byte", "seq_len", "tokens"},
@@ -31,12 +28,10 @@ _BENCH = {
 }
 
 
-def write_comparison(
-    folder: Path, title: str, rows: Iterable[Row], notes: Mapping[str, str]
-) -> None:
-    """Note down what a comparison found, for `collect`. `notes` are further facts to print."""
-    data = {"title": title, "notes": dict(notes), "rows": [row.to_dict() for row in rows]}
-    write_json(folder / COMPARISON, data)
+def name_comparison(folder: Path, title: str) -> None:
+    """Give the comparison in `folder` a title for its report."""
+    file = folder / RESULTS
+    write_json(file, {"title": title} | read_json(file))
 
 
 def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = ()) -> Report:
@@ -56,7 +51,7 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
         evals=_read(folder.glob("eval*.json"), evals, _EVAL, "armor eval"),
         benches=_read(folder.glob("bench*.json"), benches, _BENCH, "armor bench"),
     )
-    if (folder / COMPARISON).is_file():
+    if (folder / RESULTS).is_file():
         return _comparison(folder, found)
     if not (folder / "config.json").is_file():
         raise ArmorError(
@@ -67,9 +62,7 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
 
 
 def _comparison(folder: Path, found: Report) -> Report:
-    from armor.evaluate.compare import DENSE, Row
-
-    data = read_json(folder / COMPARISON)
+    data = read_json(folder / RESULTS)
     known = {item.name for item in fields(Row)}
     try:
         rows = [
@@ -79,20 +72,25 @@ def _comparison(folder: Path, found: Report) -> Report:
         for row in rows:
             missing = [text for text, value in row.perplexity.items() if value is None]
             row.perplexity.update(dict.fromkeys(missing, math.inf))
-        title, notes = str(data["title"]), dict(data.get("notes", {}))
+        title = str(data.get("title") or Path(data["model"]).name)
     except (KeyError, TypeError, AttributeError):
-        raise ArmorError(
-            f"{folder / COMPARISON} is damaged; run armor compare again to write it"
-        ) from None
+        raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again") from None
     if not rows:
-        raise ArmorError(f"{folder / COMPARISON} has no rows; run armor compare again")
+        raise ArmorError(f"{folder / RESULTS} has no rows yet; run armor compare again")
     labels = [row.label for row in rows if row.label != DENSE]
     runs = {
         label: read_run(folder / label, label)
         for label in labels
         if (folder / label / "config.json").is_file()
     }
-    return replace(found, title=title, runs=runs, rows=rows, notes=notes)
+    return replace(found, title=title, runs=runs, rows=rows, notes=_notes(data))
+
+
+def _notes(data: dict[str, Any]) -> dict[str, str]:
+    """What was read of each text."""
+    window, most = data.get("seq_len"), data.get("max_chars")
+    notes = {"evaluation window": f"{window} tokens" if window else "the context, at most 2048"}
+    return notes | ({"evaluated on": f"the first {most:,} characters"} if most else {})
 
 
 def read_run(folder: Path, label: str) -> Run:
