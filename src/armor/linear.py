@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from armor import runtime
 from armor.factorize.factors import Factors
 from armor.packed import PackedLayer
+from armor.runtime.api import Arguments
+from armor.runtime.sharing import SharedInputs
 from armor.sparsity import packed_shapes
 
 
@@ -61,6 +63,7 @@ class ArmorLinear(nn.Module):
             self.left = empty(-(-out_features // block), block, block)
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
+        self.shared: tuple[SharedInputs, int] | None = None  # set by `armor.runtime.prepare`
         self._packed: Tensor | None = None  # made of these two:
         self._packed_from: tuple[Tensor, Tensor] | None = None
 
@@ -80,10 +83,19 @@ class ArmorLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        if self.shared is None:
+            return self.alone(x)
+        together, number = self.shared
+        return together.run(number, x)
+
+    def alone(self, x: Tensor) -> Tensor:
+        """`forward`, whatever other layers have the same input."""
+        return runtime.linear(x, *self.arguments())
+
+    def arguments(self) -> Arguments:
+        """What `armor.runtime.linear` takes after x."""
         packed = self._packed if self.is_packed else None
-        return runtime.linear(
-            x, self.core_values, self.core_indices, self.left, self.right, self.bias, packed
-        )
+        return self.core_values, self.core_indices, self.left, self.right, self.bias, packed
 
     @property
     def is_packed(self) -> bool:

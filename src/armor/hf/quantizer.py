@@ -23,6 +23,7 @@ from armor.linear import ArmorLinear
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.names import fuses_experts, renaming
+from armor.runtime import prepare
 from armor.sparsity import valid_indices
 
 
@@ -72,8 +73,7 @@ class ArmorQuantizer(HfQuantizer):
                     f"layer {name} has indices that do not name 2 of every 4; the checkpoint is"
                     " damaged: copy or download it again"
                 )
-            if not any(tensor.is_meta for tensor in layer.parameters()):  # offloaded
-                layer.prepare()
+        prepare(model)
         # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
         model.is_quantized = False
         return model

@@ -1,14 +1,22 @@
-"""linear: the one function that modules call."""
+"""linear and linears: the functions that modules call."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
 from armor.runtime import reference
-from armor.runtime.frontend import run
-from armor.runtime.operator import linear_operator
+from armor.runtime.frontend import run, run_shared
+from armor.runtime.operator import linear_operator, linears_operator
+
+#: Of a layer: core_values, core_indices, left, right, bias, packed.
+Arguments: TypeAlias = tuple[
+    Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+]
 
 
 def linear(
@@ -45,3 +53,17 @@ def linear(
         return linear_operator(x, core_values, core_indices, left, right, bias, packed)
     layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
     return run(x, layer, bias, packed)
+
+
+def linears(x: Tensor, calls: Sequence[Arguments]) -> list[Tensor]:
+    """`linear` of each of several layers with the same input, together where that is faster.
+
+    Args:
+        x: (..., in), without a gradient.
+    """
+    values, indices, left, right, bias, packed = (list(c) for c in zip(*calls, strict=True))
+    if torch.compiler.is_compiling():
+        return linears_operator(x, values, indices, left, right, bias, packed)
+    tensors = zip(values, indices, left, right, strict=True)
+    layers = [PackedLayer(x.shape[-1], *each) for each in tensors]
+    return run_shared(x, layers, bias, packed)

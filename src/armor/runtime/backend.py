@@ -1,8 +1,9 @@
-"""What a backend is: a module with the four functions of `Backend`."""
+"""What a backend is: a module with the four functions of `Backend`, or the five of `Sharing`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,4 +44,19 @@ class Backend(Protocol):
         self, x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None
     ) -> Tensor:
         """(batch, in) -> (batch, out), contiguous, in the dtype of x; `packed` is of `pack`."""
+        ...
+
+
+@runtime_checkable
+class Sharing(Backend, Protocol):
+    """A backend that computes several layers of the same input faster together."""
+
+    def matmul_shared(
+        self,
+        x: Tensor,
+        layers: Sequence[PackedLayer],
+        biases: Sequence[Tensor | None],
+        packed: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """`matmul` of each layer; they have the same number of inputs."""
         ...

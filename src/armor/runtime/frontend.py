@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.packed import PackedLayer
-from armor.runtime.backend import Backend, Verdict
+from armor.runtime.backend import Backend, Sharing, Verdict
 
 BACKENDS = ("cpu", "triton", "semi_structured", "reference")
 ENVIRONMENT = "ARMOR_BACKEND"
@@ -129,14 +129,36 @@ def _verdict(
 
 def run(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
     """``A S B x + bias`` for x (..., in) on the backend that `choose` names; contiguous."""
+    return run_shared(x, [layer], [bias], [packed])[0]
+
+
+def run_shared(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """`run` of each of `layers`, which have the same number of inputs."""
     flat = x.reshape(-1, x.shape[-1])
-    out = layer.shape[0]
+    found: list[Tensor] = []
     if not len(flat):
-        return x.new_empty(*x.shape[:-1], out)
-    same = x.dtype == layer.core_values.dtype and x.device == layer.core_values.device
-    # Mixed dtypes or devices: torch's own error message.
-    name = choose(layer.shape, x.dtype, x.device, len(flat), packed is not None) if same else None
-    module = backend(name or "reference")
-    if name == "semi_structured" and packed is None:
-        packed = module.pack(layer)
-    return module.matmul(flat, layer, bias, packed).view(*x.shape[:-1], out)
+        found = [x.new_empty(0, layer.shape[0]) for layer in layers]
+    else:
+        calls = list(zip(layers, biases, packed, strict=True))
+        names = [_name(flat, layer, ready is not None) for layer, _, ready in calls]
+        together = backend(names[0])
+        if len(calls) > 1 and len(set(names)) == 1 and isinstance(together, Sharing):
+            found = together.matmul_shared(flat, layers, biases, packed)
+        else:
+            for name, (layer, bias, ready) in zip(names, calls, strict=True):
+                module = backend(name)
+                if name == "semi_structured" and ready is None:
+                    ready = module.pack(layer)
+                found.append(module.matmul(flat, layer, bias, ready))
+    return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]
+
+
+def _name(x: Tensor, layer: PackedLayer, packed: bool) -> str:
+    if x.dtype != layer.core_values.dtype or x.device != layer.core_values.device:
+        return "reference"  # mixed dtypes or devices: torch's own error message
+    return choose(layer.shape, x.dtype, x.device, len(x), packed)

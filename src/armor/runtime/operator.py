@@ -1,4 +1,4 @@
-"""``torch.ops.armor.linear``: the runtime as one opaque operator.
+"""``torch.ops.armor.linear`` and ``linears``: the runtime as opaque operators.
 
 Compilers see its shapes and nothing else, so there is no graph break, and the backend is chosen
 anew at every call (decode and prefill differ) without a recompilation.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
-from armor.runtime.frontend import run
+from armor.runtime.frontend import run, run_shared
 from armor.runtime.reference import times_blocks
 from armor.sparsity import unpack
 
@@ -57,6 +57,32 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if right is not None:
         grad = times_blocks(grad, right.mT)
     return grad, None, None, None, None, None, None
+
+
+@torch.library.custom_op(
+    "armor::linears",
+    mutates_args=(),
+    schema="(Tensor x, Tensor[] core_values, Tensor[] core_indices, Tensor?[] left,"
+    " Tensor?[] right, Tensor?[] bias, Tensor?[] packed) -> Tensor[]",
+)
+def linears_operator(
+    x: Tensor,
+    core_values: list[Tensor],
+    core_indices: list[Tensor],
+    left: list[Tensor | None],
+    right: list[Tensor | None],
+    bias: list[Tensor | None],
+    packed: list[Tensor | None],
+) -> list[Tensor]:
+    """See `armor.runtime.api.linears`; no gradients."""
+    tensors = zip(core_values, core_indices, left, right, strict=True)
+    layers = [PackedLayer(x.shape[-1], *each) for each in tensors]
+    return run_shared(x, layers, bias, packed)
+
+
+@linears_operator.register_fake
+def _(x: Tensor, core_values: list[Tensor], *others: list[Tensor | None]) -> list[Tensor]:
+    return [x.new_empty(*x.shape[:-1], values.shape[0]) for values in core_values]
 
 
 linear_operator.register_autograd(_backward, setup_context=_keep)

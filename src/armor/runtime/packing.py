@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from armor.packed import PackedLayer
-from armor.runtime.frontend import DECODE_ROWS, backend, order
+from armor.runtime.backend import Sharing
+from armor.runtime.frontend import DECODE_ROWS, backend, forced, order
+from armor.runtime.sharing import SharedInputs
 
 
 def pack(layer: PackedLayer) -> Tensor | None:
@@ -24,14 +27,39 @@ def pack(layer: PackedLayer) -> Tensor | None:
 
 
 def prepare(model: nn.Module) -> None:
-    """Pack every `ArmorLinear` of `model`; ``from_pretrained`` does it.
+    """Pack every `ArmorLinear` of `model`, and let those with the same input run together.
 
-    Call it again after moving a model to another device or changing its dtype, both of which drop
-    what was packed, and before compiling or capturing a graph. Nothing happens on the CPU, whose
-    backend reads the stored tensors.
+    ``from_pretrained`` does it. Call it again after moving a model to another device or changing
+    its dtype, both of which drop what was packed, and before compiling or capturing a graph.
+    Layers that are offloaded are left alone. On the CPU nothing is packed: its backend reads the
+    stored tensors.
     """
     from armor.linear import ArmorLinear
 
     for module in model.modules():
         if isinstance(module, ArmorLinear):
-            module.prepare()
+            module.shared = None
+            if _is_here(module):
+                module.prepare()
+    for parent in model.modules():
+        siblings: dict[int, list[ArmorLinear]] = {}
+        for child in parent.children():
+            if isinstance(child, ArmorLinear) and _is_here(child):
+                siblings.setdefault(child.in_features, []).append(child)
+        for group in siblings.values():
+            if len(group) > 1 and _gains_from_sharing(group[0].core_values.device):
+                together = SharedInputs(group)
+                for number, layer in enumerate(group):
+                    layer.shared = (together, number)
+
+
+def _is_here(module: nn.Module) -> bool:
+    """Not offloaded."""
+    return not any(tensor.is_meta for tensor in module.parameters())
+
+
+def _gains_from_sharing(device: torch.device) -> bool:
+    """Whether a backend that is used on `device` gains from layers with the same input."""
+    wanted = forced()
+    names = order(device, 1) if wanted is None else (wanted,)
+    return any(isinstance(backend(name), Sharing) for name in names)

@@ -7,6 +7,8 @@ layer is one flat tensor ``[values | positions]`` whose first part the module ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,6 +77,23 @@ def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | 
     return (y if bias is None else y + bias).contiguous()
 
 
+def matmul_shared(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """See `Backend.matmul_shared`: the products with B are one launch for three layers."""
+    inputs = [x] * len(layers)
+    rights = [layer.right for layer in layers if layer.right is not None]
+    if len(rights) == len(layers) <= blocks.MOST_LAYERS and blocks.is_available():
+        inputs = list(x.new_empty(len(layers), *x.shape))
+        blocks.times_blocks(x.contiguous(), rights, [None] * len(layers), inputs)
+        layers = [replace(layer, right=None) for layer in layers]
+    calls = zip(inputs, layers, biases, packed, strict=True)
+    return [matmul(*call) for call in calls]
+
+
 def padded(layer: PackedLayer, engine: str) -> tuple[Tensor, Tensor]:
     """Values and indices of the core padded with zeros to the engine's multiples."""
     rows, cols = padded_shape(layer.shape, engine)
@@ -139,7 +158,9 @@ def _algorithm(packed: Tensor, x: Tensor, rows: int) -> int:
 
 def _times_blocks(x: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
     if blocks.is_available():
-        return blocks.times_blocks(x, factor, bias)
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        blocks.times_blocks(x.contiguous(), [factor], [bias], [result])
+        return result
     y = reference.times_blocks(x, factor)
     return y if bias is None else y + bias
 

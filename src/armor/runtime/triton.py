@@ -1,26 +1,32 @@
 """The Triton backend: reads the stored values and 2-bit positions once, nothing is repacked.
 
 A few rows are bound by memory: the input side is split until there are a few programs for each
-multiprocessor, and the partial sums are added by the kernel that multiplies by A, or by torch where
-there is none. Three launches: B x, S (B x) in parts, A of their sum plus bias.
+multiprocessor. Layers with the same input share their launches: B x for all of them, then S and,
+by whichever program ends last with a block of outputs, A; for small layers one launch for all.
+How the work is cut is decided in `tiles`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
 from armor.runtime.backend import YES, Verdict
+from armor.runtime.tiles import Product, Tiling, tiling
 
+MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-_PROGRAMS = 4  # a multiprocessor: enough to hide the latency of memory
-_GROUPS = 32  # of 4 inputs, in one step of the core kernel
-_ROWS = 64  # outputs of a program
+
+# Zeros that count finished programs, by device and stream: kernels leave them as zeros.
+_counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def is_available() -> Verdict:
@@ -51,99 +57,197 @@ def pack(layer: PackedLayer) -> None:
 
 def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
     """See `Backend.matmul`; sums in float32, ``B x`` and ``S B x`` are rounded to x's dtype."""
+    return product(x, [layer], [bias])[0]
+
+
+def matmul_shared(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """See `Backend.matmul_shared`: up to three layers a launch."""
+    found: list[Tensor] = []
+    for start in range(0, len(layers), MOST_LAYERS):
+        part = slice(start, start + MOST_LAYERS)
+        some, added = layers[part], biases[part]
+        alike = {(layer.block, bias is None) for layer, bias in zip(some, added, strict=True)}
+        if len(alike) == 1:
+            found += product(x, some, added)
+        else:
+            found += [matmul(x, layer, b, None) for layer, b in zip(some, added, strict=True)]
+    return found
+
+
+def product(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    cut: Tiling | None = None,
+) -> list[Tensor]:
+    """``A S B x + bias`` of layers with one block size, all with a bias or none.
+
+    Args:
+        x: (batch, in). cut: how to cut the work, None for `tiles.tiling`.
+    """
+    rows = [layer.shape[0] for layer in layers]
+    if cut is None:
+        all_rows = sum(rows)
+        cut = tiling(Product(all_rows, x.shape[1], layers[0].block, len(x), x.dtype), x.device)
+    x = x.contiguous()
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        planes = False
-        if layer.right is not None:
-            planes = x.shape[1] % 4 == 0
-            x = times_blocks(x, layer.right, planes=planes)
-        parts = _core(x, layer, planes)
-        if layer.left is not None:
-            return times_blocks(parts, layer.left, bias, x.dtype)
-        y = parts.sum(0).to(x.dtype)
-        return y if bias is None else y + bias
+        inputs = x
+        rights = [layer.right for layer in layers if layer.right is not None]
+        if rights and not cut.fuse_right:
+            outputs = x.new_empty(len(layers), *x.shape)
+            times_blocks(x, rights, [None] * len(layers), list(outputs))
+            inputs = outputs
+        if cut.fuse_left:
+            results = [x.new_empty(len(x), out) for out in rows]
+            _core(inputs, layers, biases, cut, results)
+            return results
+        sums = _core(inputs, layers, biases, cut, [])
+        lefts = [layer.left for layer in layers if layer.left is not None]
+        if lefts:
+            results = [x.new_empty(len(x), out) for out in rows]
+            times_blocks(sums, lefts, biases, results)
+            return results
+        parts = sums.sum(0).to(x.dtype).split(rows, dim=1)
+        return [
+            part.contiguous() if bias is None else part + bias
+            for part, bias in zip(parts, biases, strict=True)
+        ]
 
 
 def times_blocks(
     x: Tensor,
-    blocks: Tensor,
-    bias: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-    planes: bool = False,
-) -> Tensor:
-    """``blockdiag(blocks) x + bias`` in one launch.
+    blocks: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    results: Sequence[Tensor],
+) -> None:
+    """``blockdiag(blocks) x + bias`` for up to three layers in one launch, into `results`.
 
     Args:
-        x: (batch, n), or (parts, batch, n) to be added first.
-        blocks: (count, b, b) with (count - 1)*b < n <= count*b. bias: (n,) or None.
-        dtype: of the result, None for that of `x`.
-        planes: whether to return the outputs by their place in a group of 4: (batch, 4, n/4).
+        x: (batch, n), the same for all; or (parts, batch, sum of n) to be added first, of which
+            each layer takes its n in turn.
+        blocks: (count, b, b) with (count - 1)*b < n <= count*b, one b. biases: (n,), all or none.
+        results: contiguous, (batch, n).
     """
     from armor.runtime import triton_kernels as kernels
 
-    parts, batch, features = (1, *x.shape) if x.dim() == 2 else tuple(x.shape)
-    x = x.contiguous()
-    count, size, _ = blocks.shape
-    y = x.new_empty(batch, features, dtype=dtype)
-    rows = min(_ROWS, kernels.power_of_two(size))
+    together = x.dim() == 2
+    parts, batch, width = (1, *x.shape) if together else tuple(x.shape)
+    size = blocks[0].shape[-1]
+    rows = min(64, kernels.power_of_two(size))
     items = min(64, kernels.power_of_two(batch))
-    grid = (count * -(-size // rows), -(-batch // items))
-    kernels.blocks_kernel[grid](
+    features = [result.shape[-1] for result in results]
+    ends = list(accumulate(len(factor) * -(-size // rows) for factor in blocks))
+    offsets = [0] * len(blocks) if together else [0, *accumulate(features)][: len(blocks)]
+    kernels.blocks_kernel[(ends[-1], -(-batch // items))](
         x,
-        blocks.contiguous(),
-        x if bias is None else bias,
-        y,
+        *_three(blocks),
+        *_three([x if bias is None else bias for bias in biases]),
+        *_three(results),
         parts,
-        batch * features,
+        batch * width,
         batch,
-        features,
-        features // 4,
+        width,
+        *_three(ends)[:2],
+        *_three(features),
+        *_three(offsets)[1:],
+        LAYERS=len(blocks),
         SIZE=size,
         ROWS=rows,
         ITEMS=items,
         STEP=min(64, kernels.power_of_two(size)),
-        BIAS=bias is not None,
-        PLANES=planes,
-        OPERAND=kernels.operand(blocks.dtype),
+        BIAS=biases[0] is not None,
+        OPERAND=kernels.operand(blocks[0].dtype),
     )
-    return y
 
 
-def _core(x: Tensor, layer: PackedLayer, planes: bool) -> Tensor:
-    """``S x`` in parts: float32 (parts, batch, out) whose sum it is."""
+def _core(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    cut: Tiling,
+    results: Sequence[Tensor],
+) -> Tensor:
+    """The core's launch, into `results` if A is fused; returns the sums (parts, batch, all rows).
+
+    x is (batch, in), or what each layer's B made of it: (layers, batch, in).
+    """
     from armor.runtime import triton_kernels as kernels
 
-    batch = len(x)
-    rows, kept = layer.core_values.shape
-    groups = kept // 2
+    batch, features = x.shape[-2:]
+    rows = [layer.shape[0] for layer in layers]
+    block = layers[0].block or 0
+    groups = layers[0].core_values.shape[1] // 2
+    step = block // 4 if cut.fuse_right else cut.groups
     items = min(64, kernels.power_of_two(batch))
-    tiles = -(-rows // _ROWS) * -(-batch // items)
-    steps = -(-groups // _GROUPS)
-    parts = min(steps, max(1, _PROGRAMS * _processors(x.device) // tiles))
-    each = -(-steps // parts)
+    ends = list(accumulate(-(-out // cut.rows) for out in rows))
+    tiles, columns = ends[-1], -(-batch // items)
+    steps = -(-groups // step)
+    wanted = cut.programs * _processors(x.device) // (tiles * columns)
+    each = -(-steps // min(steps, max(1, wanted)))
     parts = -(-steps // each)
-    y = torch.empty(parts, batch, rows, dtype=torch.float32, device=x.device)
-    kernels.core_kernel[(-(-rows // _ROWS), parts, -(-batch // items))](
-        x.contiguous(),
-        layer.core_values.contiguous(),
-        layer.core_indices.contiguous(),
-        y,
-        batch * rows,
-        batch,
-        rows,
-        x.shape[1],
-        groups,
-        layer.core_indices.shape[1],
-        1 if planes else 4,
-        groups if planes else 1,
+    sums = torch.empty(parts, batch, sum(rows), dtype=torch.float32, device=x.device)
+    pairs = x.element_size() == 2
+    values = [layer.core_values.contiguous() for layer in layers]
+    kernels.core_kernel[(tiles, parts, columns)](
+        x,
+        *_three([v.view(torch.int32) if pairs else v for v in values]),
+        *_three([layer.core_indices.contiguous() for layer in layers]),
+        *_three([_or(layer.left, x) for layer in layers]),
+        *_three([_or(layer.right, x) for layer in layers]),
+        *_three([_or(bias, x) for bias in biases]),
+        *_three(results or [x]),
+        sums,
+        _zeros(x.device, tiles * columns) if cut.fuse_left else sums,
+        parts,
         each,
-        ROWS=_ROWS,
+        batch,
+        features,
+        groups,
+        layers[0].core_indices.shape[1],
+        batch * features if x.dim() == 3 else 0,
+        *_three(ends)[:2],
+        tiles,
+        *_three(rows),
+        sum(rows),
+        LAYERS=len(layers),
+        LEFT=block if cut.fuse_left else 0,
+        RIGHT=block if cut.fuse_right else 0,
+        BIAS=biases[0] is not None,
+        ROWS=cut.rows,
         ITEMS=items,
-        GROUPS=_GROUPS,
+        GROUPS=step,
+        PAIRS=pairs,
+        EVEN=all(out % cut.rows == 0 for out in rows) and groups % (step * each) == 0,
+        STAGES=cut.stages,
+        TYPE=kernels.stored(x.dtype),
         OPERAND=kernels.operand(x.dtype),
-        # float32 tiles of three stages outgrow the shared memory of consumer GPUs.
-        num_stages=2 if x.dtype == torch.float32 else 3,
+        num_warps=cut.warps,
     )
-    return y
+    return sums
+
+
+def _three(things: Sequence[Any]) -> list[Any]:
+    """What is passed for each layer, three times; nothing is read of those that are too many."""
+    return [*things, *[things[0]] * (MOST_LAYERS - len(things))]
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """The tensor, or something to pass in its place where nothing is read."""
+    return other if tensor is None else tensor.contiguous()
+
+
+def _zeros(device: torch.device, count: int) -> Tensor:
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    found = _counters.get((device, stream))
+    if found is None or len(found) < count:
+        found = torch.zeros(max(count, 4096), dtype=torch.int32, device=device)
+        _counters[device, stream] = found
+    return found
 
 
 def _interpreted() -> bool:

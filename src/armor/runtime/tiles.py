@@ -1,0 +1,106 @@
+"""How the Triton kernels cut a product into programs: measured for some GPUs, else by rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Written by ``python benchmarks/tune.py`` on a GPU: {device name: {key: fields of Tiling}}.
+MEASURED = Path(__file__).with_name("tiles.json")
+FUSE_ITEMS = 32  # more inputs than this and A x is a product worth a launch of its own
+_SMALL = 2**25  # weights of a launch up to which computing B again for each tile beats a launch
+_PROGRAMS = 4  # a multiprocessor: enough to hide the latency of memory
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The sizes of one launch of the core's kernel.
+
+    Attributes:
+        rows: outputs of a program, a power of two. groups: of 4 inputs, in one step; with
+            `fuse_right` a step is a block of B instead.
+        programs: wanted for each multiprocessor; the inputs are split until there are as many.
+        fuse_left, fuse_right: whether A and B are multiplied in the same launch.
+        warps, stages: of Triton.
+    """
+
+    rows: int = 64
+    groups: int = 32
+    programs: int = _PROGRAMS
+    fuse_left: bool = False
+    fuse_right: bool = False
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is to be computed: (out, in) with out added up over the layers that share the input."""
+
+    rows: int
+    features: int
+    block: int | None
+    batch: int
+    dtype: torch.dtype
+
+    @property
+    def key(self) -> str:
+        """Its name in the table; batches go up to the next power of two."""
+        items = 1 << (self.batch - 1).bit_length()
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.rows}x{self.features} block {self.block} batch {items} {dtype}"
+
+
+def tiling(product: Product, device: torch.device) -> Tiling:
+    """The measured tiling of `product` on this GPU, else the rule's."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    found = _measured().get(name, {}).get(product.key)
+    return Tiling(**found) if found else by_rule(product)
+
+
+def by_rule(product: Product) -> Tiling:
+    """Reasoned, not measured: fewer launches for decoding, above all for small layers."""
+    if product.dtype == torch.float32:
+        return Tiling(rows=32, groups=16, stages=2)  # larger tiles outgrow the registers
+    left = can_fuse_left(product) and product.batch <= FUSE_ITEMS
+    small = product.rows * product.features <= _SMALL and product.batch <= 16
+    if small and can_fuse_right(product):
+        return Tiling(rows=128, fuse_left=left, fuse_right=True, warps=8, stages=1)
+    return Tiling(fuse_left=left)
+
+
+def can_fuse_left(product: Product) -> bool:
+    """Whether A can be multiplied by the program that finishes a block of outputs last."""
+    block = product.block
+    fits = block is not None and 4 <= block <= 128 and block & (block - 1) == 0
+    return fits and product.dtype != torch.float32
+
+
+def can_fuse_right(product: Product) -> bool:
+    """Whether a step over the inputs can be a block of B."""
+    return product.block in (32, 64, 128) and product.dtype != torch.float32
+
+
+def candidates(product: Product) -> list[Tiling]:
+    """What a search tries, the rule's tiling first."""
+    found = [by_rule(product)]
+    for left in (True, False) if can_fuse_left(product) else (False,):
+        for rows, warps in ((64, 4), (128, 4), (128, 8), (256, 8)):
+            for programs in (2, 4, 8):
+                cut = Tiling(rows, 32, programs, left, False, warps)
+                found += [replace(cut, stages=stages) for stages in (2, 3, 4)]
+                found += [replace(cut, groups=groups) for groups in (16, 64)]
+                if rows > 64 and can_fuse_right(product):
+                    fused = replace(cut, fuse_right=True)
+                    found += [replace(fused, stages=stages) for stages in (1, 2)]
+    return list(dict.fromkeys(found))
+
+
+@cache
+def _measured() -> dict[str, dict[str, dict[str, Any]]]:
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}

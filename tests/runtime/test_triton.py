@@ -1,0 +1,131 @@
+"""However the Triton kernels cut the work, the numbers are the same; and they compile for GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from armor.runtime import frontend, tiles, triton
+from armor.runtime.tiles import Product, Tiling
+
+pytestmark = pytest.mark.skipif(
+    not frontend.backend("triton").is_available(), reason="triton is not installed"
+)
+
+
+@given(
+    rows=st.lists(st.sampled_from([37, 64, 128, 200]), min_size=1, max_size=3),
+    cols=st.sampled_from([37, 100, 128, 256]),
+    block=st.sampled_from([None, 4, 32, 43, 64, 128]),
+    batch=st.sampled_from([1, 5, 33]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    bias=st.booleans(),
+    left=st.booleans(),
+    right=st.booleans(),
+    tile=st.sampled_from([16, 64, 128]),
+    programs=st.sampled_from([1, 4, 16]),
+)
+@settings(max_examples=12)
+def test_every_way_of_cutting_gives_the_product(
+    make_call, rows, cols, block, batch, dtype, bias, left, right, tile, programs
+) -> None:
+    calls = [make_call(n, cols, block, batch, dtype, bias, seed=s) for s, n in enumerate(rows)]
+    product = Product(sum(rows), cols, block, batch, dtype)
+    cut = Tiling(
+        rows=tile,
+        programs=programs,
+        fuse_left=left and tiles.can_fuse_left(product),
+        fuse_right=right and tiles.can_fuse_right(product),
+    )
+    x = calls[0].x
+    found = triton.product(x, [c.layer for c in calls], [c.bias for c in calls], cut)
+    for call, y in zip(calls, found, strict=True):
+        type(call)(x, call.layer, call.bias).check(y)
+    assert all(not zeros.any() for zeros in triton._counters.values())
+
+
+def test_the_rule_fuses_only_what_the_kernels_can() -> None:
+    for block in (None, 8, 43, 128, 256):
+        for dtype in (torch.float32, torch.bfloat16):
+            for batch in (1, 32, 33, 4096):
+                product = Product(4096, 4096, block, batch, dtype)
+                for cut in [tiles.by_rule(product), *tiles.candidates(product)]:
+                    assert not cut.fuse_left or tiles.can_fuse_left(product)
+                    assert not cut.fuse_right or tiles.can_fuse_right(product)
+    decode = tiles.by_rule(Product(4096, 4096, 128, 1, torch.bfloat16))
+    assert decode.fuse_left
+    assert decode.fuse_right
+    assert not tiles.by_rule(Product(4096, 4096, 128, 64, torch.bfloat16)).fuse_left
+
+
+def test_a_measured_tiling_goes_before_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = Product(6144, 4096, 128, 3, torch.bfloat16)
+    assert product.key == "6144x4096 block 128 batch 4 bfloat16"
+    table = {"cpu": {product.key: {"rows": 16, "warps": 2}}}
+    monkeypatch.setattr(tiles, "_measured", lambda: table)
+    assert tiles.tiling(product, torch.device("cpu")) == Tiling(rows=16, warps=2)
+    other = Product(6144, 4096, 128, 5, torch.bfloat16)
+    assert tiles.tiling(other, torch.device("cpu")) == tiles.by_rule(other)
+
+
+_COMPILE = """
+import re, sys
+import torch, triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from armor.runtime.tiles import Product, by_rule
+from armor.runtime.triton_kernels import core_kernel
+
+pointers = {"values": "*i32", "indices": "*u8", "sums": "*fp32", "counters": "*i32"}
+pointers |= dict.fromkeys(["x", "left", "right", "bias", "y"], "*bf16")
+unaligned = ("parts", "each", "batch", "end0", "end1", "tiles")
+for capability in (80, 90):
+    for rows, layers, batch in ((4096, 1, 1), (6144, 3, 1), (28672, 2, 32)):
+        cut = by_rule(Product(rows, 4096, 128, batch, torch.bfloat16))
+        constants = {
+            "LAYERS": layers, "LEFT": 128, "RIGHT": 128 if cut.fuse_right else 0, "BIAS": True,
+            "ROWS": cut.rows, "ITEMS": max(16, batch), "GROUPS": 32, "PAIRS": True, "EVEN": True,
+            "STAGES": cut.stages, "TYPE": tl.bfloat16, "OPERAND": tl.bfloat16,
+        }
+        signature = {
+            name: pointers.get(name.rstrip("012"), "constexpr" if name in constants else "i32")
+            for name in core_kernel.arg_names
+        }
+        aligned = {
+            (place,): [["tt.divisibility", 16]]
+            for place, (name, kind) in enumerate(signature.items())
+            if kind != "constexpr" and name not in unaligned
+        }
+        source = ASTSource(core_kernel, signature, constants, aligned)
+        target = GPUTarget("cuda", capability, 32)
+        kernel = triton.compile(source, target=target, options={"num_warps": cut.warps})
+        ptx = kernel.asm["ptx"]
+        assert ".local" not in ptx, (capability, cut, "spills")
+        # The values arrive 16 bytes at a time, asynchronously where there is a pipeline.
+        wide = "cp.async.cg.shared.global" if cut.stages > 1 else "ld.global.v4"
+        assert wide in ptx, (capability, cut, "narrow loads")
+        limit = 227 if capability == 90 else 163
+        assert kernel.metadata.shared <= limit * 1024, (capability, cut, kernel.metadata.shared)
+        print("compiled")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ptxas comes with triton on Linux only")
+def test_the_kernels_compile_for_gpus() -> None:
+    """For compute capability 8.0 and 9.0: wide loads, no spills, shared memory that fits."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _COMPILE],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("compiled") == 6
