@@ -64,17 +64,15 @@ def sweep() -> dict[str, list[dict[str, Any]]]:
     both_presets = [{}, PRESETS["paper"]]
     return {
         "methods": _values("method", "sparsegpt", "wanda"),
-        "calibration size": _cross(kinds, _values("samples", 8, 128, 512)),
-        "shrinkage": _cross(_values("shrinkage", 0.0, 0.25, 0.5, 0.75, 1.0), few_and_usual),
+        "objective and target": _cross(kinds, few_and_usual),
+        "shrinkage": _cross(_values("shrinkage", 0.0, 0.5, 0.75, 1.0), few_and_usual),
         "target damping": _cross(_values("target_damping", 1e-3, 1e-2, 0.1), few_and_usual),
         "damping": _values("damping", 1e-3, 1e-2, 0.1),
         "block": _cross(_values("block_size", 8, 16), both_presets),
-        "more calibration sizes": _cross(kinds, _values("samples", 32)),
+        "calibration size": _cross(both_presets, _values("samples", 8, 32, 128, 512)),
         "seed": _cross(_values("seed", 0, 1, 2), both_presets),
-        "larger block": _cross(_values("block_size", 32), both_presets),
-        "shrinkage at 512 windows": _cross(
-            _values("shrinkage", 0.0, 0.25, 0.5, 0.75, 1.0), _values("samples", 512)
-        ),
+        "finer shrinkage": _cross(_values("shrinkage", 0.25, 0.9), few_and_usual),
+        "more targets": _cross(kinds, _values("samples", 32, 512)),
     }
 
 

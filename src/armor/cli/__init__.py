@@ -64,7 +64,17 @@ app = typer.Typer(
 
 # Commands register themselves on import; the modules keep torch inside their functions,
 # so that --help is instant.
-_COMMANDS = ("prune", "evaluate", "compare", "inspect", "export", "bench", "report", "demo")
+_COMMANDS = (
+    "prune",
+    "evaluate",
+    "compare",
+    "reproduce",
+    "inspect",
+    "export",
+    "bench",
+    "report",
+    "demo",
+)
 for _name in _COMMANDS:
     importlib.import_module(f"armor.cli.{_name}").register(app)
 

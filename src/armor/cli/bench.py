@@ -105,11 +105,11 @@ def _run(
     from armor.bench.shapes import checkpoint_shapes, parse_shapes
     from armor.checkpoint.jsonfile import write_json
     from armor.checkpoint.reader import Checkpoint
-    from armor.cli.evaluate import _device
+    from armor.cli.evaluate import chosen_device
     from armor.hf.load import load
     from armor.runtime import backends
 
-    where = torch.device(_device(device))
+    where = torch.device(chosen_device(device))
     model: Any = None
     if folder is not None:
         chosen = checkpoint_shapes(Checkpoint.open(folder).layers)

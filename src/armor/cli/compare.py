@@ -39,6 +39,9 @@ def compare_command(
         int | None, typer.Option(metavar="N", help="Evaluate on the first N characters.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
+    ] = "auto",
     log: Log = None,
     tensorboard: Board = None,
 ) -> None:

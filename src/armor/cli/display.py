@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,6 +33,8 @@ def show_comparison(
     max_chars: int | None = None,
     log: str | None = None,
     board: Path | None = None,
+    device: str = "cpu",
+    on_row: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`."""
     about = {label: described(config) for label, config in settings.items()}
@@ -62,8 +64,10 @@ def show_comparison(
             out,
             seq_len=seq_len,
             max_chars=max_chars,
+            device=device,
             on_start=on_start,
             on_text=on_text,
+            on_row=on_row,
         )
         for row in rows:
             for text, perplexity in row.perplexity.items() if row.label in fresh else ():

@@ -85,10 +85,10 @@ def evaluate_command(
         raise ArmorError("--task-dir defines tasks; name those to run: --tasks NAME,...")
     if json is not None and not json.absolute().parent.is_dir():
         raise ArmorError(f"cannot write {json}: its folder does not exist")
-    chosen = _device(device)
+    chosen = chosen_device(device)
     for text in texts:
-        _check_text(text)
-    found = _find_tasks(specs, task_dir)
+        check_text(text)
+    found = find_tasks(specs, task_dir)
     work = Measurement(model, chosen, json, fresh)
     work.record.about["max_chars"] = max_chars
     console = Console(highlight=False)
@@ -108,7 +108,7 @@ def evaluate_command(
     console.print(f"{model}, {work.dtype} on {chosen}{known}")
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
     """A bad file should not cost the wait for the model."""
     from armor.calibrate.sources import read_text
     from armor.evaluate.protocols import protocol_of
@@ -117,7 +117,8 @@ def _check_text(text: str) -> None:
         read_text(text)
 
 
-def _find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
+def find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
+    """The tasks, found; None for none."""
     if not specs:
         return None
     from rich.console import Console
@@ -128,7 +129,8 @@ def _find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None
         return TaskList(specs, task_dir)
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
+    """ "cpu" or "cuda". Raises `ArmorError` for what is not there."""
     import torch
 
     if name == "auto":

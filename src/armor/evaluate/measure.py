@@ -98,12 +98,18 @@ class Measurement:
         """The row of a task: `TaskResult.to_dict`; see `run_task`."""
         from armor.evaluate.harness import run_task
 
-        key = key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
         return self._row(
             "tasks",
-            key,
+            self._task_key(tasks, spec),
             lambda: run_task(tasks, spec, self.network, self.tokenizer, batch_size).to_dict(),
         )
+
+    def knows_task(self, tasks: TaskList, spec: TaskSpec) -> bool:
+        """Whether `task` has the row in its record."""
+        return self.record.known(self._task_key(tasks, spec)) is not None
+
+    def _task_key(self, tasks: TaskList, spec: TaskSpec) -> str:
+        return key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
 
     def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
         return key_of("perplexity", source_id(text), seq_len, max_chars, self.device)
