@@ -53,6 +53,7 @@ def compare_command(
     --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
     from armor.cli.display import show_comparison
+    from armor.cli.evaluate import check_text, chosen_device
     from armor.cli.prune import parse_block
 
     settings = parse_methods(
@@ -63,17 +64,11 @@ def compare_command(
         seq_len=seq_len,
         seed=seed,
     )
-    show_comparison(
-        model,
-        settings,
-        text_names(ppl),
-        out,
-        Path(model).name,
-        seq_len,
-        max_chars,
-        log,
-        tensorboard,
-    )
+    where = chosen_device(device)
+    for text in ppl:
+        check_text(text)
+    title, texts = Path(model).name, text_names(ppl)
+    show_comparison(model, settings, texts, out, title, seq_len, max_chars, log, tensorboard, where)
 
 
 def text_names(texts: list[str]) -> dict[str, str]:
