@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+# Generic at run time only from Python 3.11 on.
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[TextIO]
+else:
+    _Handler = logging.StreamHandler
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -22,7 +28,7 @@ def set_verbosity(count: int) -> None:
     logger.propagate = False
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+class _Stderr(_Handler):
     """Writes to whatever sys.stderr is by then: a live progress bar puts its own in place."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from armor.report.charts.axes import clip
 from armor.report.charts.curves import curve_chart, height_scale, solves_by_kind
-from armor.report.charts.layers import bars_by_kind, highest, layer_chart
+from armor.report.charts.layers import bars_by_kind, by_kind, highest, layer_chart
 from armor.report.charts.methods import Point, drawable, method_chart, size_chart
 from armor.report.charts.overhead import overhead_chart
 from armor.report.charts.sensitivity import error_map, worst_layers
@@ -105,7 +105,11 @@ def run_figures(run: Run) -> RunFigures:
     solves, unit = solves_by_kind(run.layers)
     if solves:
         up = height_scale(solves)
-        panels = tuple((kind, curve_chart(kind, group, up, unit)) for kind, group in solves.items())
+        totals = by_kind(run.layers)
+        panels = tuple(
+            (kind, curve_chart(kind, group, len(totals[kind]), up, unit))
+            for kind, group in solves.items()
+        )
         caption = f"{run.label}: loss over NoWag-P's against {unit}"
         marks = {"one layer": Line(0, 0, 18, 0, "curve"), **_NOWAG}
         curves = Figure(f"loss-time-{stem}", caption, sheet(caption, panels, marks), panels)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from armor.report import numbers
+from armor.report.charts.axes import clip
 from armor.report.charts.speed import CONTENDERS, cases, speedup
 from armor.report.data import Report, Run
 from armor.report.figures import Figure, run_figures, size_figure, speed_figure, text_figures
@@ -73,6 +74,7 @@ def _environment() -> Environment:
         "percent": numbers.percent,
         "size": numbers.size,
         "duration": numbers.duration,
+        "clip": clip,
         "svg": to_svg,
         "basename": lambda path: PurePath(path).name,
     }

@@ -12,7 +12,7 @@ from armor.report.picture import Curve, Line, Mark, Picture
 from armor.report.scale import Scale
 
 _HEIGHT = 160.0
-_MOST_LINES, _MOST_POINTS = 48, 64
+_MOST_LINES, _MOST_POINTS = 96, 48
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ def height_scale(kinds: dict[str, list[Solve]]) -> Scale:
     return Scale(min(low, 0.5) / 1.15, high * 1.1, _HEIGHT - 42, 8.0, log=True)
 
 
-def curve_chart(kind: str, solves: Sequence[Solve], up: Scale, unit: str) -> Picture:
-    """Loss over NoWag-P's against the time since the layer's start; deeper layers are darker."""
+def curve_chart(kind: str, solves: Sequence[Solve], total: int, up: Scale, unit: str) -> Picture:
+    """Loss over NoWag-P's against the time since the layer's start; deeper layers are darker.
+
+    `total` is the number of layers, of which `solves` are some or all.
+    """
     left, right, top, bottom = 44.0, PANEL - 10, up.end, up.start
     last = max(solve.steps[-1] for solve in solves)
     wide = Scale(0.0, last * 1.03 or 1.0, left, right)
@@ -83,9 +86,9 @@ def curve_chart(kind: str, solves: Sequence[Solve], up: Scale, unit: str) -> Pic
             f" in {solve.steps[-1]:.3g} {unit}"
         )
         marks.append(Curve(points, "curve", round(opacity, 2), tip))
+    first, end = (max(solve.ratios[place] for solve in solves) for place in (0, -1))
     described = (
-        f"{kind}: {len(solves)} layers fall from {max(s.ratios[0] for s in solves):.2f} or less to"
-        f" {max(s.ratios[-1] for s in solves):.2f} or less of NoWag-P's loss in at most"
-        f" {last:.3g} {unit}."
+        f"{kind}: {len(solves)} of {total} layers fall from {first:.2f} or less of NoWag-P's loss"
+        f" to {end:.2f} or less, in at most {last:.3g} {unit}."
     )
     return Picture(PANEL, _HEIGHT, f"{kind}: loss against {unit}", described, tuple(marks))
