@@ -8,3 +8,9 @@ class ArmorError(Exception):
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What `error` says, or its type, as one printable line of bounded length."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from armor.checkpoint import Checkpoint, inspect, read_layers
+from armor.checkpoint import inspect, read_layers
+from armor.checkpoint.format import LayerSpec
 from armor.errors import ArmorError
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -90,8 +91,27 @@ def test_layers_come_back(make: Callable[..., Any]) -> None:
         (("layers", Q_PROJ, "block"), 6, "not a multiple of 4"),
         (("layers", Q_PROJ, "block"), 0, "not a multiple of 4"),
         (("layers", Q_PROJ, "block"), 32, "the metadata says"),
+        (("layers", Q_PROJ, "block"), 68, "larger than the matrix"),
+        (("format",), 10**400, "written by a newer armor"),
+        (("layers", "a[/b]"), {"shape": [4, 4], "block": None}, "that is no name of a layer"),
+        (("layers", ""), {"shape": [4, 4], "block": None}, "that is no name of a layer"),
+        (("layers", "a\x1b[2J"), {"shape": [4, 4], "block": None}, "that is no name of a layer"),
         (("layers", Q_PROJ, "block"), None, "does not fit the metadata"),
         (("layers", Q_PROJ), MISSING, "does not fit the metadata"),
+        (("joined",), {"a.weight": None}, "lacks its shape"),
+        (("joined",), {"a.weight": {"shape": [8, 4]}}, "lacks its shape"),
+        (("joined",), {"a.weight": {"shape": [8, 4], "parts": {"b": 2**70}}}, "lacks its shape"),
+        (("joined",), {"a.weight": {"shape": [8, 64], "parts": {"b": 8}}}, "missing or misshapen"),
+        (
+            ("joined",),
+            {name: {"shape": [64, 64], "parts": {Q_PROJ: 64}} for name in "ab"},
+            "part of two tensors",
+        ),
+        (
+            ("joined",),
+            {f"{Q_PROJ}.weight": {"shape": [64, 64], "parts": {Q_PROJ: 64}}},
+            "stored whole and in parts",
+        ),
         (("layers", "lm_head"), {"shape": [4, 4], "block": None}, "core_values is missing"),
     ],
 )
@@ -215,6 +235,72 @@ def test_links_that_lead_out(folder: Path) -> None:
     assert "link out of its folder" in refused(folder)
 
 
+def test_links_in_a_circle(folder: Path) -> None:
+    index_of(folder, "loop")
+    (folder / "loop").symlink_to("loop")
+    assert "refused file name 'loop'" in refused(folder)
+
+
+def test_an_index_beside_other_weights(folder: Path) -> None:
+    """transformers reads model.safetensors, whatever the index says."""
+    index_of(folder, "other.safetensors")
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    assert "delete one of them" in refused(folder)
+
+
+def test_a_header_that_describes_a_tensor_by_a_list(folder: Path) -> None:
+    """The safetensors library takes it."""
+    header = b'{"a":["F32",[1],[0,4]]}'
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(4)
+    )
+    assert "'a' has an impossible description" in refused(folder)
+
+
+def test_a_header_with_a_tensor_twice(folder: Path) -> None:
+    entry = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = b"{" + entry + b"," + entry + b"}"
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(4)
+    )
+    assert "same key twice" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "loss"),
+    [("1" + "0" * 400, None), ("1e999", None), ("-1e999", None), ("NaN", None), ("3", 3.0)],
+)
+def test_losses_beyond_any_float(folder: Path, record: str, loss: float | None) -> None:
+    text = f'{{"layers": {{"{Q_PROJ}": {{"loss": {record}}}}}, "dense_layers": {{"a": [1]}}}}'
+    (folder / "armor_run.json").write_text(text)
+    found = inspect(folder)
+    assert found["layers"][Q_PROJ]["loss"] == loss
+    assert found["dense_layers"] == {}
+
+
+def test_a_terabyte_of_indices_is_not_read_at_once(folder: Path) -> None:
+    """A sparse file: it takes no room on the disk, and its metadata fits it."""
+    rows, cols = 2**26, 2**14  # 137 GB of indices, 2.2 TB of values
+    shapes = LayerSpec((rows, cols), None).tensor_shapes()
+    header, end = {}, 0
+    for part, dtype, element in (("core_indices", "U8", 1), ("core_values", "F32", 4)):
+        size = math.prod(shapes[part]) * element
+        offsets = [end, end + size]
+        header[f"a.{part}"] = {"dtype": dtype, "shape": shapes[part], "data_offsets": offsets}
+        end += size
+    encoded = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        try:
+            file.truncate(8 + len(encoded) + end)
+        except OSError:
+            pytest.skip("the file system has no files of this size")
+    edit_metadata(folder, ("layers",), {"a": {"shape": [rows, cols], "block": None}})
+    assert "do not name 2 of every 4" in refused(folder)
+    with pytest.raises(ArmorError, match="do not name 2 of every 4"):
+        next(read_layers(folder))
+
+
 def test_a_link_inside_the_folder_and_a_linked_folder_are_fine(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.rename(folder / "data")
@@ -251,29 +337,3 @@ def test_a_tensor_in_two_files(folder: Path) -> None:
     files = dict.fromkeys(names, "model.safetensors") | {names[0]: "copy.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     assert "is in two files" in refused(folder)
-
-
-def opened(folder: Path) -> str:
-    try:
-        Checkpoint.open(folder)
-    except ArmorError as error:
-        return "refused" if "\n" not in str(error) else "refused in several lines"
-    return "sound"
-
-
-def test_mutated_headers_and_configs_never_crash(folder: Path) -> None:
-    """Random bytes changed in the header or the config: read as sound, or refused in one line."""
-    rng = random.Random(0)
-    original = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json")}
-    header = 8 + int.from_bytes(original["model.safetensors"][:8], "little")
-    outcomes = {"sound": 0, "refused": 0}
-    for number in range(600):
-        name = "config.json" if number % 2 else "model.safetensors"
-        data = bytearray(original[name])
-        reach = len(data) if number % 2 else header
-        for _ in range(rng.choice((1, 1, 2, 8))):
-            data[rng.randrange(reach)] = rng.choice((rng.randrange(256), *b'0123456789[]{}",:-'))
-        (folder / name).write_bytes(data)
-        outcomes[opened(folder)] += 1
-        (folder / name).write_bytes(original[name])
-    assert min(outcomes.values()) > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         "pattern": PATTERN,
         "method": method if isinstance(method, str) else None,
         "layers": layers,
-        "dense_layers": _mapping(checkpoint.run.get("dense_layers")),
+        "dense_layers": {
+            name: note
+            for name, note in _mapping(checkpoint.run.get("dense_layers")).items()
+            if isinstance(note, str)
+        },
         "totals": {
             "layers": len(layers),
             "bytes": packed,
@@ -87,7 +92,12 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond any float
+        return None
 
 
 def _mapping(value: Any) -> dict[str, Any]:

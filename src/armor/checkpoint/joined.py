@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from armor.checkpoint.format import LayerSpec, short
+from armor.checkpoint.format import DAMAGED, LayerSpec, is_size, short
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
 
@@ -42,11 +42,14 @@ def joined_from_metadata(data: Any) -> dict[str, Joined]:
     """The inverse; None gives {}. Raises `ArmorError` for anything else that is not sound."""
     found = {}
     for tensor, entry in _mapping("joined", data).items():
-        shape = _mapping(tensor, entry).get("shape") or ()
-        parts = dict(_mapping(tensor, entry.get("parts")))
+        whole = _mapping(tensor, entry)
+        shape = whole.get("shape")
+        parts = dict(_mapping(tensor, whole.get("parts")))
         sizes = [*(shape if isinstance(shape, (list, tuple)) else ()), *parts.values()]
-        if len(sizes) < 3 or not all(type(size) is int and size > 0 for size in sizes):
-            raise ArmorError(f"joined {short(tensor)} lacks its shape, or the rows of its parts")
+        if len(sizes) < 3 or not all(map(is_size, sizes)):
+            raise ArmorError(
+                f"joined {short(tensor)} lacks its shape, or the rows of its parts; {DAMAGED}"
+            )
         found[tensor] = Joined(tuple(shape), parts)
     return found
 
@@ -57,16 +60,24 @@ def check_joined(
     tensors: Mapping[str, StoredTensor],
 ) -> None:
     """Raise `ArmorError` unless every part is there and they fill their tensor exactly."""
+    parts: set[str] = set()
     for tensor, whole in joined.items():
-        if tensor in tensors:
+        if tensor in tensors or tensor.removesuffix(".weight") in layers:
             raise ArmorError(f"{short(tensor)} is stored whole and in parts; prune the model again")
+        if twice := parts & whole.parts.keys():
+            raise ArmorError(f"{short(min(twice))} is part of two tensors; {DAMAGED}")
+        parts |= whole.parts.keys()
         for part, rows in whole.parts.items():
             dense = tensors.get(f"{part}.weight")
             shape = layers[part].shape if part in layers else dense.shape if dense else None
             if shape != (rows, whole.shape[-1]):
-                raise ArmorError(f"{short(tensor)}: its part {short(part)} is missing or misshapen")
+                raise ArmorError(
+                    f"{short(tensor)}: its part {short(part)} is missing or misshapen; {DAMAGED}"
+                )
         if sum(whole.parts.values()) != math.prod(whole.shape[:-1]):
-            raise ArmorError(f"the parts of {short(tensor)} do not fill {whole.shape}")
+            raise ArmorError(
+                f"the parts of {short(tensor)} do not fill {short(whole.shape)}; {DAMAGED}"
+            )
 
 
 def in_parts(
@@ -100,5 +111,5 @@ def _mapping(what: str, data: Any) -> Mapping[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ArmorError(f"{short(what)} in quantization_config is not a table")
+        raise ArmorError(f"{short(what)} in quantization_config is not a table; {DAMAGED}")
     return data

@@ -5,21 +5,69 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from armor.errors import ArmorError
+from armor.errors import ArmorError, reason
+
+_MAX_BYTES = 64 << 20
+_MAX_DEPTH = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`. Raises `ArmorError` unless it is readable and a JSON object."""
+    """The object in `path`, at most 64 MB, as `parse_json` reads it.
+
+    Raises:
+        ArmorError: not readable, too large, not JSON, or no JSON object.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArmorError(f"cannot read {path}: {reason}") from None
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+                raise ValueError(f"larger than {_MAX_BYTES >> 20} MB")
+            data = parse_json(file.read())
+    except (OSError, ValueError) as error:
+        raise ArmorError(
+            f"cannot read {path}: {reason(error)}; copy or download the file again"
+        ) from None
     if not isinstance(data, dict):
-        raise ArmorError(f"{path} is not a JSON object")
+        raise ArmorError(f"{path} is not a JSON object; copy or download the file again")
+    return data
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON in UTF-8 that means the same to every reader and can be written again.
+
+    Raises:
+        ValueError: not JSON, a key twice in one object, over 64 levels deep, half a surrogate pair.
+    """
+    text = raw.decode("utf-8")
+    try:
+        data = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [data]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for value in level
+            if isinstance(value, (dict, list))
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            break
+    else:
+        raise ValueError("nested too deeply")
+    if _SURROGATE.search(text):
+        json.dumps(data, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("an object has the same key twice")
     return data
 
 

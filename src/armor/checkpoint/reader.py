@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from armor.checkpoint.format import RUN_FILE, LayerSpec, from_metadata, short
+from armor.checkpoint.format import DAMAGED, RUN_FILE, LayerSpec, from_metadata, short
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import read_config
@@ -60,21 +60,22 @@ class Checkpoint:
 
     def layer(self, name: str) -> PackedLayer:
         """One pruned layer, loaded. Raises `ArmorError` unless every group keeps exactly 2 of 4."""
+        self.check_pattern(name)
         spec = self.layers[name]
         parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
-        self._check_indices(name, parts["core_indices"])
         return PackedLayer(in_features=spec.shape[1], **parts)
 
     def check_pattern(self, name: str) -> None:
-        """Raise `ArmorError` unless every group of this layer keeps exactly 2 of 4."""
-        self._check_indices(name, self.tensors[f"{name}.core_indices"].load())
+        """Raise `ArmorError` unless every group of this layer keeps exactly 2 of 4.
 
-    def _check_indices(self, name: str, indices: Tensor) -> None:
-        if not valid_indices(indices):
-            raise ArmorError(
-                f"{self.folder}: layer {short(name)} has indices that do not name 2 of every 4; the"
-                " checkpoint is damaged: copy or download it again"
-            )
+        Only a piece of the indices is in memory at a time, whatever size the file claims.
+        """
+        for chunk in self.tensors[f"{name}.core_indices"].chunks():
+            if not valid_indices(torch.frombuffer(bytearray(chunk), dtype=torch.uint8)):
+                raise ArmorError(
+                    f"{self.folder}: layer {short(name)} has indices that do not name 2 of every 4;"
+                    f" {DAMAGED}"
+                )
 
 
 def read_layers(folder: str | Path) -> Iterator[tuple[str, PackedLayer]]:
@@ -91,25 +92,29 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
         for part, shape in spec.tensor_shapes().items():
             stored = tensors.get(f"{name}.{part}")
             if stored is None:
-                raise ArmorError(
-                    f"layer {short(name)}: tensor {part} is missing; the checkpoint is damaged"
-                )
+                raise ArmorError(f"layer {short(name)}: tensor {part} is missing; {DAMAGED}")
             if stored.shape != shape:
                 raise ArmorError(
                     f"layer {short(name)}: {part} has shape {short(stored.shape)}, the metadata"
-                    f" says {shape}"
+                    f" says {shape}; {DAMAGED}"
                 )
             if part == "core_indices":
                 if stored.dtype != "U8":
-                    raise ArmorError(f"layer {short(name)}: core_indices is {stored.dtype}, not U8")
+                    raise ArmorError(
+                        f"layer {short(name)}: core_indices is {stored.dtype}, not U8; {DAMAGED}"
+                    )
             elif stored.dtype not in _FLOATS:
-                raise ArmorError(f"layer {short(name)}: {part} is {stored.dtype}, not a float")
+                raise ArmorError(
+                    f"layer {short(name)}: {part} is {stored.dtype}, not a float; {DAMAGED}"
+                )
             else:
                 dtypes.add(stored.dtype)
         if len(dtypes) > 1:
-            raise ArmorError(f"layer {short(name)}: mixed dtypes {sorted(dtypes)}")
+            raise ArmorError(f"layer {short(name)}: mixed dtypes {sorted(dtypes)}; {DAMAGED}")
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
         wanted = layers[name].tensor_shapes() if name in layers else {}
         if (part in _PARTS[:2] or name in layers) and part not in (*wanted, "bias"):
-            raise ArmorError(f"tensor {short(tensor)} does not fit the metadata of config.json")
+            raise ArmorError(
+                f"tensor {short(tensor)} does not fit the metadata of config.json; {DAMAGED}"
+            )

@@ -11,12 +11,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from armor.errors import ArmorError
+from armor.checkpoint.format import short
+from armor.checkpoint.jsonfile import parse_json
+from armor.errors import ArmorError, reason
 
 DTYPES = {
     "F64": torch.float64,
@@ -27,6 +30,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 16 << 20
+_MAX_DIMS, _MAX_SIZE = 16, 2**40  # an empty tensor may claim any size in its other dimensions
 
 
 @dataclass(frozen=True)
@@ -85,17 +89,23 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
             pass  # checks the header's length, every offset and every size against the file
         with path.open("rb") as file:
             start = 8 + (length := int.from_bytes(file.read(8), "little"))
-            header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArmorError(f"cannot read {path}: {reason}; copy or download it again") from None
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])):
-        begin, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        tensors[name] = StoredTensor(path, entry["dtype"], shape, start + begin, end - begin)
-    return tensors
+            header = parse_json(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {name: _stored(path, start, name, entry) for name, entry in header.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArmorError(
+            f"cannot read {path}: {reason(error)}; copy or download it again"
+        ) from None
+    return dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes, item[0])))
+
+
+def _stored(path: Path, start: int, name: str, entry: Any) -> StoredTensor:
+    """One entry of a header that the library found sound, with what it lets pass refused."""
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+            if len(shape) <= _MAX_DIMS and all(size < _MAX_SIZE for size in shape):
+                return StoredTensor(path, dtype, tuple(shape), start + begin, end - begin)
+    raise ValueError(f"tensor {short(name)} has an impossible description")
 
 
 def write_file(

@@ -24,7 +24,8 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
     """
     index = _read_index(folder) if (folder / INDEX).exists() else None
     files = [SINGLE] if index is None else sorted(set(index.values()))
-    if index is None and not (folder / SINGLE).exists():
+    single = (folder / SINGLE).exists()
+    if index is None and not single:
         raise ArmorError(_no_weights(folder))
     tensors: dict[str, StoredTensor] = {}
     for name in files:
@@ -40,6 +41,8 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
             raise ArmorError(
                 f"{folder}: {short(name)} lacks tensor {short(tensor)}; download the model again"
             )
+    if single and SINGLE not in files:  # transformers would read the one that is not checked here
+        raise ArmorError(f"{folder} holds {SINGLE} and an index of other files: delete one of them")
     return tensors
 
 
@@ -59,8 +62,10 @@ def no_escape(folder: Path, path: Path) -> Path:
     try:
         home, target = folder.resolve(), path.resolve()
         found = target.is_file()
-    except (OSError, ValueError):  # a name too long, or no name at all for the file system
-        raise ArmorError(f"{folder}: refused file name {short(path.name)}") from None
+    except (OSError, ValueError, RuntimeError):  # too long, no file name at all, a loop of links
+        raise ArmorError(
+            f"{folder}: refused file name {short(path.name)}: copy or download the model again"
+        ) from None
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise ArmorError(f"{path} is a link out of its folder: put the file itself there")
@@ -82,7 +87,7 @@ def _read_index(folder: Path) -> dict[str, str]:
 def _no_weights(folder: Path) -> str:
     if any(next(folder.glob(pattern), None) for pattern in _PICKLED):
         return (
-            f"{folder} holds only pickled weights, which are never read: convert them to"
-            " safetensors, for example with transformers' save_pretrained"
+            f"{folder} holds only pickled weights, which are never read, as they can run code:"
+            " if you trust them, convert them to safetensors with transformers' save_pretrained"
         )
     return f"{folder} holds no {SINGLE}: it is not a (finished) model folder"

@@ -1,0 +1,135 @@
+"""The smallest checkpoint that has everything, and mutations of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from armor.checkpoint import assemble
+from armor.checkpoint.joined import Joined
+from armor.factorize.factors import Factors
+from armor.packed import PackedLayer
+from armor.sparsity import nm_mask
+
+RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint of three pruned layers (one without wrappers, one of a fused tensor)."""
+    generator = torch.Generator().manual_seed(0)
+    names = ("model.layers.0.up", "model.layers.0.down", "model.layers.0.fused.a")
+    tensors = {"model.norm.weight": torch.ones(12), "model.layers.0.fused.weight": torch.ones(9, 8)}
+    joined = {"model.layers.0.fused.weight": Joined((9, 8), {names[2]: 6, f"{names[2]}b": 3})}
+    layers = {}
+    for name, shape, block in zip(names, ((8, 12), (12, 8), (6, 8)), (4, None, 4), strict=True):
+        weight = torch.randn(shape, generator=generator)
+        if name != names[2]:
+            tensors[f"{name}.weight"] = weight
+        mask = nm_mask(weight.abs())
+        wrappers = [
+            None if block is None else torch.eye(block).repeat(-(-size // block), 1, 1)
+            for size in shape
+        ]
+        layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers))
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    (source / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 12}))
+    run = {
+        "config": {"method": "armor"},
+        "layers": dict.fromkeys(names, RECORD),
+        "dense_layers": {"model.layers.0.gate": "excluded"},
+    }
+    assemble(source, tmp_path / "packed", layers, run, joined=joined)
+    return tmp_path / "packed"
+
+
+HOSTILE = (
+    *(None, True, False, -1, 0, 1, 3, 2**31, 2**63, 2**64, 10**30, 10**400),
+    *(-0.0, 0.5, 1e308, float("nan"), float("inf")),
+    *("", "x" * 300, "..", "../../etc/passwd", "/dev/zero", "a\0b", "a\nb", "\x1b[2J", "[/bold]"),
+    *("core_values", "F64", "U8", "F4", "XX", "2:4", "armor", "\u202e", "é"),
+    *([], {}, [[]], [1, 2, 3], [2**40, 2**40], [-4, 4], ["F32", [2], [0, 8]], {"a": {"b": []}}),
+)
+_SYNTAX = b'0123456789[]{}",:-\\eE.u \x00\xff'
+
+
+class Mutator:
+    """Mutations drawn with a seed: of bytes, and of JSON that stays JSON."""
+
+    def __init__(self, seed: str) -> None:
+        self.rng = random.Random(seed)
+
+    def bytes(self, data: bytes, reach: int) -> bytes:
+        """A few of the first `reach` bytes changed, inserted, removed, or the rest cut off."""
+        spoiled = bytearray(data)
+        for _ in range(self.rng.choice((1, 1, 2, 8))):
+            at = self.rng.randrange(max(1, min(reach, len(spoiled))))
+            kind = self.rng.randrange(10)
+            if kind < 6:
+                spoiled[at : at + 1] = bytes([self.rng.choice((self.rng.randrange(256), *_SYNTAX))])
+            elif kind == 6:
+                spoiled[at:at] = spoiled[at : at + self.rng.randrange(1, 40)]
+            elif kind == 7:
+                del spoiled[at : at + self.rng.randrange(1, 40)]
+            elif kind == 8:
+                spoiled[at : at + 1] = (
+                    bytes([spoiled[at] ^ 1 << self.rng.randrange(8)]) if spoiled else b""
+                )
+            else:
+                del spoiled[self.rng.randrange(len(spoiled) + 1) :]
+        return bytes(spoiled)
+
+    def json(self, data: Any) -> str:
+        """`data` as JSON, with one to three parts replaced, removed, renamed or exchanged."""
+        data = copy.deepcopy(data)
+        for _ in range(self.rng.choice((1, 1, 2, 3))):
+            places = _places(data)
+            if not places:
+                break
+            holder, key = self.rng.choice(places)
+            kind = self.rng.randrange(8)
+            if kind < 4:
+                holder[key] = copy.deepcopy(self.rng.choice(HOSTILE))
+            elif kind == 4:
+                del holder[key]
+            elif kind == 5:
+                other, its_key = self.rng.choice(places)
+                holder[key] = copy.deepcopy(other[its_key])
+            elif kind == 6 and isinstance(holder, dict):
+                holder[self.rng.choice([text for text in HOSTILE if isinstance(text, str)])] = (
+                    holder.pop(key)
+                )
+            elif isinstance(holder[key], int):
+                holder[key] += self.rng.choice((-8, -4, -1, 1, 4, 8, 2**32))
+        text = json.dumps(data)
+        if self.rng.randrange(20) == 0:  # a key twice
+            text = text.replace("{", '{"shape": [1, 1], ', 1) if self.rng.randrange(2) else text
+        if self.rng.randrange(20) == 0:  # deep, or half a surrogate pair
+            text = text.replace("null", self.rng.choice(("[" * 70 + "]" * 70, '"\\ud800"')), 1)
+        return text
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in `value`."""
+    if isinstance(value, dict):
+        keys: list[Any] = list(value)
+    elif isinstance(value, list):
+        keys = list(range(len(value)))
+    else:
+        return []
+    return [place for key in keys for place in ((value, key), *_places(value[key]))]
+
+
+@pytest.fixture
+def mutator(request: pytest.FixtureRequest) -> Mutator:
+    """Each test has its own seed: its name."""
+    return Mutator(request.node.name)
