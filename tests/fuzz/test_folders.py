@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from armor.checkpoint import Checkpoint, inspect, read_layers
+from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import plain
 from armor.errors import ArmorError
 
@@ -20,12 +21,12 @@ WEIGHTS = "model.safetensors"
 CASES = 2_500  # for each of the four files
 
 
-def outcome(folder: Path) -> str:
+def outcome(folder: Path, multiply: bool = True) -> str:
     """ "sound" or "refused"; anything but one clean line fails."""
     try:
         found = inspect(folder)
         json.dumps(plain(found), ensure_ascii=False).encode()  # what --json would write
-        for _, layer in read_layers(folder):
+        for _, layer in read_layers(folder) if multiply else ():
             assert layer.dense().shape == layer.shape
     except ArmorError as error:
         check_message(str(error))
@@ -51,7 +52,7 @@ def spoil(path: Path, mutate: Callable[[], bytes]) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for _ in range(CASES):
         path.write_bytes(mutate())
-        outcomes[outcome(path.parent)] += 1
+        outcomes[outcome(path.parent, multiply=path.name != RUN_FILE)] += 1
     path.write_bytes(original)
     assert peak_bytes() - before < 100 << 20
     return outcomes

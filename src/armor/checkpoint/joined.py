@@ -45,8 +45,8 @@ def joined_from_metadata(data: Any) -> dict[str, Joined]:
         whole = _mapping(tensor, entry)
         shape = whole.get("shape")
         parts = dict(_mapping(tensor, whole.get("parts")))
-        sizes = [*(shape if isinstance(shape, (list, tuple)) else ()), *parts.values()]
-        if len(sizes) < 3 or not all(map(is_size, sizes)):
+        sizes = (*shape, *parts.values()) if isinstance(shape, (list, tuple)) else ()
+        if len(sizes) < 3 or not shape or not all(map(is_size, sizes)):
             raise ArmorError(
                 f"joined {short(tensor)} lacks its shape, or the rows of its parts; {DAMAGED}"
             )

@@ -85,8 +85,10 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
         ArmorError: the file is missing, truncated, damaged or not safetensors.
     """
     try:
-        with safe_open(path, framework="pt"):
-            pass  # checks the header's length, every offset and every size against the file
+        # Checks the header's length, every offset and every size against the file. (With "pt" torch
+        # would map the file so that the system sets its size aside.)
+        with safe_open(path, framework="np"):
+            pass
         with path.open("rb") as file:
             start = 8 + (length := int.from_bytes(file.read(8), "little"))
             header = parse_json(file.read(length))
