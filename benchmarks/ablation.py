@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import HERE, RESULTS, machine, use_threads, versions
+from common import COLOURS, HERE, RESULTS, machine, plt, use_threads, versions
 
-from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PRESETS, PruneConfig
 from armor.evaluate.measure import Measurement
 from armor.run.prune import prune
@@ -35,6 +35,9 @@ TEXTS = {
 }
 WINDOW = 256
 BLOCK = 16
+DENSE = {"method": "dense"}
+#: What is varied besides `BASE`: part of a run's name.
+VARIED = ("shrinkage", "damping", "target_damping", "seed")
 BASE = {**PRESETS["default"], "samples": 128, "block_size": BLOCK}
 
 
@@ -92,28 +95,33 @@ class Store:
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
-        self.data = read_json(path) if path.is_file() else {"runs": {}}
-        self.data = {**about, "runs": self.data["runs"]}
+        self.runs: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            self.runs = read_json(path)["runs"]
+        self.about = about
 
     def get(self, case: Case, changes: dict[str, Any]) -> dict[str, Any] | None:
-        return self.data["runs"].get(self.key(case, changes))
+        return self.runs.get(self.key(case, changes))
 
     def put(self, case: Case, changes: dict[str, Any], row: dict[str, Any]) -> None:
-        self.data["runs"][self.key(case, changes)] = row
-        write_json(self.path, self.data)
+        self.runs[self.key(case, changes)] = row
+        write_json(self.path, {**self.about, "runs": self.runs})
+
+    def excess(self, case: Case, changes: dict[str, Any], text: str) -> float | None:
+        """By how many percent the perplexity is above the dense model's; None if not run."""
+        dense, row = self.get(case, DENSE), self.get(case, changes)
+        if dense is None or row is None:
+            return None
+        return 100 * (row["perplexity"][text] / dense["perplexity"][text] - 1)
 
     @staticmethod
     def key(case: Case, changes: dict[str, Any]) -> str:
         """The same for the same settings, however they are written."""
-        full = {**BASE, **changes}
         if "method" in changes:
             return f"{case.name}: {changes['method']}"
-        config = PruneConfig(**full).to_dict()
+        config = PruneConfig(**{**BASE, **changes}).to_dict()
         said = {name: config[name] for name in sorted({*BASE, *VARIED})}
         return f"{case.name}: " + ", ".join(f"{name}={value}" for name, value in said.items())
-
-
-VARIED = ("shrinkage", "damping", "target_damping", "seed")
 
 
 def measure(case: Case, changes: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
@@ -148,6 +156,136 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def curves(
+    store: Store,
+    args: argparse.Namespace,
+    name: str,
+    axis: tuple[str, str],
+    lines: dict[str, tuple[list[tuple[float, dict[str, Any]]], dict[str, Any]]],
+) -> None:
+    """One figure: models down, texts across; each line is points of (x, settings), and a style."""
+    cases = [case for case in CASES if store.get(case, DENSE)]
+    drawing, all_axes = plt.subplots(
+        len(cases), len(TEXTS), figsize=(9.6, 2.7 * len(cases)), layout="constrained", squeeze=False
+    )
+    for row, case in zip(all_axes, cases, strict=True):
+        for axes, text in zip(row, TEXTS, strict=True):
+            for label, (points, style) in lines.items():
+                found = [(x, store.excess(case, changes, text)) for x, changes in points]
+                found = [(x, y) for x, y in found if y is not None]
+                axes.plot(*zip(*found, strict=True), label=label, **style) if found else None
+            ticks = sorted({x for points, _ in lines.values() for x, _ in points})
+            axes.set_xscale(axis[1])
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            same = "the calibration's domain" if text == case.domain else "another domain"
+            axes.set_title(f"{case.name}\n{text} ({same})", fontsize=8)
+            axes.tick_params(labelsize=8)
+    for axes in all_axes[-1]:
+        axes.set_xlabel(axis[0], fontsize=8)
+    for row in all_axes:
+        row[0].set_ylabel("perplexity above dense, %", fontsize=8)
+    handles, labels = all_axes[0][0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+    drawing.savefig(args.images / f"{name}.png", dpi=110)
+    plt.close(drawing)
+
+
+def draw(store: Store, args: argparse.Namespace) -> None:
+    """The figures of docs/ablation.md."""
+    paper, blue, red = PRESETS["paper"], COLOURS["exact"], COLOURS["adam"]
+
+    def points(name: str, values: tuple[float, ...], **more: Any) -> list[tuple[float, Any]]:
+        return [(value, {name: value, **more}) for value in values]
+
+    sizes = (8, 32, 128, 512)
+    kinds = {
+        "full, compensated (default)": (dict(PRESETS["default"]), {"color": blue, "marker": "o"}),
+        "full, dense": (
+            {"objective": "full", "target": "dense"},
+            {"color": blue, "marker": "o", "linestyle": ":"},
+        ),
+        "diag, compensated": (
+            {"objective": "diag", "target": "compensated"},
+            {"color": red, "marker": "s"},
+        ),
+        "diag, dense (paper)": (paper, {"color": red, "marker": "s", "linestyle": ":"}),
+    }
+    curves(
+        store,
+        args,
+        "ablation-size",
+        ("calibration windows of 256 tokens", "log"),
+        {name: (points("samples", sizes, **more), style) for name, (more, style) in kinds.items()},
+    )
+    few = {"color": red, "marker": "s"}
+    usual = {"color": blue, "marker": "o"}
+    level = {"color": COLOURS["dense"], "linestyle": "--"}
+
+    def by_size(name: str, values: tuple[float, ...]) -> dict[str, Any]:
+        ends = (values[0], values[-1])
+        return {
+            "8 windows": (points(name, values, samples=8), few),
+            "128 windows": (points(name, values), usual),
+            "paper's preset, 128 windows": ([(x, paper) for x in ends], level),
+        }
+
+    curves(
+        store,
+        args,
+        "ablation-shrinkage",
+        ("shrinkage", "linear"),
+        by_size("shrinkage", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)),
+    )
+    curves(
+        store,
+        args,
+        "ablation-target-damping",
+        ("target damping", "log"),
+        by_size("target_damping", (1e-3, 1e-2, 3e-2, 0.1, 0.3)),
+    )
+
+
+def tables(store: Store) -> str:
+    """Every run, in Markdown."""
+    lines = [
+        "# Ablation",
+        "",
+        f"{store.about['machine']['cpu']}; the first {store.about['max_chars']:,} characters of "
+        f"each text in windows of {WINDOW} tokens; perplexity, and percent above the dense model.",
+        f"What a line does not say: {', '.join(f'{k} {v}' for k, v in said({}).items())}.",
+    ]
+    for case in CASES:
+        if store.get(case, DENSE) is None:
+            continue
+        heads = " | ".join(f"{text} | %" for text in TEXTS)
+        lines += ["", f"## {case.name}", "", f"| settings | {heads} |", "|---" * 7 + "|"]
+        seen: set[str] = set()
+        for changes in (DENSE, *itertools.chain(*sweep().values())):
+            row, key = store.get(case, changes), store.key(case, changes)
+            if row is None or key in seen:
+                continue
+            seen.add(key)
+            name = changes.get("method") or (
+                ", ".join(f"{k} {v}" for k, v in said(changes).items() if said({})[k] != v)
+                or "the default"
+            )
+            cells = [
+                f"{row['perplexity'][text]:.4g} | {store.excess(case, changes, text):.2f}"
+                for text in TEXTS
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def said(changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that tell it from others."""
+    config = PruneConfig(**{**BASE, **changes}).to_dict()
+    return {name: config[name] for name in (*BASE, *VARIED) if name != "solver"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=Path, required=True, help="models/ and data/")
@@ -172,7 +310,7 @@ def main() -> None:
     groups = args.groups.split(",")
     todo = [
         (case, changes)
-        for rows in ([{"method": "dense"}], *(sweep()[group] for group in groups))
+        for rows in ([DENSE], *(sweep()[group] for group in groups))
         for case in CASES[: args.cases]
         for changes in rows
     ]
@@ -183,10 +321,12 @@ def main() -> None:
             continue
         if time.monotonic() > end:
             raise SystemExit(f"{len(todo) - number} runs left")
-        dense = changes.get("method") == "dense"
-        row = measure(case, None if dense else changes, args)
+        row = measure(case, None if changes == DENSE else changes, args)
         store.put(case, changes, row)
         print(case.name, changes, row["perplexity"], row["seconds"], flush=True)
+    args.images.mkdir(parents=True, exist_ok=True)
+    draw(store, args)
+    write_text(args.out / "ablation.md", tables(store))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log: list[str] = []
     prune, measured = checkpoints.prune, measure.evaluate
 
-    def noted_prune(model: Any, config: Any, out: Path, **rest: Any) -> Any:
+    def noted_prune(model: Any, config: Any, out: Path, *args: Any, **rest: Any) -> Any:
         log.append(f"prune {out.name}")
-        return prune(model, config, out, **rest)
+        return prune(model, config, out, *args, **rest)
 
     def noted_evaluate(model: Any, tokenizer: Any, source: Any, **rest: Any) -> Any:
         log.append(f"read {Path(source).name}")

@@ -17,6 +17,7 @@ from armor.models.source import resolve
 from armor.run.owned import is_checkpoint
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
+from armor.run.shared import Shared
 
 if TYPE_CHECKING:
     from armor.evaluate.compare import Row
@@ -53,7 +54,9 @@ class Checkpoints:
             and known.get("model_id") == model_id(folder)
         )
 
-    def prune(self, label: str, config: PruneConfig, device: str, progress: Progress) -> None:
+    def prune(
+        self, label: str, config: PruneConfig, device: str, progress: Progress, shared: Shared
+    ) -> None:
         """Make the checkpoint of `label`; an interrupted run of the same input goes on."""
         folder = self.out / label
         key = self._key(config)
@@ -61,7 +64,7 @@ class Checkpoints:
         self._pruned[label] = {"key": key, **_described(config)}
         self._save()
         fresh = not begun or is_checkpoint(folder)
-        result = prune(self.model, config, folder, fresh=fresh, device=device, progress=progress)
+        result = prune(self.model, config, folder, fresh, device, progress=progress, shared=shared)
         totals = inspect(result.out)["totals"]
         # Linears left dense count as they are, so that every row speaks of the same ones.
         left = _parameters(result.plans, dense=True)

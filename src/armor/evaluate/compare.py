@@ -13,9 +13,12 @@ from armor.config import PruneConfig
 from armor.evaluate.checkpoints import DENSE, Checkpoints
 from armor.evaluate.measure import Measurement
 from armor.run.prune import Progress
+from armor.run.shared import Shared
 
 #: The folder of the measurements, one file a label.
 MEASURED = "measured"
+#: What the runs share, while they go on.
+SHARED = ".shared"
 Windows = Callable[[int, int], None]
 
 
@@ -60,7 +63,9 @@ def compare(
     """Prune `model` with every setting and measure each on every text.
 
     What `out` already holds is not done again: neither a checkpoint of the same model, settings and
-    calibration text, nor its perplexity on the same text.
+    calibration text, nor its perplexity on the same text. The settings share the calibration tokens
+    and, where they need nothing but the dense model's moments (magnitude, NoWag-P, armor with dense
+    targets), those; the others see each their own pruned model.
 
     Args:
         model: folder or Hub id of the dense model.
@@ -79,25 +84,26 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     store = Checkpoints(out, model)
     rows: list[Row] = []
-    for label, config in {DENSE: None, **settings}.items():
-        known = config is None or store.is_done(label, config)
-        work = measurement(out, label, model, device) if known else None
-        wanted = [(text, seq_len, max_chars) for text in texts.values()]
-        progress = None
-        if work is None or not all(work.knows_perplexity(*args) for args in wanted):
-            progress = on_start(label)
-        if config is not None and not known:
-            store.prune(label, config, device, progress or Progress())
-        work = work or measurement(out, label, model, device)
-        values = {
-            name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
-            for name, text in texts.items()
-        }
-        method = DENSE if config is None else config.method
-        finite = {name: inf if value is None else value for name, value in values.items()}
-        rows.append(Row(label, method, finite, **store.sizes(label)))
-        store.write(with_gaps(rows), seq_len, max_chars)
-        on_row(with_gaps(rows))
+    with Shared(out / SHARED) as shared:
+        for label, config in {DENSE: None, **settings}.items():
+            known = config is None or store.is_done(label, config)
+            work = measurement(out, label, model, device) if known else None
+            wanted = [(text, seq_len, max_chars) for text in texts.values()]
+            progress = None
+            if work is None or not all(work.knows_perplexity(*args) for args in wanted):
+                progress = on_start(label)
+            if config is not None and not known:
+                store.prune(label, config, device, progress or Progress(), shared)
+            work = work or measurement(out, label, model, device)
+            values = {
+                name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
+                for name, text in texts.items()
+            }
+            method = DENSE if config is None else config.method
+            finite = {name: inf if value is None else value for name, value in values.items()}
+            rows.append(Row(label, method, finite, **store.sizes(label)))
+            store.write(with_gaps(rows), seq_len, max_chars)
+            on_row(with_gaps(rows))
     return with_gaps(rows)
 
 

@@ -14,10 +14,11 @@ from armor.calibrate.stream import merged
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.streamed import StreamedModel
-from armor.run.job import Job
+from armor.run.job import Job, Tensors
 from armor.run.manifest import hash_tensors
 from armor.run.plan import LayerPlan
 from armor.run.scheduler import Scheduler
+from armor.run.shared import DenseMoments
 from armor.run.solve import LayerRecord
 from armor.run.store import Store
 from armor.run.streams import Streams
@@ -41,6 +42,7 @@ class Pipeline:
     Args:
         plans: by layer name. cores: threads that jobs may use together, on one machine.
         finished: called with a layer's name and record when it is in the store.
+        kept: moments of the dense model, shared with other runs that need no other stream.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Pipeline:
         store: Store,
         cores: int,
         finished: Callable[[str, LayerRecord], None],
+        kept: DenseMoments | None = None,
     ) -> None:
         self._model = model
         self._plans = plans
@@ -59,11 +62,24 @@ class Pipeline:
         self._store = store
         self._cores = cores
         self._finished = finished
+        self._kept = kept
         self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
 
     def missing(self) -> list[int]:
         """The blocks with layers that are not in the store, in order."""
         return sorted({self._index(name) for name in self._plans if self._lacks(name)})
+
+    def run_kept(self) -> bool:
+        """Solve what is missing with nothing but the kept moments; False where they do not do."""
+        wanted = {index: self._lacking(index) for index in self.missing()}
+        if self._kept is None or not all(self._kept.covers(*block) for block in wanted.items()):
+            return False
+        for index in wanted:
+            stages, means = self._kept.load(index)
+            self._solve_all(index, stages, means)
+            self._scheduler.settle(self._engine.ahead)
+        self._scheduler.settle()
+        return True
 
     def run(self, streams: Streams) -> None:
         """Solve every planned layer that is missing, from where `streams` are on."""
@@ -105,9 +121,16 @@ class Pipeline:
                 self._engine.drop(ref)
         streams.dense = ahead
         if wanted:
-            for stage in self._stages(streams.index, found):
-                if self._incomplete(streams.index, stage):
-                    self._solve(streams.index, stage, totals.pop(stage[0]), self._cores)
+            stages = self._stages(streams.index, found)
+            heads = {linear: stage[0] for stage in merged(found) for linear in stage}
+            means = {
+                stage[0]: totals[heads[stage[0]]].means(self._name(streams.index, stage[0]))
+                for stage in stages
+            }
+            seconds = {head: mean["second"] for head, mean in means.items()}
+            if self._kept is not None:
+                self._kept.save(streams.index, stages, seconds)
+            self._solve_all(streams.index, stages, seconds)
         self._scheduler.settle(self._engine.ahead)
 
     def _pruned_block(self, streams: Streams, last: int) -> None:
@@ -122,7 +145,8 @@ class Pipeline:
             ahead.append(ref)
         for stage in self._stages(index, found):
             if self._incomplete(index, stage):
-                self._solve(index, stage, self._stage_moments(streams, stage[0]), len(stage))
+                means = self._stage_moments(streams, stage[0]).means(self._name(index, stage[0]))
+                self._solve(index, stage, means, len(stage))
                 self._scheduler.settle()
             for linear in stage:
                 if linear not in self._solved:
@@ -149,9 +173,15 @@ class Pipeline:
             self._engine.drop(ref)
         return total
 
-    def _solve(self, index: int, stage: list[str], total: Moments, together: int) -> None:
+    def _solve_all(self, index: int, stages: list[list[str]], seconds: Tensors) -> None:
+        """Have the missing layers of a block solved, given the moments of each stage's first."""
+        for stage in stages:
+            planned = [linear for linear in stage if self._name(index, linear) in self._plans]
+            if self._incomplete(index, planned):
+                self._solve(index, planned, {"second": seconds[stage[0]]}, self._cores)
+
+    def _solve(self, index: int, stage: list[str], means: Tensors, together: int) -> None:
         """Have the missing layers of a stage solved."""
-        means = total.means(self._name(index, stage[0]))
         digest = hash_tensors(means)
         moments = self._engine.share(means)
         plans = [self._plans[self._name(index, linear)] for linear in stage]
@@ -221,6 +251,11 @@ class Pipeline:
 
     def _in_block(self, index: int) -> list[str]:
         return [name for name in self._plans if self._index(name) == index]
+
+    def _lacking(self, index: int) -> list[str]:
+        """The linears of a block that are not in the store."""
+        prefix = self._name(index, "") + "."
+        return [n.removeprefix(prefix) for n in self._in_block(index) if self._lacks(n)]
 
     def _incomplete(self, index: int, stage: list[str]) -> bool:
         return any(self._lacks(self._name(index, linear)) for linear in stage)

@@ -23,13 +23,14 @@ from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
 from armor.models.structure import Structure
 from armor.run.engines import Where, open_engine
-from armor.run.manifest import make_manifest
+from armor.run.manifest import digest, make_manifest
 from armor.run.memory import peak_memory as peak_memory
 from armor.run.owned import is_checkpoint, remove_checkpoint
 from armor.run.pipeline import Pipeline, stream_kinds
 from armor.run.plan import LayerPlan, make_plan
 from armor.run.record import run_record
 from armor.run.scheduler import Scheduler
+from armor.run.shared import DenseMoments, Shared
 from armor.run.solve import LayerRecord
 from armor.run.store import Store
 from armor.run.streams import calls_of, start
@@ -79,6 +80,7 @@ def prune(
     engine: str = "local",
     workers: int | None = None,
     memory_budget: int | None = None,
+    shared: Shared | None = None,
 ) -> PruneResult:
     """Prune a causal language model and write the checkpoint.
 
@@ -98,6 +100,7 @@ def prune(
         workers: processes; None takes one a GPU, or on the CPU as many as its size pays for.
         memory_budget: bytes of activations held in memory, the rest goes to files; None takes half
             of the memory that is free.
+        shared: what earlier runs on the same model leave for this one.
 
     Raises:
         ArmorError: an unusable model, calibration text or output folder, an interrupted run with
@@ -106,6 +109,7 @@ def prune(
     begin = time.perf_counter()
     progress = progress or Progress()
     where = Where(engine, workers, device, memory_budget)
+    shared = shared or Shared()
     out = Path(out).absolute()
     if not fresh or not is_checkpoint(out):
         check_output(out)
@@ -118,11 +122,13 @@ def prune(
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
-    windows = token_windows(
-        config.calibration, tokenizer, config.samples, config.seq_len, config.seed
+    drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+    windows = shared.once(
+        ("windows", *drawn),
+        lambda: token_windows(config.calibration, tokenizer, *drawn[1:]),
     )
     progress.planned(plans)
-    digests = digest_weights(streamed.tensors)
+    digests = shared.once("weights", lambda: digest_weights(streamed.tensors))
     manifest = make_manifest(
         config, digests, streamed.model.config.to_dict(), windows, where.device
     )
@@ -132,7 +138,10 @@ def prune(
         if resumed or store.damaged:
             progress.resumed(resumed, store.damaged)
         todo = {plan.name: plan for plan in plans if not plan.dense}
-        _solve_missing(streamed, todo, config, windows, store, where, progress)
+        kept = None
+        if stream_kinds(config) == ("dense",):
+            kept = shared.moments(digest([manifest["calibration"], where.device]))
+        _solve_missing(streamed, todo, config, windows, store, where, progress, kept)
         seconds = time.perf_counter() - begin
         records = {name: store.layers[name].record for name in todo}
         run = run_record(
@@ -155,6 +164,7 @@ def _solve_missing(
     store: Store,
     where: Where,
     progress: Progress,
+    kept: DenseMoments | None,
 ) -> None:
     if all(name in store.layers for name in plans):
         return
@@ -164,8 +174,10 @@ def _solve_missing(
     try:
         engine.on_start = lambda job: progress.started(job.label) if job.task == "solve" else None
         pipeline = Pipeline(
-            model, plans, Scheduler(engine), store, torch.get_num_threads(), progress.finished
+            model, plans, Scheduler(engine), store, torch.get_num_threads(), progress.finished, kept
         )
+        if pipeline.run_kept():
+            return
         streams = start(engine, store, hidden, pipeline.missing()[0], stream_kinds(config))
         del hidden
         pipeline.run(streams)
