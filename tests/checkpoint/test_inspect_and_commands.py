@@ -102,6 +102,19 @@ def test_inspect_command_without_losses(
     assert "certi" not in result.output
 
 
+def test_a_baseline_claims_no_certificate(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path
+) -> None:
+    shutil.copytree(make().folder, tmp_path / "packed")
+    file = tmp_path / "packed" / "armor_run.json"
+    run = json.loads(file.read_text())
+    run["config"] = {"method": "wanda"}
+    file.write_text(json.dumps(run))
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "packed")])
+    assert "method wanda" in result.output
+    assert "cert" not in result.output
+
+
 def test_inspect_command_refuses_an_impossible_file(
     make: Callable[..., Any], app: typer.Typer, tmp_path: Path
 ) -> None:

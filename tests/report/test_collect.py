@@ -40,6 +40,12 @@ def test_a_checkpoint(checkpoint: Path) -> None:
     assert list(report.benches) == ["bench.json"]
 
 
+def test_a_baseline_claims_no_certificate(comparison: Path) -> None:
+    runs = collect(comparison).runs
+    assert runs["armor-paper"].certified == (6, 6)
+    assert runs["wanda"].certified == (0, 0)
+
+
 def test_layers_without_a_loss_are_left_out() -> None:
     layers = [layer("m.0.q_proj"), layer("m.0.o_proj", nowag_loss=0.0), layer("m.1.x", loss=None)]
     kinds = bars_by_kind(layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ README = "README.md"
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _NAMES = ("license", "notice")
 _TEMPLATES = "additional_chat_templates"
+# What `armor eval` and `armor bench` found out about a model may lie beside it, but is no part.
+_MEASUREMENTS = ("eval*.json", "bench*.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -27,6 +30,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).exists():
         raise ArmorError(f"{folder} has no {CONFIG}: it is not a (finished) model folder")
     return read_json(safe_path(folder, CONFIG))
+
+
+def is_measurement(name: str) -> bool:
+    """Whether a file of this name tells of a model and does not belong to it."""
+    return any(fnmatchcase(name, pattern) for pattern in _MEASUREMENTS)
 
 
 def copy_sidecar(source: Path, target: Path) -> None:
@@ -42,7 +50,12 @@ def copy_sidecar(source: Path, target: Path) -> None:
 
 def _wanted(name: str) -> bool:
     lower = name.lower()
-    if name in (CONFIG, RUN_FILE) or name.startswith(".") or lower.endswith(".index.json"):
+    if (
+        name in (CONFIG, RUN_FILE)
+        or is_measurement(name)
+        or name.startswith(".")
+        or lower.endswith(".index.json")
+    ):
         return False
     return lower.startswith(_NAMES) or Path(lower).suffix in _SUFFIXES
 

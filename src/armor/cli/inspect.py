@@ -62,11 +62,12 @@ def _table(found: dict[str, Any]) -> Table:
     columns = [
         ("out × in", ""),
         ("block", ""),
-        ("over-\nhead", f"{wrappers / elements:.1%}"),
+        ("over-\nhead", f"{wrappers / elements:.1%}" if wrappers else ""),
         ("bytes", size(totals["bytes"])),
     ]
     if has_losses:
-        columns += [("loss", ""), ("loss /\nNoWag-P", _mean_ratio(layers)), ("cert.", "")]
+        columns += [("loss", ""), ("loss /\nNoWag-P", _mean_ratio(layers))]
+    columns += [("cert.", "")] if _claims(found) else []
     for title, footer in columns:
         table.add_column(title, footer, justify="right", no_wrap=True)
     prefix = _common_prefix(list(layers))
@@ -76,12 +77,13 @@ def _table(found: dict[str, Any]) -> Table:
             name.removeprefix(prefix),
             f"{rows}×{cols}",
             str(layer["block"] or "-"),
-            f"{layer['overhead']:.1%}",
+            f"{layer['overhead']:.1%}" if layer["block"] else "-",
             size(layer["bytes"]),
         ]
         if has_losses:
-            loss, certificate = layer["loss"], layer["certificate"]
-            cells += ["-" if loss is None else f"{loss:.2g}", _against(layer), _mark(certificate)]
+            loss = layer["loss"]
+            cells += ["-" if loss is None else f"{loss:.2g}", _against(layer)]
+        cells += [_mark(layer["certificate"])] if _claims(found) else []
         table.add_row(*cells)
     return table
 
@@ -97,7 +99,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
         f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
         f" dense: {totals['model_bytes'] / totals['dense_model_bytes']:.3f}",
     ]
-    if any(layer["certificate"] is not None for layer in layers.values()):
+    if _claims(found):
         lines.append(
             f"certified      {totals['certified']} of {totals['layers']} layers:"
             " loss never rose, ends at or below baselines'"
@@ -113,6 +115,12 @@ def _summary(found: dict[str, Any]) -> list[str]:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(f"left dense     {names[0]}{more}: {note}")
     return lines
+
+
+def _claims(found: dict[str, Any]) -> bool:
+    """Whether the layers have certificates; a baseline's loss is nobody's promise."""
+    known = (layer["certificate"] is not None for layer in found["layers"].values())
+    return found["method"] == "armor" and any(known)
 
 
 def size(count: float) -> str:

@@ -20,14 +20,15 @@ def report_command(
         Path, typer.Argument(metavar="DIR", help="What armor prune, compare or demo wrote.")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page (default: DIR/report.html).")
+        Path | None, typer.Option(metavar="FILE", help="The page (default: report.html in DIR).")
     ] = None,
     evaluation: Annotated[
         list[Path] | None,
         typer.Option("--eval", metavar="FILE", help="JSON of armor eval; may be repeated."),
     ] = None,
     bench: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="JSON of armor bench.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="JSON of armor bench; may be repeated."),
     ] = None,
     png: Annotated[
         bool, typer.Option("--png/--no-png", help="The plots as PNG, beside the page.")
@@ -35,8 +36,8 @@ def report_command(
 ) -> None:
     """Write report.html: quality, size, speed, and every layer; one file that fetches nothing.
 
-    Files in DIR named eval*.json and bench*.json are shown, too. The plots go into a folder beside
-    the page.
+    Files in DIR named eval*.json and bench*.json are shown, too. The plots go into a folder
+    beside the page.
 
     Example: [bold]armor report qwen-armor --eval eval.json --bench bench.json[/bold]
     """
@@ -45,7 +46,9 @@ def report_command(
     if out is not None and not out.absolute().parent.is_dir():
         raise ArmorError(f"cannot write {out}: its folder does not exist")
     report = collect(folder, evaluation or (), bench or ())
-    page = out or folder / "report.html"
+    page = out or folder
+    if page.is_dir():
+        page /= "report.html"
     plots = page.with_name(f"{page.stem}-plots") if png else None
     files = write_report(report, page, plots)
     print(f"wrote {page}" + (f" and {len(files)} plots in {plots}" if files else ""))

@@ -10,6 +10,7 @@ from typing import Any
 
 from armor.calibrate.sources import Source
 from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.sidecar import is_measurement
 from armor.errors import ArmorError
 
 
@@ -70,7 +71,7 @@ def model_id(folder: Path) -> str:
     """A digest that changes with a model's files: of the small ones, and of the weights' dates."""
     facts: list[list[Any]] = []
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".json":
+        if path.suffix == ".json" and not is_measurement(path.name):
             facts.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
         elif path.suffix == ".safetensors":
             facts.append([path.name, path.stat().st_size, path.stat().st_mtime_ns])

@@ -108,8 +108,9 @@ class Run:
 
     @property
     def certified(self) -> tuple[int, int]:
-        """Layers whose certificate holds, and layers that have one at all."""
-        asked = [layer.certificate for layer in self.layers if layer.certificate is not None]
+        """Layers whose certificate holds, and layers that have one; a baseline claims none."""
+        layers = self.layers if self.method == "armor" else []
+        asked = [layer.certificate for layer in layers if layer.certificate is not None]
         return sum(asked), len(asked)
 
 

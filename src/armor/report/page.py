@@ -107,7 +107,7 @@ def _run(run: Run, first: bool) -> dict[str, Any]:
             "sparsegpt": any(layer.sparsegpt_loss is not None for layer in layers),
             "loss": any(layer.loss is not None for layer in layers),
             "share": run.total_error > 0,
-            "certificate": any(layer.certificate is not None for layer in layers),
+            "certificate": run.certified[1] > 0,
         },
         "dense": _by_note(run.dense_layers),
     }
