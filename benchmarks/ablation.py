@@ -11,14 +11,13 @@ ablation.json and is not done again; ablation.md has all of them as tables, docs
 import argparse
 import itertools
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import COLOURS, HERE, RESULTS, machine, plt, use_threads, versions
+from common import COLOURS, HERE, RESULTS, machine, plt, revision, use_threads, versions
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PRESETS, PruneConfig
@@ -146,14 +145,6 @@ def measure(case: Case, changes: dict[str, Any] | None, args: argparse.Namespace
         "seconds": round(seconds, 2),
         "revision": revision(),
     }
-
-
-def revision() -> str:
-    """The commit of this checkout."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def curves(
@@ -293,7 +284,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run after this long")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--groups", default=",".join(sweep()))
-    parser.add_argument("--cases", type=int, default=len(CASES), help="the first N models")
+    parser.add_argument("--cases", default="1,2", help="numbers in CASES (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images")
@@ -307,11 +298,12 @@ def main() -> None:
     }
     args.out.mkdir(parents=True, exist_ok=True)
     store = Store(args.out / "ablation.json", about)
+    chosen = [CASES[int(number) - 1] for number in args.cases.split(",")]
     groups = args.groups.split(",")
     todo = [
         (case, changes)
         for rows in ([DENSE], *(sweep()[group] for group in groups))
-        for case in CASES[: args.cases]
+        for case in chosen
         for changes in rows
     ]
     todo = [] if args.plot_only else [(c, x) for c, x in todo if store.get(c, x) is None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,6 +82,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def revision() -> str:
+    """The commit of this checkout, "-dirty" with changes on top."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def write_result(arguments: argparse.Namespace, device: torch.device, data: dict[str, Any]) -> Path:

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from common import machine, versions
+from common import machine, revision, versions
 
 from armor.checkpoint.jsonfile import write_json
 from armor.config import PruneConfig
@@ -30,19 +30,20 @@ MODELS = {
 
 
 def table(rows: list[Row]) -> list[str]:
-    """A Markdown table of one comparison."""
+    """A Markdown table of one comparison, and who is lowest on each text."""
     texts = list(rows[0].perplexity)
-    lines = [
-        f"| method | {' | '.join(texts)} | gap left | linears of dense |",
-        "|---|" + "---|" * (len(texts) + 2),
-    ]
+    heads = "".join(f" {text} | gap left |" for text in texts)
+    lines = [f"| method |{heads} linears of dense |", "|---|" + "---|" * (2 * len(texts) + 1)]
     for row in rows:
-        left = (row.gap_left or {}).get(texts[0])  # none where a baseline beats the dense model
-        gap = "-" if left is None else f"{left:.1%}"
-        cells = [f"{row.perplexity[text]:.4g}" for text in texts]
-        share = row.linear_bytes / row.dense_linear_bytes
-        lines.append(f"| {row.label} | {' | '.join(cells)} | {gap} | {share:.3f} |")
-    return lines
+        cells = ""
+        for text in texts:
+            left = (row.gap_left or {}).get(text)  # none where a baseline beats the dense model
+            gap = "-" if left is None else f"{left:.1%}"
+            cells += f" {row.perplexity[text]:.4g} | {gap} |"
+        lines.append(f"| {row.label} |{cells} {row.linear_bytes / row.dense_linear_bytes:.3f} |")
+    lowest = (min(rows[1:], key=lambda row: row.perplexity[text]).label for text in texts)
+    best = ", ".join(f"{label} on {text}" for label, text in zip(lowest, texts, strict=True))
+    return [*lines, "", f"Lowest of the pruned: {best}."]
 
 
 def main() -> None:
@@ -50,20 +51,21 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--blocks", default="16,8")
+    parser.add_argument("--blocks", default="16,auto")
     parser.add_argument("--max-chars", type=int, default=400_000)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--work", type=Path, default=Path("build/quality"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
-    about = {**machine(torch.device("cpu")), "versions": versions()}
+    about = {**machine(torch.device("cpu")), "versions": versions(), "revision": revision()}
     lines = [
         "# Perplexity by method",
         "",
-        f"{about['cpu']}, {date.today()}; the first {args.max_chars:,} characters of each text,",
-        f"windows of 256 tokens, {args.samples} calibration windows of 256 tokens, float32;",
-        "the number after armor is its block (auto: by the 10 % budget).",
-        "gap left: share of the best baseline's gap to dense that is left, on the first text.",
+        f"{about['cpu']}, {date.today()}, revision {about['revision']}; the first",
+        f"{args.max_chars:,} characters of each text in windows of 256 tokens, {args.samples}",
+        "calibration windows of 256 tokens, float32; the number after armor is its block (auto: by",
+        "the 10 % budget). gap left: share of the best baseline's gap to dense that is left; the",
+        "first text is of the calibration's domain.",
     ]
     found = {}
     for name in args.models.split(","):

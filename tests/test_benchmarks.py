@@ -78,3 +78,42 @@ def test_figures_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 100 < len(points) < 200
     assert points[0] == [0.0, 2.0]
     assert points[-1] == [20.0, 1 / 20000]
+
+
+@pytest.mark.slow
+def test_ablation_runs_in_pieces_and_draws(shared: Path, tmp_path: Path) -> None:
+    options = [
+        "--shared",
+        str(shared),
+        "--cases",
+        "1",
+        "--groups",
+        "methods",
+        "--max-chars",
+        "3000",
+    ]
+    options += ["--work", str(tmp_path / "work"), "--out", str(tmp_path), "--images", str(tmp_path)]
+    stopped = run("ablation.py", *options, "--minutes", "0")
+    assert stopped.returncode == 1
+    assert "3 runs left" in stopped.stderr
+    done = run("ablation.py", *options)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "ablation.json").read_text())
+    names = [key.partition(": ")[2] for key in data["runs"]]
+    assert names == ["dense", "sparsegpt", "wanda"]
+    rows = list(data["runs"].values())
+    assert rows[0]["perplexity"]["wiki"] < rows[1]["perplexity"]["wiki"]
+    assert "| sparsegpt | " in (tmp_path / "ablation.md").read_text()
+    for name in ("size", "shrinkage", "target-damping"):
+        assert (tmp_path / f"ablation-{name}.png").stat().st_size > 5000
+
+
+def test_ablation_names_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from ablation import CASES, PRESETS, Store, sweep
+
+    key = Store.key
+    assert key(CASES[0], {}) == key(CASES[0], {"shrinkage": 0.5, "samples": 128})
+    assert key(CASES[0], {}) != key(CASES[1], {})
+    keys = {key(CASES[0], changes) for rows in sweep().values() for changes in rows}
+    assert {key(CASES[0], {}), key(CASES[0], PRESETS["paper"])} <= keys
