@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from armor.cli import evaluate as command
 from armor.errors import ArmorError
-from armor.evaluate import harness, measure
+from armor.evaluate import harness, measure, protocols
 from armor.evaluate.protocols import PROTOCOLS
 
 
@@ -109,12 +109,30 @@ def test_a_papers_text_by_name(
     assert (row["source"], row["windows"], row["tokens"]) == ("c4", 5, 5 * 31)
 
 
+def test_a_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def documents(source: str, split: str) -> list[str]:
+        read.append((source, split))
+        return ["one", "two"]
+
+    monkeypatch.setattr(protocols, "documents", documents)
+    for _ in range(2):
+        assert protocols.evaluation_text("hf:some/set") == "one\n\ntwo"
+        assert protocols.evaluation_text("wikitext2", 4) == "one\n"
+    assert read == [("hf:some/set", "test"), (PROTOCOLS["wikitext2"].source, "test")]
+    protocols._text_of.cache_clear()
+
+
 def test_refusals(app: typer.Typer, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     assert "cannot read" in refused(app, "model", "--ppl", str(text))
     text.write_text("a text")
     assert "nothing to evaluate" in refused(app, "model")
     assert "no such folder" in refused(app, str(tmp_path / "no"), "--ppl", str(text))
+    (tmp_path / ".half.run").mkdir()
+    half = refused(app, str(tmp_path / "half"), "--ppl", str(text))
+    assert "is not finished: give the same armor prune command again" in half
     assert "unknown device 'tpu'" in refused(app, "m", "--ppl", str(text), "--device", "tpu")
     assert "name those to run" in refused(app, "m", "--ppl", str(text), "--task-dir", "tasks")
     missing = str(tmp_path / "no" / "out.json")

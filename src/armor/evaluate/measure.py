@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from armor.calibrate.sources import Source
+from armor.errors import ArmorError
 from armor.evaluate.perplexity import evaluate
 from armor.evaluate.record import Record, key_of, model_id, source_id
 from armor.models.load import load_model, load_tokenizer
 from armor.models.source import resolve
+from armor.run.store import store_folder
 
 if TYPE_CHECKING:
     from armor.evaluate.harness import TaskList
@@ -39,8 +41,12 @@ class Measurement:
             fresh: measure again what `record` holds.
 
         Raises:
-            ArmorError: no such model.
+            ArmorError: no such model, or one whose pruning is not finished.
         """
+        if not Path(model).exists() and store_folder(Path(model)).is_dir():
+            raise ArmorError(
+                f"{model} is not finished: give the same armor prune command again to go on"
+            )
         self.folder = resolve(model)
         self.device = device
         self.reused = 0

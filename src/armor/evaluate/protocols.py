@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -47,7 +48,14 @@ def evaluation_text(source: Source, max_chars: int | None = None) -> str:
         ArmorError: as `documents` does.
     """
     protocol = protocol_of(source)
-    if protocol is None:
-        return read_text(source, max_chars=max_chars)
+    if protocol is not None:
+        return _text_of(protocol)[:max_chars]
+    if isinstance(source, str) and source.startswith("hf:") and max_chars is None:
+        return _text_of(Protocol(source, "test"))
+    return read_text(source, max_chars=max_chars)
+
+
+@lru_cache(maxsize=4)  # a comparison reads them once for every model
+def _text_of(protocol: Protocol) -> str:
     found = islice(documents(protocol.source, protocol.split), protocol.documents)
-    return protocol.separator.join(found)[:max_chars]
+    return protocol.separator.join(found)
