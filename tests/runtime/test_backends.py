@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 
 from armor.runtime import frontend, linear, use
+from armor.runtime.simd_bfloat16 import has_dot
 
 HALF = [torch.bfloat16, torch.float16]
 FLOATS = [torch.float32, *HALF]
@@ -67,6 +68,20 @@ def test_equals_the_float64_product(make_call, name, device, data, **drawn) -> N
 @pytest.mark.parametrize("batch", [1, 3, 64, 65, 300])
 def test_cpu_on_a_shape_with_full_vectors_and_a_rest(make_call, batch, dtype) -> None:
     call = make_call(70, 172, 43, batch, dtype, bias=True)
+    with use("cpu"):
+        call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))
+
+
+@pytest.mark.parametrize("dot", [False, True])
+@pytest.mark.parametrize("shape", [(1, 3), (37, 53), (130, 256)])
+@pytest.mark.parametrize("batch", [2, 5, 64, 129])
+def test_cpu_in_bfloat16_with_and_without_its_instructions(
+    make_call, monkeypatch: pytest.MonkeyPatch, batch: int, shape: tuple[int, int], dot: bool
+) -> None:
+    if dot and not has_dot():
+        pytest.skip("this processor has none")
+    monkeypatch.setattr("armor.runtime.cpu.has_dot", lambda: dot)
+    call = make_call(*shape, 32, batch, torch.bfloat16, bias=True)
     with use("cpu"):
         call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))
 

@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from armor.packed import PackedLayer
-from armor.runtime import cpu_kernels
+from armor.runtime import cpu_bfloat16, cpu_kernels
 from armor.runtime.backend import YES, Verdict
 from armor.runtime.reference import times_blocks
-from armor.runtime.simd import has_fast_bfloat16, has_float16
+from armor.runtime.simd import has_amx, has_float16
+from armor.runtime.simd_bfloat16 import has_dot
 
 # Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
 _FEW = 64
-_FEW_FAST = 8  # where BLAS has instructions for bfloat16, which our sums in float32 do not use
+_FEW_DOT = 128  # with the processor's own instructions for bfloat16
+_FEW_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
 _SERIAL = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
@@ -56,8 +58,14 @@ def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | 
     settings: Any = config  # its attributes are made on import
     small = layer.core_values.numel() * len(x) <= _SERIAL
     set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
-    fast = x.dtype == torch.bfloat16 and has_fast_bfloat16()
-    product = _few if len(x) <= (_FEW_FAST if fast else _FEW) else _many
+    few, product = _FEW, _few
+    if x.dtype == torch.bfloat16 and len(x) > 1:
+        if has_dot():
+            few, product = _FEW_DOT, _few_bfloat16
+        elif has_amx():
+            few = _FEW_AMX
+    if len(x) > few:
+        product = _many
     y = product(x, layer)
     return y if bias is None else y.add_(bias)
 
@@ -85,6 +93,20 @@ def _few(x: Tensor, layer: PackedLayer) -> Tensor:
     return outputs[:batch, :rows].to(x.dtype).contiguous()
 
 
+def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
+    """`_few` with the processor's instructions for bfloat16, rounded to it between the factors."""
+    if layer.right is not None:
+        x = _times_blocks_bfloat16(x, layer.right)
+    batch = len(x)
+    rows, kept = layer.core_values.shape
+    x = functional.pad(x, (0, -(-kept // 32) * 64 - x.shape[1], 0, -len(x) % cpu_bfloat16.TILE))
+    y = torch.empty(rows, len(x))
+    values, indices = _array(layer.core_values), _array(layer.core_indices)
+    cpu_bfloat16.core_rows(values, indices, _array(x), y.numpy())
+    y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
+    return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
+
+
 def _many(x: Tensor, layer: PackedLayer) -> Tensor:
     """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
     if layer.right is not None:
@@ -104,6 +126,16 @@ def _many(x: Tensor, layer: PackedLayer) -> Tensor:
         unpack(source.numpy(), _array(layer.core_indices), start, stop, target.numpy())
         y[:, start:stop] = x @ panel[: stop - start].T
     return y if layer.left is None else times_blocks(y, layer.left)
+
+
+def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
+    count, size, _ = blocks.shape
+    if size % 32:
+        return times_blocks(x, blocks)
+    padded = functional.pad(x, (0, count * size - x.shape[1]))
+    y = torch.empty(len(x), count * size)
+    cpu_bfloat16.block_rows(_array(blocks), _array(padded), y.numpy())
+    return y[:, : x.shape[1]].to(x.dtype).contiguous()
 
 
 def _array(tensor: Tensor) -> Any:

@@ -41,21 +41,22 @@ vector = _Vector()
 
 def has_avx512() -> bool:
     """Whether Numba compiles for a processor with AVX-512."""
-    return "avx512f" in _features()
+    return "avx512f" in features()
 
 
 def has_float16() -> bool:
     """Whether Numba compiles for a processor that converts float16."""
-    return bool(_features() & {"f16c", "neon", "fp-armv8"})
+    return bool(features() & {"f16c", "neon", "fp-armv8"})
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 faster than float32."""
-    return bool(_features() & {"avx512bf16", "amx-bf16"})
+def has_amx() -> bool:
+    """Whether BLAS has matrix instructions for bfloat16."""
+    return "amx-bf16" in features()
 
 
 @cache
-def _features() -> set[str]:
+def features() -> set[str]:
+    """What Numba compiles for, in LLVM's names; nothing if not for this processor."""
     settings: Any = config  # its attributes are made on import
     if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
         return set()  # another processor than this one was asked for
@@ -66,13 +67,13 @@ def _constant(values: list[int]) -> ir.Constant:
     return ir.Constant(_INTS, values)
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     """Pointer to element `index` (intp) of a contiguous array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [index])
 
 
-def _load(builder: Any, pointer: Any, item: ir.Type, count: int) -> Any:
+def load_vector(builder: Any, pointer: Any, item: ir.Type, count: int) -> Any:
     kind = item if count == 1 else ir.VectorType(item, count)
     loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
     loaded.align = 1
@@ -86,12 +87,12 @@ def _to_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
         return item if count == 1 else ir.VectorType(item, count)
 
     if dtype == types.float32:
-        return _load(builder, pointer, _F32, count)
+        return load_vector(builder, pointer, _F32, count)
     if dtype == types.uint16:
-        bits = builder.zext(_load(builder, pointer, _I16, count), wide(_I32))
+        bits = builder.zext(load_vector(builder, pointer, _I16, count), wide(_I32))
         sixteen = ir.Constant(wide(_I32), 16 if count == 1 else [16] * count)
         return builder.bitcast(builder.shl(bits, sixteen), wide(_F32))
-    half = builder.bitcast(_load(builder, pointer, _I16, count), wide(ir.HalfType()))
+    half = builder.bitcast(load_vector(builder, pointer, _I16, count), wide(ir.HalfType()))
     return builder.fpext(half, wide(_F32))
 
 
@@ -110,7 +111,7 @@ def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
     """16 stored numbers from ``array[index]`` on (flat index of a contiguous array)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _address(context, builder, signature.args[0], args[0], args[1])
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
         return _to_float(builder, pointer, signature.args[0].dtype, LANES)
 
     return vector(array, types.intp), codegen
@@ -121,7 +122,7 @@ def load1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
     """One stored number as float32."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _address(context, builder, signature.args[0], args[0], args[1])
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
         return _to_float(builder, pointer, signature.args[0].dtype, 1)
 
     return types.float32(array, types.intp), codegen
@@ -132,8 +133,8 @@ def load_positions(typing: Any, array: Any, index: Any):  # type: ignore[no-unty
     """Sixteen 2-bit positions, low bits first: the 4 bytes from ``array[index]`` on, int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _address(context, builder, signature.args[0], args[0], args[1])
-        return _load(builder, pointer, _I32, 1)
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        return load_vector(builder, pointer, _I32, 1)
 
     return types.int32(array, types.intp), codegen
 
