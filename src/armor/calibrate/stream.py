@@ -15,7 +15,7 @@ from armor.models.structure import Structure
 BATCH_WINDOWS, BATCH_TOKENS = 8, 4096
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Ends a forward pass as soon as what it was run for is known."""
 
 
@@ -85,10 +85,10 @@ def open_stream(
                 if as_tuple is None:
                     as_tuple = isinstance(original(*args, **kwargs), tuple)
             if last:
-                raise _Stop
+                raise Stop
             return (states,) if as_tuple else states
 
-        with _replaced(structure, forward), torch.no_grad(), suppress(_Stop):
+        with _replaced(structure, forward), torch.no_grad(), suppress(Stop):
             model(input_ids=batch, use_cache=False)
         yield hidden[0], calls
 
@@ -127,16 +127,16 @@ def observe(
 
 
 def input_of(block: nn.Module, call: Call, hidden: Tensor, linear: str) -> Tensor | None:
-    """What `linear` is fed when `block` runs; None if it is not called. Stops there."""
+    """What the module `linear` is fed when `block` runs; None if it is not called. Stops there."""
     seen: list[Tensor] = []
 
     def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
         seen.append(args[0])
-        raise _Stop
+        raise Stop
 
     handle = block.get_submodule(linear).register_forward_pre_hook(capture)
     try:
-        with suppress(_Stop):
+        with suppress(Stop):
             call.run(block, hidden)
     finally:
         handle.remove()

@@ -18,13 +18,19 @@ from armor.models.structure import Structure, find_structure
 Wanted = Callable[[Sequence[tuple[int, int]]], bool]
 
 
+def never(parts: Sequence[tuple[int, int]]) -> bool:
+    """Split nothing."""
+    return False
+
+
 @dataclass(frozen=True)
 class Layout:
     """What `lay_out` found.
 
     Attributes:
         structure: the decoder.
-        tensors: the checkpoint's tensors, by the names they have in the model.
+        tensors: the checkpoint's tensors, by the names they have in the model; those that it does
+            not have as they are, by their own.
         joined: tensors of the checkpoint that the model has in parts, by their own names.
         names: for layers that the checkpoint calls otherwise than the model: model -> checkpoint.
     """
@@ -38,10 +44,12 @@ class Layout:
         """What the checkpoint calls the layer at `path` of the model."""
         return self.names.get(path, path)
 
+    def path(self, name: str) -> str:
+        """The inverse of `name`."""
+        return next((path for path, other in self.names.items() if other == name), name)
 
-def lay_out(
-    model: Any, tensors: Mapping[str, StoredTensor], wanted: Wanted = lambda shapes: False
-) -> Layout:
+
+def lay_out(model: Any, tensors: Mapping[str, StoredTensor], wanted: Wanted = never) -> Layout:
     """Give every matrix of `model` a linear of its own, in place, and find it in the checkpoint.
 
     Experts that transformers fuses, and fused projections where `wanted`, become modules.
@@ -77,10 +85,14 @@ def lay_out(
                 parts = {f"{stem}.{number}": count for number, count in enumerate(rows)}
                 joined[tensor] = Joined(shape, parts)
     found = in_parts(tensors, joined)
+    held = model.state_dict()
     names = {rename(name).removesuffix(".weight"): name.removesuffix(".weight") for name in found}
     return Layout(
         structure,
-        {rename(name): stored for name, stored in found.items()},
+        {
+            renamed if (renamed := rename(name)) in held else name: stored
+            for name, stored in found.items()
+        },
         joined,
         {path: name for path, name in names.items() if path != name},
     )

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
+from armor.models.layout import Wanted, lay_out, never
 from armor.models.naming import Converted, sources
 from armor.models.skeleton import empty_model
-from armor.models.structure import find_structure
 
 
 class StreamedModel:
@@ -24,7 +24,8 @@ class StreamedModel:
 
     Attributes:
         folder: the model's folder.
-        model: the empty model, float32. structure: its decoder.
+        model: the empty model, float32, its experts (and fused projections, where `wanted`) as
+            linears of their own. structure: its decoder. layout: its names in the files.
         stored: for each parameter and saved buffer of the model, the tensor in its file, or those
             that it is made of.
         tensors: every tensor of the files by its name there.
@@ -33,12 +34,13 @@ class StreamedModel:
         ArmorError: not a causal language model, or tensors that are missing or have another shape.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wanted: Wanted = never) -> None:
         self.folder = folder
         self.model = empty_model(str(folder))
-        self.structure = find_structure(self.model)
         self.tensors = read_weights(folder)
-        self.stored = _match(self.model, self.tensors, folder)
+        self.layout = lay_out(self.model, self.tensors, wanted)
+        self.structure = self.layout.structure
+        self.stored = _match(self.model, self.layout.tensors, folder)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from armor.errors import ArmorError
+from armor.models.routed import find_routed
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Structure:
     blocks: tuple[nn.Module, ...]
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
-        """The linears of block `index` by their name in the model."""
+        """The linears of block `index` by their name in the model; routers are none of them."""
+        block = self.blocks[index]
+        routers = {routed.router_path for routed in find_routed(block)}
         return {
             f"{self.prefix}.{index}.{name}": module
-            for name, module in self.blocks[index].named_modules()
-            if isinstance(module, nn.Linear)
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear) and name not in routers
         }
 
 

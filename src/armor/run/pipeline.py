@@ -5,14 +5,18 @@ Only what the store lacks is done.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from armor.calibrate.moments import Moments
 from armor.calibrate.stream import merged
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.run.job import Job, Tensors
 from armor.run.manifest import hash_tensors
@@ -23,6 +27,7 @@ from armor.run.solve import LayerRecord
 from armor.run.store import Store
 from armor.run.streams import Streams
 from armor.run.threads import forward_threads, solve_threads
+from armor.run.waves import Wave, passes, waves
 
 #: Methods whose statistics come from the dense model; the others see the pruned one, as in
 #: their papers. ARMOR's follow its target.
@@ -41,6 +46,7 @@ class Pipeline:
 
     Args:
         plans: by layer name. cores: threads that jobs may use together, on one machine.
+        tokens: of the calibration text.
         finished: called with a layer's name and record when it is in the store.
         kept: moments of the dense model, shared with other runs that need no other stream.
     """
@@ -52,6 +58,7 @@ class Pipeline:
         scheduler: Scheduler,
         store: Store,
         cores: int,
+        tokens: int,
         finished: Callable[[str, LayerRecord], None],
         kept: DenseMoments | None = None,
     ) -> None:
@@ -61,6 +68,7 @@ class Pipeline:
         self._engine = scheduler.engine
         self._store = store
         self._cores = cores
+        self._tokens = tokens
         self._finished = finished
         self._kept = kept
         self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
@@ -110,28 +118,50 @@ class Pipeline:
         jobs = self._forward("advance", args, {"hidden": streams.dense}, 1 + wanted)
         found, ahead = [], []
         totals: dict[str, Moments] = {}
-        for (stages, tokens), (hidden, *sums) in self._scheduler.each(jobs):
+        reached: Counter[str] = Counter()
+        for (stages, tokens, experts), (hidden, *sums) in self._scheduler.each(jobs):
             found.append(stages)
             ahead.append(hidden)
+            reached.update(experts)
             for ref in sums:
                 parts = self._engine.fetch(ref)
                 for head, count in tokens.items():
                     part = {"second": parts[head]}
                     totals.setdefault(head, Moments()).merge(count, part)
                 self._engine.drop(ref)
+        before = Streams(streams.index, None, streams.dense)
         streams.dense = ahead
         if wanted:
-            stages = self._stages(streams.index, found)
-            heads = {linear: stage[0] for stage in merged(found) for linear in stage}
-            means = {
-                stage[0]: totals[heads[stage[0]]].means(self._name(streams.index, stage[0]))
-                for stage in stages
-            }
-            seconds = {head: mean["second"] for head, mean in means.items()}
-            if self._kept is not None:
-                self._kept.save(streams.index, stages, seconds)
-            self._solve_all(streams.index, stages, seconds)
+            self._solve_dense(before, found, totals, reached)
         self._scheduler.settle(self._engine.ahead)
+
+    def _solve_dense(
+        self,
+        streams: Streams,
+        found: list[list[list[str]]],
+        totals: Mapping[str, Moments],
+        reached: Mapping[str, int],
+    ) -> None:
+        """Have the missing layers of a block solved; `streams` are before it."""
+        index = streams.index
+        found_waves = self._waves(index, found)
+        heads = {linear: stage[0] for stage in merged(found) for linear in stage}
+        stages = [wave.stages[0] for wave in found_waves if wave.routed is None]
+        seconds = {
+            stage[0]: totals[heads[stage[0]]].means(self._name(index, stage[0]))["second"]
+            for stage in stages
+        }
+        if self._kept is not None and len(stages) == len(found_waves):
+            self._kept.save(index, stages, seconds)
+        self._solve_all(index, stages, seconds)
+        for wave in found_waves:
+            if wave.routed is None:
+                continue
+            for group in self._groups(index, wave):
+                sums = self._expert_moments(streams, wave.routed, group, reached)
+                for stage in group:
+                    means = sums.pop(stage[0]).means(self._name(index, stage[0]))
+                    self._solve(index, stage, means, self._cores, reached)
 
     def _pruned_block(self, streams: Streams, last: int) -> None:
         """Stage by stage: each is fed what the pruned ones before it put out."""
@@ -140,18 +170,24 @@ class Pipeline:
         args = {"index": index, "note": dense is not None}
         jobs = self._forward("advance", args, {"hidden": dense or pruned})
         found, ahead = [], []
-        for (stages, _), (ref,) in self._scheduler.each(jobs):
+        reached: Counter[str] = Counter()
+        for (stages, _, experts), (ref,) in self._scheduler.each(jobs):
             found.append(stages)
             ahead.append(ref)
-        for stage in self._stages(index, found):
-            if self._incomplete(index, stage):
-                means = self._stage_moments(streams, stage[0]).means(self._name(index, stage[0]))
-                self._solve(index, stage, means, len(stage))
+            reached.update(experts)
+        for wave in self._waves(index, found):
+            for group in self._groups(index, wave):
+                if wave.routed is None:
+                    totals = {group[0][0]: self._stage_moments(streams, group[0][0])}
+                else:
+                    totals = self._expert_moments(streams, wave.routed, group, reached)
+                for stage in group:
+                    means = totals.pop(stage[0]).means(self._name(index, stage[0]))
+                    self._solve(index, stage, means, sum(map(len, group)), reached)
                 self._scheduler.settle()
-            for linear in stage:
-                if linear not in self._solved:
-                    done = self._store.load(self._name(index, linear))
-                    self._solved[linear] = self._engine.share(done)
+            for linear in chain.from_iterable(wave.stages):
+                done = self._store.load(self._name(index, linear))
+                self._solved[linear] = self._engine.share(done)
         if dense is None:
             for ref in ahead:
                 self._engine.drop(ref)
@@ -180,11 +216,53 @@ class Pipeline:
             if self._incomplete(index, planned):
                 self._solve(index, planned, {"second": seconds[stage[0]]}, self._cores)
 
-    def _solve(self, index: int, stage: list[str], means: Tensors, together: int) -> None:
+    def _expert_moments(
+        self, streams: Streams, routed: Routed, group: list[list[str]], reached: Mapping[str, int]
+    ) -> dict[str, Moments]:
+        """The moments of stages in experts, by their first linears.
+
+        An expert that saw fewer tokens than its linear has inputs cannot tell them apart: others
+        make up the number, which shrinks its moments towards those of all tokens.
+        """
+        assert streams.pruned is not None
+        hidden = {"hidden": streams.pruned}
+        if streams.dense is not None:
+            hidden["dense"] = streams.dense
+        shares = {
+            head: max(0, self._width(streams.index, head) - reached.get(head, 0)) / self._tokens
+            for head, *_ in group
+        }
+        args = {"index": streams.index, "routed": routed, "linears": shares}
+        totals: dict[str, Moments] = {}
+        for tokens, (ref,) in self._scheduler.each(self._forward("expert_sums", args, hidden)):
+            sums = self._engine.fetch(ref)
+            for head, count in tokens.items():
+                if count:
+                    kinds = {kind: sums.get(f"{kind}/{head}") for kind in ("second", "cross")}
+                    part = {kind: value for kind, value in kinds.items() if value is not None}
+                    totals.setdefault(head, Moments()).merge(count, part)
+            self._engine.drop(ref)
+        return totals
+
+    def _solve(
+        self,
+        index: int,
+        stage: list[str],
+        means: Tensors,
+        together: int,
+        reached: Mapping[str, int] | None = None,
+    ) -> None:
         """Have the missing layers of a stage solved."""
         digest = hash_tensors(means)
         moments = self._engine.share(means)
         plans = [self._plans[self._name(index, linear)] for linear in stage]
+        if reached is not None and any(layer.holds(stage[0]) for layer in self._routed(index)):
+            seen, width = reached.get(stage[0], 0), plans[0].shape[1]
+            if seen < width:
+                note = (
+                    f"its expert saw {seen} tokens, fewer than its {width} inputs: others stand in"
+                )
+                plans = [replace(plan, note=note) for plan in plans]
         left = {plan.name for plan in plans if self._store.lacks(plan.name, digest)}
 
         def keep(plan: LayerPlan, record: LayerRecord, refs: list[Any]) -> None:
@@ -221,7 +299,7 @@ class Pipeline:
         return [
             Job(
                 task,
-                args | ({} if task == "advance_pruned" else {"part": part}),
+                args | ({"part": part} if task in ("advance", "sums") else {}),
                 {name: refs[part] for name, refs in hidden.items()} | solved,
                 threads=forward_threads(self._cores),
                 results=results,
@@ -231,23 +309,42 @@ class Pipeline:
             for part in range(len(hidden["hidden"]))
         ]
 
-    def _stages(self, index: int, found: list[list[list[str]]]) -> list[list[str]]:
-        """The stages of a block with only the linears that are pruned."""
-        stages = merged(found)
-        called = {self._name(index, linear) for stage in stages for linear in stage}
+    def _waves(self, index: int, found: list[list[list[str]]]) -> list[Wave]:
+        """The waves of a block with only the linears that are pruned."""
+        routed = self._routed(index)
+        found_waves = waves(
+            merged(found), routed, lambda linear: self._name(index, linear) in self._plans
+        )
+        called = {
+            self._name(index, linear)
+            for wave in found_waves
+            for linear in chain.from_iterable(wave.stages)
+        }
         if idle := [name for name in self._in_block(index) if name not in called]:
             raise ArmorError(
                 f"layer {idle[0]} is never called on the calibration text: give more text, or"
                 f" --exclude {idle[0]}"
             )
-        planned = [[x for x in stage if self._name(index, x) in self._plans] for stage in stages]
-        return [stage for stage in planned if stage]
+        return found_waves
+
+    def _groups(self, index: int, wave: Wave) -> list[list[list[str]]]:
+        """The stages of a wave with missing layers, in groups that one pass serves."""
+        left = [stage for stage in wave.stages if self._incomplete(index, stage)]
+        return list(passes(left, {stage[0]: self._width(index, stage[0]) for stage in left}))
+
+    def _routed(self, index: int) -> list[Routed]:
+        return find_routed(self._model.structure.blocks[index])
+
+    def _width(self, index: int, linear: str) -> int:
+        return self._plans[self._name(index, linear)].shape[1]
 
     def _name(self, index: int, linear: str) -> str:
-        return f"{self._model.structure.prefix}.{index}.{linear}".rstrip(".")
+        path = f"{self._model.structure.prefix}.{index}.{linear}".rstrip(".")
+        return self._model.layout.name(path)
 
     def _index(self, name: str) -> int:
-        return int(name.removeprefix(f"{self._model.structure.prefix}.").partition(".")[0])
+        path = self._model.layout.path(name)
+        return int(path.removeprefix(f"{self._model.structure.prefix}.").partition(".")[0])
 
     def _in_block(self, index: int) -> list[str]:
         return [name for name in self._plans if self._index(name) == index]

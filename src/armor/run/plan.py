@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -75,6 +75,22 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig) -> Layer
             name, shape, dense=True, note=f"2:4 with block {block} would be {size:.2f}x dense"
         )
     return LayerPlan(name, shape, block, note=note)
+
+
+def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
+    """Whether the parts of a fused linear get factors of their own, by their shapes (out, in).
+
+    That is a lower loss with the block that the whole would take, and may not be with a smaller one
+    (benchmarks/fused.py). So they do where that block is within the budget for each.
+    """
+    if config.method != "armor":
+        return False
+    if (block := config.block_size) is not None:
+        kept, of = parse_pattern(config.pattern)
+        return all(kept / of + overhead(shape, block) < 1.0 for shape in shapes)
+    whole = sum(rows for rows, _ in shapes), shapes[0][1]
+    block = choose_block(whole, config.overhead_budget)[0]
+    return all(choose_block(shape, config.overhead_budget) == (block, "") for shape in shapes)
 
 
 def choose_block(shape: tuple[int, int], budget: float) -> tuple[int, str]:

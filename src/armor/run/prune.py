@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from armor.models.check import digest_weights
 from armor.models.load import load_tokenizer
 from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
-from armor.models.structure import Structure
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
 from armor.run.memory import peak_memory as peak_memory
 from armor.run.owned import is_checkpoint, remove_checkpoint
 from armor.run.pipeline import Pipeline, stream_kinds
-from armor.run.plan import LayerPlan, make_plan
+from armor.run.plan import LayerPlan, make_plan, splits
 from armor.run.record import run_record
 from armor.run.scheduler import Scheduler
 from armor.run.shared import DenseMoments, Shared
@@ -117,8 +117,8 @@ def prune(
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     source = resolve(str(model))
     check_source(source)
-    streamed = StreamedModel(source)
-    plans = make_plan(_shapes(streamed.structure), config)
+    streamed = StreamedModel(source, partial(splits, config=config))
+    plans = make_plan(_shapes(streamed), config)
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
@@ -149,7 +149,8 @@ def prune(
         )
         if fresh:
             remove_checkpoint(out)
-        assemble(source, out, _Layers(store, list(todo)), run)
+        joined = streamed.layout.joined
+        assemble(source, out, _Layers(store, list(todo)), run, joined=joined)
         store.remove()
     finally:
         store.close()
@@ -174,7 +175,14 @@ def _solve_missing(
     try:
         engine.on_start = lambda job: progress.started(job.label) if job.task == "solve" else None
         pipeline = Pipeline(
-            model, plans, Scheduler(engine), store, torch.get_num_threads(), progress.finished, kept
+            model,
+            plans,
+            Scheduler(engine),
+            store,
+            torch.get_num_threads(),
+            windows.numel(),
+            progress.finished,
+            kept,
         )
         if pipeline.run_kept():
             return
@@ -205,11 +213,11 @@ class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
         return len(self._names)
 
 
-def _shapes(structure: Structure) -> dict[str, tuple[int, int]]:
+def _shapes(model: StreamedModel) -> dict[str, tuple[int, int]]:
     return {
-        name: (linear.out_features, linear.in_features)
-        for index in range(len(structure.blocks))
-        for name, linear in structure.linears(index).items()
+        model.layout.name(path): (linear.out_features, linear.in_features)
+        for index in range(len(model.structure.blocks))
+        for path, linear in model.structure.linears(index).items()
     }
 
 

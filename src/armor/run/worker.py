@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from armor.calibrate.moments import Moments
+from armor.calibrate.routed import fed, fill, routes
 from armor.calibrate.stream import Call, Calls, input_of, merged, observe
 from armor.config import PruneConfig
 from armor.factorize.scaling import cast
+from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.packed import PackedLayer
 from armor.run.job import Job, Tensors
-from armor.run.plan import LayerPlan
+from armor.run.plan import LayerPlan, splits
 from armor.run.solve import LayerInputs, LayerRecord, solve_layer
 from armor.run.threads import threads
 
@@ -46,7 +50,7 @@ class Worker:
 
     def __init__(self, spec: Spec, model: StreamedModel | None = None) -> None:
         self._spec = spec
-        self._model = model or StreamedModel(spec.folder)
+        self._model = model or StreamedModel(spec.folder, partial(splits, config=spec.config))
         self._block: _Block | None = None
         self._noted: dict[int, dict[str, list[Tensor]]] = {}  # by part
 
@@ -70,26 +74,33 @@ class Worker:
             sums: also add up the moments of each stage, by its first linear.
 
         Returns:
-            The stages and the tokens of each; the hidden states behind the block, by batch; with
-            `sums` the second moments, summed, by the first linear of the stage.
+            The stages, the tokens of each that is summed, and of those in experts, which are left
+            to `expert_sums`; the hidden states behind the block, by batch; with `sums` the second
+            moments, summed, by the first linear of the stage.
         """
         block = self._at(index)
         found: list[list[list[str]]] = []
         noted: dict[str, list[Tensor]] = {}
         moments: dict[str, Moments] = {}
+        reached: dict[str, int] = {}
         result: Tensors = {}
         for batch, states in hidden.items():
             call = self._call(index, states)
             result[batch], stages = observe(block.dense, call, states.to(self._spec.device))
             found.append([names for names, _ in stages])
-            for (head, *_), inputs in stages:
+            for (head, *others), inputs in stages:
+                if any(layer.holds(head) for layer in block.routed):
+                    for name in (head, *others):
+                        reached[name] = reached.get(name, 0) + inputs.shape[:-1].numel()
+                    continue
                 if note:
                     noted.setdefault(head, []).append(inputs)
                 if sums:
                     moments.setdefault(head, Moments()).add(inputs)
         if note and _bytes(*self._noted.values(), noted) <= NOTED_BYTES:
             self._noted[part] = noted
-        message = merged(found), {head: total.tokens for head, total in moments.items()}
+        tokens = {head: total.tokens for head, total in moments.items()}
+        message = merged(found), tokens, reached
         if not sums:
             return message, result
         return message, result, {head: total.sums()["second"] for head, total in moments.items()}
@@ -129,6 +140,58 @@ class Worker:
                 moments.add(inputs, self._input(block.dense, index, dense[batch], linear))
         return moments.tokens, moments.sums()
 
+    def expert_sums(
+        self,
+        index: int,
+        routed: Routed,
+        linears: dict[str, float],
+        hidden: Tensors,
+        dense: Tensors | None = None,
+        **solved: Tensors,
+    ) -> tuple[dict[str, int], Tensors]:
+        """The moments of what linears in experts are fed, over one part: see `sums`.
+
+        Both streams take the way of `hidden` through the router, so that they meet token by token.
+
+        Args:
+            linears: with the share of all tokens that pass each besides those routed to it.
+
+        Returns:
+            The tokens of each; ``second/LINEAR`` and maybe ``cross/LINEAR``, summed.
+        """
+        block = self._at(index)
+        block.apply(solved)
+        moments = {linear: Moments() for linear in linears}
+        for batch, states in hidden.items():
+            inputs = self._input(block.pruned, index, states, routed.path)
+            twins = (
+                None
+                if dense is None
+                else self._input(block.dense, index, dense[batch], routed.path)
+            )
+            assert inputs is not None
+            rows = routes(block.pruned, routed, inputs)
+            flat = inputs.flatten(0, -2)
+            for linear, share in linears.items():
+                number, inside = routed.inside(linear)
+                chosen = fill(rows[number], len(flat), math.ceil(share * len(flat)))
+                if len(chosen):
+                    expert = routed.expert(number)
+                    given = fed(block.pruned.get_submodule(expert), inside, flat[chosen])
+                    twin = (
+                        None
+                        if twins is None
+                        else fed(
+                            block.dense.get_submodule(expert), inside, twins.flatten(0, -2)[chosen]
+                        )
+                    )
+                    moments[linear].add(given, twin)
+        return {linear: total.tokens for linear, total in moments.items()}, {
+            f"{kind}/{linear}": value
+            for linear, total in moments.items()
+            for kind, value in total.sums().items()
+        }
+
     def advance_pruned(
         self, index: int, hidden: Tensors, **solved: Tensors
     ) -> tuple[None, Tensors]:
@@ -143,7 +206,7 @@ class Worker:
 
     def solve(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
         """Prune one layer: its record, and the packed layer."""
-        weight = f"{plan.name}.weight"
+        weight = f"{self._model.layout.path(plan.name)}.weight"
         inputs = LayerInputs(
             self._model.load(weight, self._spec.device),
             **{name: moment.to(self._spec.device) for name, moment in moments.items()},
@@ -173,6 +236,7 @@ class _Block:
     def __init__(self, index: int, model: StreamedModel, device: str) -> None:
         self.index = index
         self.dense = model.block(index, device)
+        self.routed = find_routed(self.dense)
         # All that is not pruned is shared.
         shared = [*self.dense.parameters(), *self.dense.buffers()]
         self.pruned = copy.deepcopy(self.dense, {id(tensor): tensor for tensor in shared})

@@ -1,0 +1,112 @@
+"""Mixtures of experts: their own tokens' moments, every method, what few tokens do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import armor
+from armor.calibrate.data import token_windows
+from armor.config import PruneConfig
+from armor.models.experts import split_experts
+from armor.models.load import load_model
+from armor.models.routed import find_routed
+from armor.run.pipeline import Pipeline
+
+pytestmark = pytest.mark.transformers_compat
+MOE = pytest.mark.parametrize("family", ["Mixtral", "Qwen3-MoE"], indirect=True)
+
+
+@pytest.fixture
+def source(family: Any, tokenizer: Any, tmp_path: Path) -> Path:
+    family.model().save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    return tmp_path / "source"
+
+
+def settings(text: Path, **changes: Any) -> PruneConfig:
+    values = {"calibration": str(text), "samples": 8, "seq_len": 64, "iterations": 2}
+    return PruneConfig(**{**values, "block_size": 4, **changes})
+
+
+@MOE
+@pytest.mark.parametrize("changes", [{"method": "wanda"}, {"target": "dense"}, {"method": "nowag"}])
+def test_other_methods_and_targets(
+    source: Path, family: Any, text: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    result = armor.prune(source, settings(text, **changes), tmp_path / "out")
+    assert len(result.records) == family.linears
+    model = armor.load(tmp_path / "out")
+    assert torch.isfinite(model(torch.arange(20)[None]).logits).all()
+
+
+@MOE
+def test_moments_are_those_of_the_tokens_routed_to_the_expert(
+    source: Path, tokenizer: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block 0 of the dense stream, compared with hooks in the whole model."""
+    measured: dict[str, tuple[int, torch.Tensor]] = {}
+    sum_up = Pipeline._expert_moments
+
+    def watched(self: Any, streams: Any, *rest: Any) -> dict[str, Any]:
+        totals = sum_up(self, streams, *rest)
+        for name, total in totals.items():
+            if streams.index == 0:
+                measured[name] = total.tokens, total.sums()["second"] / total.tokens
+        return totals
+
+    monkeypatch.setattr(Pipeline, "_expert_moments", watched)
+    config = settings(text, method="nowag")
+    armor.prune(source, config, tmp_path / "out")
+
+    model = load_model(str(source))
+    split_experts(model, armor.inspect(tmp_path / "out")["layers"])
+    block = model.model.layers[0]
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name in measured:
+        block.get_submodule(name).register_forward_pre_hook(
+            lambda _module, args, name=name: seen.setdefault(name, []).append(args[0])
+        )
+    with torch.no_grad():
+        model(token_windows(str(text), tokenizer, 8, 64))
+    assert measured.keys() == seen.keys()
+    assert any(len(torch.cat(inputs)) > 32 for inputs in seen.values())
+    for name, (tokens, second) in measured.items():
+        inputs = torch.cat(seen[name])
+        if len(inputs) < inputs.shape[1]:  # others stand in
+            assert tokens >= inputs.shape[1]
+            continue
+        assert tokens == len(inputs)
+        torch.testing.assert_close(second, inputs.T @ inputs / tokens, rtol=1e-4, atol=1e-5)
+
+
+@MOE
+def test_experts_that_saw_few_tokens_are_named(source: Path, text: Path, tmp_path: Path) -> None:
+    config = settings(text, samples=2, seq_len=24)
+    result = armor.prune(source, config, tmp_path / "out")
+    notes = {
+        name: record.note for name, record in result.records.items() if "others" in record.note
+    }
+    assert notes
+    assert all(".experts." in name for name in notes)
+    assert all(record.certificate for record in result.records.values())
+    stored = json.loads((tmp_path / "out" / "armor_run.json").read_text())["layers"]
+    assert all(stored[name]["note"] == note for name, note in notes.items())
+
+
+@MOE
+def test_routers_stay_as_they_are(source: Path, text: Path, tmp_path: Path) -> None:
+    armor.prune(source, settings(text), tmp_path / "out")
+    before, after = load_model(str(source)), armor.load(tmp_path / "out")
+    for old, new in zip(before.model.layers, after.model.layers, strict=True):
+        (routed,) = find_routed(new)
+        router = new.get_submodule(routed.router_path)
+        assert not isinstance(router, armor.ArmorLinear)
+        weight = old.get_parameter(f"{routed.router_path}.weight")
+        assert isinstance(weight, nn.Parameter)
+        assert torch.equal(weight, router.weight)
