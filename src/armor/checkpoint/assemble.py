@@ -37,6 +37,7 @@ def assemble(
     run: dict[str, Any],
     max_shard_bytes: int = MAX_SHARD_BYTES,
     joined: Mapping[str, Joined] | None = None,
+    replace: bool = False,
 ) -> None:
     """Write the checkpoint `out`: the model `source` with ``<layer>.weight`` of `layers` packed.
 
@@ -50,6 +51,7 @@ def assemble(
             the source's files, so the mapping may load them lazily.
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
         joined: tensors of the source that are stored in parts, by name.
+        replace: an `out` that exists makes way at the very end.
 
     Raises:
         ArmorError: an unusable source, an `out` that exists, a layer that does not fit the source
@@ -61,7 +63,7 @@ def assemble(
     for name in layers:
         if name + WEIGHT not in tensors:
             raise ArmorError(f"{source} has no tensor {name + WEIGHT!r} to replace")
-    with building(out) as folder:
+    with building(out, replace) as folder:
         specs = {}
         writer = ShardWriter(folder, max_shard_bytes)
         for tensor, stored in tensors.items():

@@ -25,17 +25,20 @@ def check_output(out: Path) -> None:
 
 
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
+def building(out: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends without an error.
 
     On an error, Ctrl-C included, it is removed; what a killed process left goes at the next try.
+    With `replace`, an `out` that exists makes way at that moment and not before.
 
     Raises:
         ArmorError: `out` exists, cannot be made, or the disk is full.
     """
     out = Path(os.path.abspath(out))
-    check_output(out)
+    if not replace:
+        check_output(out)
     temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    replaced = temporary.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)
@@ -47,10 +50,13 @@ def building(out: Path) -> Iterator[Path]:
             with _lock(temporary):
                 yield temporary
                 sync_folder(temporary)
-                if out.exists():
+                if replace and out.exists():
+                    out.rename(replaced)
+                elif out.exists():
                     out.rmdir()
                 temporary.rename(out)
             sync_folder(out.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

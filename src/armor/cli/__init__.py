@@ -87,7 +87,7 @@ def main() -> None:
         _fail(str(error), 2)
     except SystemExit as ending:
         if ending.code == 130:  # Ctrl-C, which typer swallows
-            _fail("interrupted; no unfinished output is left behind", 130)
+            _fail("interrupted; nothing half-written is left, armor prune resumes if repeated", 130)
         raise
     except Exception as error:
         if os.environ.get("ARMOR_DEBUG"):

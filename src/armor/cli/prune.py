@@ -75,7 +75,20 @@ def prune_command(
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute; auto prefers a GPU.")
     ] = "cpu",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace DIR if armor wrote it.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Processes here, or a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes (default: one a GPU; on the CPU by the size)."),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Activations in memory, such as 16GB; more go to files."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; replace DIR if armor wrote it.")
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the run's record here, too.")
     ] = None,
@@ -83,6 +96,8 @@ def prune_command(
     tensorboard: Board = None,
 ) -> None:
     """Prune a causal language model to 2:4 sparsity, in one shot.
+
+    Interrupted, killed or out of disk? The same command goes on where it stopped.
 
     Example: [bold]armor prune Qwen/Qwen2.5-0.5B --calibration text.txt --out qwen-armor[/bold]
     """
@@ -112,6 +127,7 @@ def prune_command(
     from armor.checkpoint.jsonfile import read_json, write_json
     from armor.cli.progress import LayerProgress
     from armor.events import both
+    from armor.run.memory import parse_bytes
     from armor.run.prune import prune
 
     about = {"model": model, "config": described(config)}
@@ -120,7 +136,17 @@ def prune_command(
         LayerProgress() as display,
     ):
         progress = both(display.callbacks(), recorder.progress())
-        result = prune(model, config, out, fresh=fresh, device=device, progress=progress)
+        result = prune(
+            model,
+            config,
+            out,
+            fresh=fresh,
+            device=device,
+            progress=progress,
+            engine=engine,
+            workers=workers,
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+        )
     _report(result)
     if json is not None:
         write_json(json, read_json(out / RUN_FILE))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from armor.checkpoint.tensorfile import write_file
 from armor.run.job import Job, Tensors
 from armor.run.mapped import map_file
+from armor.run.queue import JobQueue
 from armor.run.worker import Worker
 
 
@@ -58,7 +59,7 @@ class InProcess:
         self._budget = budget
         self._held: dict[int, Tensors | Path] = {}
         self._bytes = 0
-        self._queue: list[tuple[int, Job]] = []
+        self._queue = JobQueue()
         self._count = 0
 
     def share(self, tensors: Tensors) -> int:
@@ -86,12 +87,11 @@ class InProcess:
 
     def submit(self, job: Job) -> int:
         self._count += 1
-        self._queue.append((self._count, job))
+        self._queue.add(self._count, job)
         return self._count
 
     def wait(self) -> tuple[int, Any, list[int]]:
-        self._queue.sort(key=lambda entry: (not entry[1].urgent, entry[0]))
-        number, job = self._queue.pop(0)
+        number, job = self._queue.take()
         self.on_start(job)
         tensors = {name: self.fetch(ref) for name, ref in job.refs.items()}
         message, results = self._worker.run(job, tensors)

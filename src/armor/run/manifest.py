@@ -33,6 +33,7 @@ def make_manifest(
     import numba
     import transformers
 
+    model = {key: value for key, value in model.items() if key != "_name_or_path"}
     settings = config.to_dict()
     del settings["calibration"]  # its tokens count, wherever they came from
     return {
@@ -43,7 +44,7 @@ def make_manifest(
         "device": device,
         "versions": {
             "armor": version("armor-prune"),
-            "armor's code": _code(),
+            "armor's code": code_digest(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "numba": numba.__version__,
@@ -83,7 +84,8 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 @cache
-def _code() -> str:
+def code_digest() -> str:
+    """SHA-256 of the code that decides on the result, hexadecimal."""
     root = Path(armor.__file__).parent
     total = hashlib.sha256()
     for package in _CODE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from armor.checkpoint.format import RUN_FILE
@@ -15,9 +14,3 @@ def is_checkpoint(folder: Path) -> bool:
         return False
     quantization = read_config(folder).get("quantization_config")
     return isinstance(quantization, dict) and quantization.get("quant_method") == "armor"
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Delete `folder` if it is a checkpoint; anything else is left alone."""
-    if is_checkpoint(folder):
-        shutil.rmtree(folder)

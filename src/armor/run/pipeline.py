@@ -183,7 +183,7 @@ class Pipeline:
                     totals = self._expert_moments(streams, wave.routed, group, reached)
                 for stage in group:
                     means = totals.pop(stage[0]).means(self._name(index, stage[0]))
-                    self._solve(index, stage, means, sum(map(len, group)), reached)
+                    self._solve(index, stage, means, sum(map(len, wave.stages)), reached)
                 self._scheduler.settle()
             for linear in chain.from_iterable(wave.stages):
                 done = self._store.load(self._name(index, linear))

@@ -15,6 +15,8 @@ from torch import Tensor
 from armor.calibrate.data import token_windows
 from armor.checkpoint.assemble import assemble, check_source
 from armor.checkpoint.folder import check_output
+from armor.checkpoint.format import RUN_FILE
+from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
@@ -25,14 +27,14 @@ from armor.models.streamed import StreamedModel
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
 from armor.run.memory import peak_memory as peak_memory
-from armor.run.owned import is_checkpoint, remove_checkpoint
+from armor.run.owned import is_checkpoint
 from armor.run.pipeline import Pipeline, stream_kinds
 from armor.run.plan import LayerPlan, make_plan, splits
 from armor.run.record import run_record
 from armor.run.scheduler import Scheduler
 from armor.run.shared import DenseMoments, Shared
 from armor.run.solve import LayerRecord
-from armor.run.store import Store
+from armor.run.store import Store, store_folder
 from armor.run.streams import calls_of, start
 from armor.run.worker import Spec
 
@@ -108,10 +110,12 @@ def prune(
     """
     begin = time.perf_counter()
     progress = progress or Progress()
-    where = Where(engine, workers, device, memory_budget)
+    where = Where.parse(engine, workers, device, memory_budget)
     shared = shared or Shared()
     out = Path(out).absolute()
-    if not fresh or not is_checkpoint(out):
+    # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
+    replaceable = is_checkpoint(out)
+    if not (replaceable and (fresh or store_folder(out).is_dir())):
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
@@ -135,6 +139,8 @@ def prune(
     store = Store(out, manifest, fresh)
     try:
         resumed = {name: found.record for name, found in store.layers.items()}
+        if replaceable and not fresh and read_json(out / RUN_FILE).get("run") != store.identity:
+            check_output(out)
         if resumed or store.damaged:
             progress.resumed(resumed, store.damaged)
         todo = {plan.name: plan for plan in plans if not plan.dense}
@@ -145,12 +151,17 @@ def prune(
         seconds = time.perf_counter() - begin
         records = {name: store.layers[name].record for name in todo}
         run = run_record(
-            str(model), config, plans, records, seconds=round(seconds, 3), resumed=len(resumed)
+            str(model),
+            config,
+            plans,
+            records,
+            run=store.identity,
+            seconds=round(seconds, 3),
+            resumed_layers=len(resumed),
         )
-        if fresh:
-            remove_checkpoint(out)
         joined = streamed.layout.joined
-        assemble(source, out, _Layers(store, list(todo)), run, joined=joined)
+        layers = _Layers(store, list(todo))
+        assemble(source, out, layers, run, joined=joined, replace=replaceable)
         store.remove()
     finally:
         store.close()
