@@ -95,7 +95,10 @@ class ArmorLinear(nn.Module):
     def arguments(self) -> Arguments:
         """What `armor.runtime.linear` takes after x."""
         packed = self._packed if self.is_packed else None
-        return self.core_values, self.core_indices, self.left, self.right, self.bias, packed
+        indices: Tensor = self.core_indices
+        if packed is None and self._packed is not None and not indices.numel():
+            indices = self._told_indices()  # the values were replaced after packing
+        return self.core_values, indices, self.left, self.right, self.bias, packed
 
     @property
     def is_packed(self) -> bool:
@@ -113,35 +116,53 @@ class ArmorLinear(nn.Module):
     def prepare(self) -> None:
         """Pack for the backend that wants it, see `armor.runtime.prepare`.
 
-        Where the packed form begins with the kept values, `core_values` lives in it from then on,
-        so that only the positions are held twice.
+        `core_values` lives in the packed form from then on. `core_indices` is let go (0 elements)
+        if they can be told from it bit by bit: `state_dict` and `packed` do.
         """
         self._forget()
-        values = self.core_values
+        values, indices = self.core_values, self.core_indices
         packed = runtime.pack(self.packed())
         if packed is None:
             return
-        head = packed[: values.numel()].view(values.shape)
-        if torch.equal(head, values):
-            values.data = head
-        self._packed, self._packed_from = packed, (values, self.core_indices)
+        values.data = packed[: values.numel()].view(values.shape)
+        self._packed, self._packed_from = packed, (values, indices)
+        told = runtime.stored_indices(self.packed(), packed)
+        if told is not None and torch.equal(told, indices):
+            indices.data = indices.new_empty(0)
 
     def _forget(self) -> None:
+        if self._packed is not None and not self.core_indices.numel():
+            self.core_indices.data = self._told_indices()
         self._packed = self._packed_from = None
+
+    def _told_indices(self) -> Tensor:
+        assert self._packed is not None
+        layer = PackedLayer(self.in_features, self.core_values, self.core_indices)
+        told = runtime.stored_indices(layer, self._packed)
+        assert told is not None  # it was when they were let go
+        return told
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._forget()  # another device or dtype
         return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._packed is not None and not self.core_indices.numel():
+            destination[f"{prefix}core_indices"] = self._told_indices()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def packed(self) -> PackedLayer:
-        """The packed weight, sharing the module's tensors."""
-        return PackedLayer(
-            self.in_features, self.core_values, self.core_indices, self.left, self.right
-        )
+        """The packed weight, sharing the module's tensors; indices that were let go are told."""
+        indices: Tensor = self.core_indices
+        if self._packed is not None and not indices.numel():
+            indices = self._told_indices()
+        return PackedLayer(self.in_features, self.core_values, indices, self.left, self.right)
 
     def dense_weight(self) -> Tensor:
         """``A S B``, (out, in), multiplied in float32 or wider, in the module's dtype."""

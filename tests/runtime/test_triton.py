@@ -44,7 +44,8 @@ def test_every_way_of_cutting_gives_the_product(
         fuse_right=right and tiles.can_fuse_right(product),
     )
     x = calls[0].x
-    found = triton.product(x, [c.layer for c in calls], [c.bias for c in calls], cut)
+    nothing = [None] * len(calls)
+    found = triton.product(x, [c.layer for c in calls], [c.bias for c in calls], nothing, cut)
     for call, y in zip(calls, found, strict=True):
         type(call)(x, call.layer, call.bias).check(y)
     assert all(not zeros.any() for zeros in triton._counters.values())
@@ -83,16 +84,18 @@ from triton.compiler import ASTSource
 from armor.runtime.tiles import Product, by_rule
 from armor.runtime.triton_kernels import core_kernel
 
-pointers = {"values": "*i32", "indices": "*u8", "sums": "*fp32", "counters": "*i32"}
-pointers |= dict.fromkeys(["x", "left", "right", "bias", "y"], "*bf16")
 unaligned = ("parts", "each", "batch", "end0", "end1", "tiles")
-for capability in (80, 90):
+for capability, placed in ((80, False), (90, False), (90, True)):
+    pointers = {"values": "*i32", "place_row": "*i32", "place_column": "*i32",
+            "indices": "*i16" if placed else "*u8", "sums": "*fp32", "counters": "*i32"}
+    pointers |= dict.fromkeys(["x", "left", "right", "bias", "y"], "*bf16")
     for rows, layers, batch in ((4096, 1, 1), (6144, 3, 1), (28672, 2, 32)):
         cut = by_rule(Product(rows, 4096, 128, batch, torch.bfloat16))
         constants = {
             "LAYERS": layers, "LEFT": 128, "RIGHT": 128 if cut.fuse_right else 0, "BIAS": True,
-            "ROWS": cut.rows, "ITEMS": max(16, batch), "GROUPS": 32, "PAIRS": True, "EVEN": True,
-            "STAGES": cut.stages, "TYPE": tl.bfloat16, "OPERAND": tl.bfloat16,
+            "ROWS": cut.rows, "ITEMS": max(16, batch), "GROUPS": 32, "PAIRS": True,
+            "PLACED": placed, "EVEN": True, "STAGES": cut.stages,
+            "TYPE": tl.bfloat16, "OPERAND": tl.bfloat16,
         }
         signature = {
             name: pointers.get(name.rstrip("012"), "constexpr" if name in constants else "i32")
@@ -128,4 +131,4 @@ def test_the_kernels_compile_for_gpus() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("compiled") == 6
+    assert done.stdout.count("compiled") == 9

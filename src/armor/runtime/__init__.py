@@ -6,6 +6,6 @@ packs a model for the backends that need another layout than the stored one.
 
 from armor.runtime.api import linear
 from armor.runtime.frontend import Status, backends, use
-from armor.runtime.packing import pack, prepare
+from armor.runtime.packing import pack, prepare, stored_indices
 
-__all__ = ["Status", "backends", "linear", "pack", "prepare", "use"]
+__all__ = ["Status", "backends", "linear", "pack", "prepare", "stored_indices", "use"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from armor.packed import PackedLayer
 from armor.runtime import reference
+from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
 from armor.runtime.operator import linear_operator, linears_operator
 
@@ -46,7 +47,7 @@ def linear(
     weights = (core_values, left, right, bias)
     if torch.is_grad_enabled() and any(w is not None and w.requires_grad for w in weights):
         layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
-        y = reference.matmul(x.reshape(-1, x.shape[-1]), layer, bias, None)
+        y = reference.matmul(x.reshape(-1, x.shape[-1]), whole(layer, packed), bias, None)
         return y.view(*x.shape[:-1], y.shape[-1])
     # The operator's dispatch costs microseconds: only where a graph or a gradient needs it.
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):

@@ -15,8 +15,10 @@ from torch import Tensor
 from armor.errors import ArmorError
 from armor.packed import PackedLayer
 from armor.runtime.backend import Backend, Sharing, Verdict
+from armor.runtime.compressed import whole
 
 BACKENDS = ("cpu", "triton", "semi_structured", "reference")
+_READ_PACKED = ("triton", "semi_structured")  # these know the positions in their packed order
 ENVIRONMENT = "ARMOR_BACKEND"
 DECODE_ROWS = 32  # on a GPU, up to here a call is bound by memory
 
@@ -151,10 +153,8 @@ def run_shared(
             found = together.matmul_shared(flat, layers, biases, packed)
         else:
             for name, (layer, bias, ready) in zip(names, calls, strict=True):
-                module = backend(name)
-                if name == "semi_structured" and ready is None:
-                    ready = module.pack(layer)
-                found.append(module.matmul(flat, layer, bias, ready))
+                given = layer if name in _READ_PACKED else whole(layer, ready)
+                found.append(backend(name).matmul(flat, given, bias, ready))
     return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]
 
 

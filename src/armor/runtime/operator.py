@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
+from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
 from armor.runtime.reference import times_blocks
 from armor.sparsity import unpack
@@ -43,17 +44,18 @@ def _(x: Tensor, core_values: Tensor, *others: Tensor | None) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, indices, left, right, _, _ = inputs
+    x, values, indices, left, right, _, packed = inputs
     ctx.in_features = x.shape[-1]
-    ctx.save_for_backward(values, indices, left, right)
+    ctx.save_for_backward(values, indices, left, right, packed)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """``B^T S^T A^T grad``, in plain torch: the runtime is for inference."""
-    values, indices, left, right = ctx.saved_tensors
+    values, indices, left, right, packed = ctx.saved_tensors
+    layer = whole(PackedLayer(ctx.in_features, values, indices), packed)
     if left is not None:
         grad = times_blocks(grad, left.mT)
-    grad = grad @ unpack(values, indices, ctx.in_features)
+    grad = grad @ unpack(values, layer.core_indices, ctx.in_features)
     if right is not None:
         grad = times_blocks(grad, right.mT)
     return grad, None, None, None, None, None, None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from armor.packed import PackedLayer
 from armor.runtime.backend import Sharing
+from armor.runtime.compressed import positions
 from armor.runtime.frontend import DECODE_ROWS, backend, forced, order
 from armor.runtime.sharing import SharedInputs
 
@@ -14,7 +15,7 @@ from armor.runtime.sharing import SharedInputs
 def pack(layer: PackedLayer) -> Tensor | None:
     """What `armor.runtime.linear` takes as `packed`; None where the stored tensors are enough.
 
-    May begin with the kept values in their stored order, so that the layer can share them.
+    It begins with the kept values in their stored order, so that the layer can share them.
     """
     values = layer.core_values
     for name in order(values.device, DECODE_ROWS + 1):
@@ -24,6 +25,12 @@ def pack(layer: PackedLayer) -> Tensor | None:
         ):
             return candidate.pack(layer)
     return None
+
+
+def stored_indices(layer: PackedLayer, packed: Tensor) -> Tensor | None:
+    """`core_indices` of the layer out of what `pack` made; None if they cannot be told."""
+    found = positions(layer, packed)
+    return None if found is None else found[1].stored(found[0], layer)
 
 
 def prepare(model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from armor.packed import PackedLayer
 from armor.runtime.backend import YES, Verdict
+from armor.runtime.compressed import positions
 from armor.runtime.tiles import Product, Tiling, tiling
 
 MOST_LAYERS = 3  # that the kernels take in one launch
@@ -57,7 +58,7 @@ def pack(layer: PackedLayer) -> None:
 
 def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
     """See `Backend.matmul`; sums in float32, ``B x`` and ``S B x`` are rounded to x's dtype."""
-    return product(x, [layer], [bias])[0]
+    return product(x, [layer], [bias], [packed])[0]
 
 
 def matmul_shared(
@@ -70,12 +71,12 @@ def matmul_shared(
     found: list[Tensor] = []
     for start in range(0, len(layers), MOST_LAYERS):
         part = slice(start, start + MOST_LAYERS)
-        some, added = layers[part], biases[part]
-        alike = {(layer.block, bias is None) for layer, bias in zip(some, added, strict=True)}
+        calls = list(zip(layers[part], biases[part], packed[part], strict=True))
+        alike = {(call[0].block, call[1] is None, _is_placed(call[0])) for call in calls}
         if len(alike) == 1:
-            found += product(x, some, added)
+            found += product(x, layers[part], biases[part], packed[part])
         else:
-            found += [matmul(x, layer, b, None) for layer, b in zip(some, added, strict=True)]
+            found += [matmul(x, *call) for call in calls]
     return found
 
 
@@ -83,9 +84,11 @@ def product(
     x: Tensor,
     layers: Sequence[PackedLayer],
     biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
     cut: Tiling | None = None,
 ) -> list[Tensor]:
-    """``A S B x + bias`` of layers with one block size, all with a bias or none.
+    """``A S B x + bias`` of layers that are alike: the block size, whether there is a bias, whether
+    `core_indices` were let go of because `packed` has them.
 
     Args:
         x: (batch, in). cut: how to cut the work, None for `tiles.tiling`.
@@ -104,9 +107,9 @@ def product(
             inputs = outputs
         if cut.fuse_left:
             results = [x.new_empty(len(x), out) for out in rows]
-            _core(inputs, layers, biases, cut, results)
+            _core(inputs, layers, biases, packed, cut, results)
             return results
-        sums = _core(inputs, layers, biases, cut, [])
+        sums = _core(inputs, layers, biases, packed, cut, [])
         lefts = [layer.left for layer in layers if layer.left is not None]
         if lefts:
             results = [x.new_empty(len(x), out) for out in rows]
@@ -169,6 +172,7 @@ def _core(
     x: Tensor,
     layers: Sequence[PackedLayer],
     biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
     cut: Tiling,
     results: Sequence[Tensor],
 ) -> Tensor:
@@ -193,10 +197,21 @@ def _core(
     sums = torch.empty(parts, batch, sum(rows), dtype=torch.float32, device=x.device)
     pairs = x.element_size() == 2
     values = [layer.core_values.contiguous() for layer in layers]
+    indices = [layer.core_indices.contiguous() for layer in layers]
+    rows_at = columns_at = indices
+    placed = _is_placed(layers[0])
+    if placed:
+        pairs_of = zip(layers, packed, strict=True)
+        told = [positions(layer, tensor) for layer, tensor in pairs_of if tensor is not None]
+        indices = [found[0] for found in told if found is not None]
+        rows_at = [found[1].rows for found in told if found is not None]
+        columns_at = [found[1].columns for found in told if found is not None]
     kernels.core_kernel[(tiles, parts, columns)](
         x,
         *_three([v.view(torch.int32) if pairs else v for v in values]),
-        *_three([layer.core_indices.contiguous() for layer in layers]),
+        *_three(indices),
+        *_three(rows_at),
+        *_three(columns_at),
         *_three([_or(layer.left, x) for layer in layers]),
         *_three([_or(layer.right, x) for layer in layers]),
         *_three([_or(bias, x) for bias in biases]),
@@ -208,7 +223,7 @@ def _core(
         batch,
         features,
         groups,
-        layers[0].core_indices.shape[1],
+        -(-groups // 2),
         batch * features if x.dim() == 3 else 0,
         *_three(ends)[:2],
         tiles,
@@ -222,6 +237,7 @@ def _core(
         ITEMS=items,
         GROUPS=step,
         PAIRS=pairs,
+        PLACED=placed,
         EVEN=all(out % cut.rows == 0 for out in rows) and groups % (step * each) == 0,
         STAGES=cut.stages,
         TYPE=kernels.stored(x.dtype),
@@ -229,6 +245,11 @@ def _core(
         num_warps=cut.warps,
     )
     return sums
+
+
+def _is_placed(layer: PackedLayer) -> bool:
+    """Whether its positions are in the packed tensor only."""
+    return not layer.core_indices.numel()
 
 
 def _three(things: Sequence[Any]) -> list[Any]:

@@ -139,8 +139,8 @@ def _unpacked(pairs, codes, ROWS: tl.constexpr, GROUPS: tl.constexpr, TYPE: tl.c
     comparing each place with both positions.
 
     Args:
-        pairs: int32 (ROWS, GROUPS), the two kept values of a group. codes: uint8 (ROWS, GROUPS/2),
-            two nibbles of positions a byte.
+        pairs: int32 (ROWS, GROUPS), the two kept values of a group.
+        codes: unsigned (ROWS, GROUPS/2), two nibbles of positions each.
     """
     codes = codes.to(tl.uint32)
     # Sixteen times the first and the second position of each group.
@@ -164,6 +164,12 @@ def core_kernel(  # type: ignore[no-untyped-def]
     indices0,
     indices1,
     indices2,
+    place_row0,
+    place_row1,
+    place_row2,
+    place_column0,
+    place_column1,
+    place_column2,
     left0,
     left1,
     left2,
@@ -200,6 +206,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
     ITEMS: tl.constexpr,
     GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
+    PLACED: tl.constexpr,
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
     TYPE: tl.constexpr,
@@ -215,6 +222,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
     adds up the block's sums, in the order of the parts, and multiplies by A. `counters` (int32)
     count who has finished; they are 0 before and after. With 0, the float32 `sums`
     (parts, batch, rows of all layers) are the result.
+    PLACED: the positions are units of 16 bits in the order of `armor.runtime.places`.
     """
     tile = tl.program_id(0)
     part = tl.program_id(1)
@@ -238,7 +246,12 @@ def core_kernel(  # type: ignore[no-untyped-def]
     else:
         x += tl.cast(which, tl.int64) * x_layer
     here = x + item[None, :] * features
-    indices += long * index_bytes
+    if PLACED:
+        lines = _pick(which, place_row0, place_row1, place_row2, LAYERS)
+        columns = _pick(which, place_column0, place_column1, place_column2, LAYERS)
+        own = tl.load(lines + row, mask=row < rows, other=0)[:, None]
+    else:
+        indices += long * index_bytes
     values += long * (groups if PAIRS else 2 * groups)
     total = tl.zeros((ROWS, ITEMS), tl.float32)
     for step in tl.range(part * each, part * each + each, num_stages=STAGES):
@@ -246,14 +259,26 @@ def core_kernel(  # type: ignore[no-untyped-def]
         group = first + tl.arange(0, GROUPS)
         if PAIRS:
             code = first // 2 + tl.arange(0, GROUPS // 2)
+            valid = row[:, None] < rows
             if EVEN:
                 pairs = tl.load(values + group[None, :])
-                codes = tl.load(indices + code[None, :])
             else:
-                valid = row[:, None] < rows
                 pairs = tl.load(
                     values + group[None, :], mask=valid & (group[None, :] < groups), other=0
                 )
+            if PLACED:
+                unit = first // 4 + tl.arange(0, GROUPS // 4)
+                if EVEN:
+                    word = tl.load(indices + own + tl.load(columns + unit)[None, :])
+                else:
+                    inside = 2 * unit < index_bytes
+                    column = tl.load(columns + unit, mask=inside, other=0)[None, :]
+                    word = tl.load(indices + own + column, mask=valid & inside[None, :], other=0)
+                word = word.to(tl.uint16, bitcast=True)
+                codes = tl.reshape(tl.join(word & 255, word >> 8), (ROWS, GROUPS // 2))
+            elif EVEN:
+                codes = tl.load(indices + code[None, :])
+            else:
                 codes = tl.load(
                     indices + code[None, :], mask=valid & (code[None, :] < index_bytes), other=0
                 )
