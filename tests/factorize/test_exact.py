@@ -10,6 +10,7 @@ from torch import Tensor
 
 from armor.baselines import nowag, sparsegpt
 from armor.calibrate.targets import regularised
+from armor.factorize import exact
 from armor.factorize.exact import factorize
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
@@ -151,6 +152,23 @@ def test_float32_follows_float64(full: bool) -> None:
     narrow = Problem(wide.target.float(), wide.moment.float())
     paths = [factorize(problem, 16, [nowag(problem)], 8)[1] for problem in (wide, narrow)]
     assert paths[1] == pytest.approx(paths[0], rel=5e-3)
+
+
+def test_the_noise_depends_on_the_seed_alone() -> None:
+    problem = make_problem(32, 48, True)
+    one, same, other = (factorize(problem, 16, [nowag(problem)], 10, seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(one.core, same.core)
+    assert not torch.equal(one.core, other.core)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_noise_leads_to_lower_minima(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same number of iterations, and at the overhead of a real model's wrappers."""
+    problem = make_problem(64, 64, full)
+    shaken = factorize(problem, 4, [nowag(problem)])[1][-1]
+    monkeypatch.setattr(exact, "SHAKEN", 0.0)
+    calm = factorize(problem, 4, [nowag(problem)])[1][-1]
+    assert shaken < 0.9 * calm
 
 
 def test_a_representable_weight_is_found_better_than_any_baseline() -> None:

@@ -1,9 +1,16 @@
-"""The exact solver: block coordinate descent in closed form, extrapolated, with its certificate.
+"""The exact solver: block coordinate descent in closed form, annealed, extrapolated, certified.
 
 One iteration minimises the proxy loss exactly over B, then A, then every group of the core in
-turn, so it cannot rise. Plain alternation crawls at the end, so each iteration starts a leap beyond
-the best point found; a leap that does not pay is dropped, and a plain iteration follows. What is
-kept therefore never gets worse.
+turn, so it cannot rise. Two things go wrong with that alone, and each phase cures one:
+
+1. It gets stuck: a group's pair is best only for the wrappers that grew around it. So the first
+   iterations fit the core to a target with random errors, as large as those that are left. The
+   masks wander while the wrappers find their shape, and the noise falls with the loss by itself
+   (a simulated annealing without a schedule). Nothing of this is kept unless it ends up lower.
+2. It crawls at the end. So each further iteration starts a leap beyond the best point found; a
+   leap that does not pay is dropped, and a plain iteration follows.
+
+What is kept never gets worse.
 """
 
 from __future__ import annotations
@@ -18,7 +25,9 @@ from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
 from armor.factorize.workspace import Workspace
 
-DEFAULT_ITERATIONS = 60
+DEFAULT_ITERATIONS = 100
+#: The share of the iterations that are shaken, and by how many times the present error.
+SHAKEN, NOISE = 0.6, 0.9
 #: Extrapolation: growth after a success, decay after a failure, and the range of the step.
 GROWTH, DECAY, SMALLEST, LARGEST = 1.1, 0.6, 0.3, 1.0
 #: Give up when this many iterations took less than this share off the loss.
@@ -30,6 +39,7 @@ def factorize(
     block: int,
     starts: list[Factors],
     iterations: int = DEFAULT_ITERATIONS,
+    seed: int = 0,
     on_iteration: Callable[[float], None] | None = None,
 ) -> tuple[Factors, list[float]]:
     """Factorise one matrix from the best of `starts`.
@@ -39,6 +49,7 @@ def factorize(
         block: wrapper block b, a multiple of 4; a last partial block is padded.
         starts: sparse matrices without wrappers; the result is never worse than any of them.
         iterations: ceiling.
+        seed: of the noise.
         on_iteration: called with the relative loss after each iteration.
 
     Returns:
@@ -52,8 +63,16 @@ def factorize(
     losses = [best.loss / zero]
     step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
     leap = torch.zeros_like(step)
-    for count in range(1, iterations + 1):
-        other.leap_from(best, leap)
+    generator = torch.Generator(best.core.device).manual_seed(seed)
+    shaken = int(SHAKEN * iterations)
+    for _ in range(shaken):
+        work.shake(other, NOISE, generator)
+        losses.append(losses[-1])
+        if on_iteration is not None:
+            on_iteration(float(losses[-1]))
+    for count in range(1, iterations - shaken + 1):
+        if count > 1:  # the first goes on from where the noise has led
+            other.leap_from(best, leap)
         work.iterate(other)
         best, other, improved = better_first(best, other)
         was_leap = leap > 0

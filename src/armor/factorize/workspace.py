@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,6 +15,8 @@ from armor.factorize.state import State
 from armor.factorize.wrappers import inverse
 from armor.sparsity import nm_mask
 
+_LEAST_CHUNK = 2**16  # entries: fewer are not worth a call
+
 
 class Workspace:
     """One problem cut into blocks. Each step minimises the loss exactly over its variable.
@@ -20,24 +24,32 @@ class Workspace:
     Notation: T the target, X the moment, ``E = T - A S B`` the error, ``F = E X`` the force. For
     the full moment a step costs one (rows, in) x (in, in) product, or half of one where blocks are
     solved in turn: each looks left at what the blocks before it changed.
+
+    Besides the problem it holds two matrices of its size, for the full moment a third and one of
+    the moment's; products pass through them a few rows at a time.
     """
 
     def __init__(self, problem: Problem, block: int) -> None:
         self.rows, self.cols = problem.target.shape
         self.block = block
         bottom, side = -self.rows % block, -self.cols % block
-        target = pad(problem.target, (0, side, 0, bottom)).contiguous()
-        moment = pad(problem.moment, (0, side, 0, side) if problem.is_full else (0, side))
-        self.problem = Problem(target, moment.contiguous())
+        target, moment = problem.target, problem.moment
+        if bottom or side:
+            target = pad(target, (0, side, 0, bottom))
+            moment = pad(moment, (0, side, 0, side) if problem.is_full else (0, side))
+        self.problem = Problem(target.contiguous(), moment.contiguous())
         self.lefts = target.shape[0] // block
         self.rights = target.shape[1] // block
+        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call.
+        self.chunk = max(-(-self.lefts // 8), _LEAST_CHUNK // (block * target.shape[1]), 1)
         if problem.is_full:
             self.pull = self.problem.times_moment(target)  # T X
             spans = [slice(j * block, (j + 1) * block) for j in range(self.rights)]
-            self.moments = torch.stack([moment[span, span] for span in spans])
+            self.moments = torch.stack([self.problem.moment[span, span] for span in spans])
             self.inverse_moments = inverse(self.moments)
         else:
             self.moments = torch.diag_embed(self.problem.moment.view(self.rights, block))
+        self.deviation = self.problem.mean_square.clamp_min(0).sqrt()
         # The steps write here; what one leaves, the next may overwrite.
         self.one = torch.empty_like(target)
         self.two = torch.empty_like(target)
@@ -62,8 +74,12 @@ class Workspace:
 
     def loss(self, state: State) -> Tensor:
         """The proxy loss, float64 ()."""
-        error = self._error(state)
-        return (self.problem.times_moment(error) * error).sum(dtype=torch.float64)
+        self._left(state.left, state.core, self.one)
+        total = torch.zeros((), dtype=torch.float64, device=self.one.device)
+        for rows in self._chunks():
+            error = self.problem.target[rows] - self._right(self.one[rows], state.right)
+            total += (self.problem.times_moment(error) * error).sum(dtype=torch.float64)
+        return total
 
     def iterate(self, state: State) -> None:
         """The three steps in turn, in place, and the loss they end at."""
@@ -71,59 +87,88 @@ class Workspace:
         self.step_left(state)
         self.step_core(state)
 
+    def shake(self, state: State, noise: float, generator: torch.Generator) -> None:
+        """`iterate`, but the core is fitted to a target with random errors.
+
+        They are white in the measure of the loss, and `noise` times as large as the present ones
+        (root mean square). The loss left in the state is that before the core moved.
+        """
+        self.step_right(state)
+        self.step_left(state)
+        size = noise * (state.loss / (self.rows * self.cols)).sqrt()
+        for chunk in self._chunks():
+            rows = slice(chunk.start, min(chunk.stop, self.rows))  # padding stays zero
+            errors = torch.empty_like(self.two[rows], dtype=torch.float32)
+            errors.normal_(generator=generator)  # the same ones for every dtype
+            self.two[rows].addcmul_(errors.to(self.two.dtype), self.deviation * size)
+        self._sweep_core(state)
+
     def step_right(self, state: State) -> None:
         """Minimise over each B_j in turn."""
-        halves = self._cols(self._left(state.left, state.core, self.one))
-        error = torch.sub(
-            self.problem.target, self._right(self.one, state.right, self.two), out=self.two
-        )
+        halves = self._cols(self._left(state.left, state.core, self.one))  # A S
         gram_inverse = inverse(torch.bmm(halves.mT, halves))
-        if not self.problem.is_full:  # D_j cancels, and the blocks do not meet
-            state.right += torch.bmm(gram_inverse, torch.bmm(halves.mT, self._cols(error)))
+        for rows in self._chunks():
+            product = self._right(self.one[rows], state.right)
+            if self.problem.is_full:  # the force
+                pull, moment = self.pull[rows], self.problem.moment
+                torch.addmm(pull, product, moment, alpha=-1, out=self.two[rows])
+            else:  # the error: D_j cancels, and the blocks do not meet
+                torch.sub(self.problem.target[rows], product, out=self.two[rows])
+        if not self.problem.is_full:
+            change = torch.bmm(halves.mT, self._cols(self.two))
+            state.right += torch.bmm(gram_inverse, change)
             return
-        force = error @ self.problem.moment
         moved = self.one  # takes the place of A S block by block
         for j in range(self.rights):
             span, done = self._span(j), slice(0, j * self.block)
-            force[:, span] -= moved[:, done] @ self.problem.moment[done, span]
-            change = gram_inverse[j] @ (halves[j].T @ force[:, span]) @ self.inverse_moments[j]
+            force = self.two[:, span] - moved[:, done] @ self.problem.moment[done, span]
+            change = gram_inverse[j] @ (halves[j].T @ force) @ self.inverse_moments[j]
             state.right[j] += change
             moved[:, span] = halves[j] @ change
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves the force F in `two` and the loss in the state."""
         half = self._right(state.core, state.right, self.one)  # S B
-        weighted = self.problem.times_moment(half)
-        halves, weights = self._rows(half), self._rows(weighted)
-        gram = torch.bmm(weights, halves.mT)
-        pull = (
-            self.pull
-            if self.problem.is_full
-            else torch.mul(self.problem.target, self.problem.moment, out=self.two)
-        )
-        numerator = torch.bmm(self._rows(pull), halves.mT)
+        target, moment = self.problem.target, self.problem.moment
+        if self.problem.is_full:
+            weighted, first, second = torch.mm(half, moment, out=self.two), self.pull, half
+        else:
+            weighted = torch.mul(half, moment, out=self.two)
+            first, second = target, weighted
+        gram = torch.bmm(self._rows(weighted), self._rows(half).mT)
+        numerator = torch.bmm(self._rows(first), self._rows(second).mT)
         numerator -= torch.bmm(state.left, gram)
         state.left += torch.bmm(numerator, inverse(gram))
-        torch.sub(pull, self._left(state.left, weighted), out=self.two)
-        error = self.problem.target - self._left(state.left, half)
-        state.loss = error.mul_(self.two).sum(dtype=torch.float64)
+        state.loss = torch.zeros_like(state.loss)
+        for rows in self._chunks():
+            left = state.left[rows.start // self.block : rows.stop // self.block]
+            force = self.pull[rows] if self.problem.is_full else target[rows] * moment
+            force = torch.sub(force, self._left(left, weighted[rows]), out=self.two[rows])
+            error = target[rows] - self._left(left, half[rows])
+            state.loss += error.mul_(force).sum(dtype=torch.float64)
 
     def step_core(self, state: State) -> None:
         """One sweep over the groups of the core; needs the force in `two` and the loss."""
+        state.loss = state.loss - self._sweep_core(state)
+
+    def _sweep_core(self, state: State) -> Tensor:
+        """The sweep, and what it takes off the loss that the force in `two` belongs to."""
         left_t, right_t = state.left.mT, state.right.mT
         gram_left = torch.bmm(left_t, state.left)
         gram_right = torch.bmm(torch.bmm(state.right, self.moments), right_t)
         # R = A^T F B^T, the force in the core's own coordinates.
         residual = self._right(self._left(left_t, self.two, self.one), right_t, self.two)
+        gain = torch.zeros_like(state.loss)
         if not self.problem.is_full:
             before = self.one.copy_(state.core)
             sweep(residual, state.core, state.choice, gram_left, gram_right)
-            change = torch.sub(state.core, before, out=before)
-            curved = self._right(self._left(gram_left, change), gram_right)
-            state.loss = state.loss - _gain(change, residual, curved)
-            return
-        coupling = self._right(self.problem.moment, right_t)
-        coupling = self._left(state.right, coupling)  # B X B^T
+            for rows in self._chunks():
+                change = state.core[rows] - before[rows]
+                left = gram_left[rows.start // self.block : rows.stop // self.block]
+                curved = self._right(self._left(left, change), gram_right)
+                gain += _gain(change, residual[rows], curved)
+            return gain
+        coupling = self._coupling(state.right)
         inverses = pair_inverses(gram_right)
         moved = self.one  # G dS
         quarter = self.block // 4
@@ -137,15 +182,26 @@ class Workspace:
             sweep(rest, core, choice, gram_left, right, inverses=pair)
             change = core - state.core[:, span]
             pushed = self._left(gram_left, change)
-            state.loss = state.loss - _gain(change, rest, pushed @ right[0])
+            gain += _gain(change, rest, pushed @ right[0])
             moved[:, span] = pushed
             state.core[:, span] = core
             state.choice[:, pairs] = choice
+        return gain
 
-    def _error(self, state: State) -> Tensor:
-        self._left(state.left, state.core, self.one)
-        self._right(self.one, state.right, self.two)
-        return torch.sub(self.problem.target, self.two, out=self.two)
+    def _coupling(self, right: Tensor) -> Tensor:
+        """``B X B^T``, (in, in)."""
+        coupling = torch.empty_like(self.problem.moment)
+        for j in range(self.rights):
+            span = self._span(j)
+            self._right(right[j] @ self.problem.moment[span], right.mT, coupling[span])
+        return coupling
+
+    def _chunks(self) -> Iterator[slice]:
+        """The rows, a few blocks at a time: what bounds the memory of temporary products."""
+        height = self.chunk * self.block
+        total = self.lefts * self.block
+        for start in range(0, total, height):
+            yield slice(start, min(start + height, total))
 
     def _span(self, j: int) -> slice:
         return slice(j * self.block, (j + 1) * self.block)
@@ -166,9 +222,12 @@ class Workspace:
         return product.view(matrix.shape)
 
     def _right(self, matrix: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
-        """``matrix @ blockdiag(blocks)``."""
+        """``matrix @ blockdiag(blocks)``; `out` may be `matrix`."""
         out = torch.empty_like(matrix) if out is None else out
-        self._cols(out).copy_(torch.bmm(self._cols(matrix), blocks))
+        height = self.chunk * self.block
+        for start in range(0, matrix.shape[0], height):
+            rows = slice(start, start + height)
+            self._cols(out[rows]).copy_(torch.bmm(self._cols(matrix[rows]), blocks))
         return out
 
 

@@ -115,7 +115,12 @@ def solve_layer(
             )
         else:
             factors, losses = factorize(
-                problem, plan.block, scaled, config.iterations or DEFAULT_ITERATIONS, tick
+                problem,
+                plan.block,
+                scaled,
+                config.iterations or DEFAULT_ITERATIONS,
+                config.seed,
+                tick,
             )
         times = [ready, *_every(KEEP if config.solver == "adam" else 1, clock)]
         if config.objective == "diag":
