@@ -10,7 +10,12 @@ class ArmorError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """`text` in one line, without what would steer a terminal."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
 def reason(error: BaseException) -> str:
-    """What `error` says, or its type, as one printable line of bounded length."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """What `error` says, or its type, in one printable line of bounded length."""
+    return printable(str(error)[:1000])[:300] or type(error).__name__

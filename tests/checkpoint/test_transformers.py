@@ -225,7 +225,7 @@ def test_metadata_of_another_model(folder: Path, make: Callable[..., Any]) -> No
         AutoModelForCausalLM.from_pretrained(folder)
     config |= {"num_hidden_layers": 2, "intermediate_size": 128}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArmorError, match="gate_proj is Linear"):
+    with pytest.raises(ArmorError, match="gate_proj is a Linear"):
         AutoModelForCausalLM.from_pretrained(folder)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from armor.checkpoint import assemble
 from armor.checkpoint.joined import Joined
@@ -50,6 +53,49 @@ def folder(tmp_path: Path) -> Path:
     }
     assemble(source, tmp_path / "packed", layers, run, joined=joined)
     return tmp_path / "packed"
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """The folders of a tiny model with a tokenizer, dense and pruned, and a text for it."""
+
+    dense: Path
+    pruned: Path
+    text: Path
+
+
+@pytest.fixture(scope="session")
+def loadable(tmp_path_factory: pytest.TempPathFactory) -> Loadable:
+    home = tmp_path_factory.mktemp("loadable")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(home / "dense")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<end>"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    wrapped.save_pretrained(home / "dense")
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            weight = module.weight.data
+            mask = nm_mask(weight.abs())
+            wrappers = [torch.eye(4).repeat(size // 4, 1, 1) for size in weight.shape]
+            layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers))
+    assemble(home / "dense", home / "pruned", layers, {})
+    (home / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    return Loadable(home / "dense", home / "pruned", home / "text.txt")
 
 
 HOSTILE = (

@@ -21,6 +21,7 @@ _NAMES = ("license", "notice")
 _TEMPLATES = "additional_chat_templates"
 # What `armor eval` and `armor bench` found out about a model may lie beside it, but is no part.
 _MEASUREMENTS = ("eval*.json", "bench*.json")
+_MAX_BYTES = 256 << 20  # real ones stay below a fifth of it
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -37,15 +38,30 @@ def is_measurement(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _MEASUREMENTS)
 
 
+def check_sidecar(folder: Path) -> list[Path]:
+    """The files beside config.json and the weights, but for what armor itself writes.
+
+    Raises:
+        ArmorError: one is a link out of the folder, or too large to be what it seems.
+    """
+    paths = [path for path in folder.iterdir() if path.is_file() and _wanted(path.name)]
+    if (templates := folder / _TEMPLATES).is_dir():
+        paths += templates.glob("*.jinja")
+    for path in paths:
+        if (size := no_escape(folder, path).stat().st_size) > _MAX_BYTES:
+            raise ArmorError(
+                f"{path} has {size / 1e9:.1f} GB, too much for a file beside the weights: move it"
+                " out of the folder"
+            )
+    return sorted(paths)
+
+
 def copy_sidecar(source: Path, target: Path) -> None:
-    """Copy everything but config.json, the weights and what armor itself writes, and fsync."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and _wanted(path.name):
-            _copy(safe_path(source, path.name), target / path.name)
-    if (templates := source / _TEMPLATES).is_dir():
-        (target / _TEMPLATES).mkdir()
-        for path in sorted(templates.glob("*.jinja")):
-            _copy(no_escape(source, path), target / _TEMPLATES / path.name)
+    """Copy what `check_sidecar` finds, and fsync. Raises `ArmorError` as it does."""
+    for path in check_sidecar(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        _copy(path, copy)
 
 
 def _wanted(name: str) -> bool:

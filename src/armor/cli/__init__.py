@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from armor.cli.verbosity import set_verbosity
-from armor.errors import ArmorError
+from armor.errors import ArmorError, printable, reason
 
 # Idle OpenMP threads sleep instead of spinning: on a busy or shared machine that is the difference
 # between a slowdown by the number of neighbours and one by a factor of ten. Read when torch loads.
@@ -92,10 +92,11 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("ARMOR_DEBUG"):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        _fail(f"{type(error).__name__}: {text} (ARMOR_DEBUG=1 shows the traceback)", 1)
+        if isinstance(error, OSError) and error.strerror:  # no permission, a full disk
+            _fail(f"{error.filename or 'cannot read or write'}: {error.strerror}", 2)
+        _fail(f"{type(error).__name__}: {reason(error)} (ARMOR_DEBUG=1 shows the traceback)", 1)
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"armor: error: {message}", file=sys.stderr)
+    print(f"armor: error: {printable(message)}", file=sys.stderr)
     raise SystemExit(code)

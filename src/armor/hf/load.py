@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.reader import Checkpoint
+from armor.models.load import read_model
 from armor.models.source import resolve
 
 
@@ -15,11 +16,11 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
     Args:
         folder: what `prune` wrote, or the id of such a model on the Hugging Face Hub.
         kwargs: for ``AutoModelForCausalLM.from_pretrained``, such as ``dtype`` or ``device_map``.
+            Code in the folder is run only with ``trust_remote_code=True``.
 
     Raises:
         ArmorError: not an armor checkpoint, or a damaged one.
     """
-    from transformers import AutoModelForCausalLM
-
-    checkpoint = Checkpoint.open(resolve(str(folder)))
-    return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **kwargs)
+    kwargs.setdefault("trust_remote_code", False)
+    source = resolve(str(folder), kwargs["trust_remote_code"])
+    return read_model(Checkpoint.open(source).folder, **kwargs)

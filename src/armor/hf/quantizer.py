@@ -13,7 +13,7 @@ from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
-from armor.checkpoint.format import METHOD, LayerSpec
+from armor.checkpoint.format import DAMAGED, METHOD, LayerSpec
 from armor.checkpoint.reader import check_tensors
 from armor.checkpoint.tensorfile import read_file
 from armor.checkpoint.weights import INDEX, SINGLE, read_weights
@@ -70,8 +70,7 @@ class ArmorQuantizer(HfQuantizer):
                 parameter.requires_grad_(False)
             if not layer.core_indices.is_meta and not valid_indices(layer.core_indices):
                 raise ArmorError(
-                    f"layer {name} has indices that do not name 2 of every 4; the checkpoint is"
-                    " damaged: copy or download it again"
+                    f"layer {name} has indices that do not name 2 of every 4; {DAMAGED}"
                 )
         prepare(model)
         # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
@@ -91,9 +90,7 @@ class ArmorQuantizer(HfQuantizer):
         for name, layer in _armor_layers(model):
             for part in layer.state_dict():
                 if f"{name}.{part}" in missing_keys:
-                    raise ArmorError(
-                        f"layer {name}: tensor {part} is missing; the checkpoint is damaged"
-                    )
+                    raise ArmorError(f"layer {name}: tensor {part} is missing; {DAMAGED}")
         return missing_keys
 
     def get_accelerator_warm_up_factor(self) -> int:
@@ -119,12 +116,13 @@ def _armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
 def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | None) -> None:
     """Compare metadata and headers, where the files are known, before anything is allocated."""
     folder = Path(str(source))
+    tensors = {}
     if (folder / SINGLE).exists() or (folder / INDEX).exists():
-        check_tensors(layers, read_weights(folder))
-    elif files:
-        tensors = {}
-        for file in files:
-            tensors.update(read_file(Path(file)))
+        tensors = read_weights(folder)
+    given = [Path(file) for file in files or ()]
+    if not {stored.path for stored in tensors.values()}.issuperset(given):
+        tensors = {name: stored for file in given for name, stored in read_file(file).items()}
+    if tensors:
         check_tensors(layers, tensors)
 
 
@@ -138,7 +136,9 @@ def _find(model: Any, name: str) -> str | None:
         if _has(model, path):
             return path
     if name.startswith(prefix) or "." in name:
-        raise ArmorError(f"the model has no layer {name}, which the checkpoint has pruned")
+        raise ArmorError(
+            f"the model has no layer {name}, which the checkpoint has pruned; {DAMAGED}"
+        )
     return None
 
 
@@ -154,7 +154,11 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
     parent, _, child = path.rpartition(".")
     old = model.get_submodule(path)
     if not isinstance(old, nn.Linear) or (old.out_features, old.in_features) != spec.shape:
-        raise ArmorError(f"layer {path} is {old}, the checkpoint says (out, in) = {spec.shape}")
+        found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
+        raise ArmorError(
+            f"layer {path} is a {type(old).__name__} {found or ''}, the checkpoint says a linear"
+            f" (out, in) = {spec.shape}; {DAMAGED}"
+        )
     rows, cols = spec.shape
     new = ArmorLinear(
         cols, rows, spec.block, old.bias is not None, dtype=old.weight.dtype, device="meta"

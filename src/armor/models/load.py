@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import torch
 
-from armor.errors import ArmorError
+from armor.checkpoint.format import short
+from armor.checkpoint.sidecar import check_sidecar
+from armor.errors import ArmorError, reason
+from armor.models.folder import check_fits, check_folder
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
@@ -33,20 +37,31 @@ def load_model(
         ArmorError: nothing there, not a causal language model, or an unreadable or incomplete
             checkpoint.
     """
+    from armor.models.source import resolve
+
+    folder = resolve(path_or_id)
+    model = read_model(folder, dtype=dtype or "auto", trust_remote_code=False)
+    return model.to(device).eval()
+
+
+def read_model(folder: Path, **kwargs: Any) -> Any:
+    """The model in `folder`, once everything fits: nothing is ever left to chance or unpickled.
+
+    Args:
+        folder: what `resolve` gave.
+        kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        ArmorError: the folder is refused, or tensors are missing or have the wrong shape.
+    """
     from transformers import AutoModelForCausalLM
 
-    check_causal(path_or_id)
-    if Path(path_or_id).is_dir() and not any(Path(path_or_id).glob("*.safetensors")):
-        raise ArmorError(
-            f"{path_or_id} holds no .safetensors weights; other formats are not read: load and "
-            "save it with transformers first"
-        )
-    with one_line(f"cannot load {path_or_id}"):
+    check_causal(str(folder), bool(kwargs.get("trust_remote_code")))
+    with one_line(f"cannot load {folder}"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            path_or_id,
-            dtype=dtype or "auto",
+            folder,
+            **kwargs,
             use_safetensors=True,
-            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # refused below, with their names
             output_loading_info=True,
         )
@@ -56,10 +71,10 @@ def load_model(
     for names, fault in ((missing, "lacks"), (wrong, "has the wrong shape for")):
         if names:
             raise ArmorError(
-                f"{path_or_id} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
+                f"{folder} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
                 "download or write the checkpoint again"
             )
-    return model.to(device).eval()
+    return model
 
 
 def load_tokenizer(path_or_id: str) -> Any:
@@ -68,9 +83,13 @@ def load_tokenizer(path_or_id: str) -> Any:
 
     folder = Path(path_or_id)
     _find(path_or_id, "tokenizer_config.json")
-    # transformers 5 makes an empty tokenizer where the vocabulary is missing.
-    if folder.is_dir() and not any(any(folder.glob(name)) for name in _VOCABULARIES):
-        raise ArmorError(f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there")
+    if folder.is_dir():
+        check_sidecar(folder)
+        # transformers 5 makes an empty tokenizer where the vocabulary is missing.
+        if not any(any(folder.glob(name)) for name in _VOCABULARIES):
+            raise ArmorError(
+                f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there"
+            )
     with one_line(f"cannot load the tokenizer of {path_or_id}"):
         try:
             return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
@@ -81,25 +100,34 @@ def load_tokenizer(path_or_id: str) -> Any:
             return PreTrainedTokenizerFast.from_pretrained(path_or_id)
 
 
-def check_causal(path_or_id: str) -> Any:
+def check_causal(path_or_id: str, trust_remote_code: bool = False) -> Any:
     """The model's config, with no weights read.
 
+    A folder is checked before (`check_folder`), and that its weights fit the config.
+
     Raises:
-        ArmorError: nothing there, an unknown model type, or not a causal language model.
+        ArmorError: nothing there, a folder that is refused, an unknown model type, not a causal
+            language model, or one far larger than its files.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     _find(path_or_id, "config.json")
+    folder = Path(path_or_id)
+    tensors = check_folder(folder, trust_remote_code) if folder.is_dir() else None
     with one_line(f"cannot read the config of {path_or_id}"):
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=False)
-    names = list(getattr(config, "architectures", None) or [])
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+    names = getattr(config, "architectures", None) or []
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if getattr(config, "is_encoder_decoder", False) or not causal.intersection(names):
+    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
+    if getattr(config, "is_encoder_decoder", False) or not known:
         raise ArmorError(
-            f"{path_or_id} is not a causal language model: architectures {names}; "
+            f"{path_or_id} is not a causal language model: architectures {short(names)}; "
             "only decoder-only text models can be pruned and evaluated"
         )
+    if tensors is not None:
+        with one_line(f"cannot build {path_or_id}"):
+            check_fits(config, tensors, folder)
     return config
 
 
@@ -134,12 +162,16 @@ def one_line(what: str) -> Iterator[None]:
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except ArmorError:
         raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ArmorError(f"{what}: {type(error).__name__}: {reason}") from error
+    except BaseException as error:
+        # A panic in Rust, where tokenizers are read, is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ArmorError(f"{what}: {type(error).__name__}: {reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
         if bars:
