@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.recipe import check_description, check_overrides
 
 METHODS = ("armor", "nowag", "wanda", "sparsegpt", "magnitude")
 OBJECTIVES = ("full", "diag")
@@ -40,6 +41,10 @@ class PruneConfig:
         damping: lambda in ``X + lambda mean(diag X) I`` ("full" only).
         target_damping: lambda' of the compensated target.
         include, exclude: globs over linear names; a layer must match some include and no exclude.
+        overrides: glob -> settings of the layers it matches: "skip", "method", "pattern", "block";
+            a later one wins. See docs/recipe.md.
+        model: where an unusual model keeps its decoder: "blocks", "linears", "stages".
+        lm_head: prune the output head, too, where it is not tied to the embeddings.
         seed: seed of every random choice.
     """
 
@@ -59,6 +64,9 @@ class PruneConfig:
     target_damping: float = 1e-2
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    overrides: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lm_head: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +79,10 @@ class PruneConfig:
         _one_of("target", self.target, TARGETS)
         _one_of("solver", self.solver, SOLVERS)
         _one_of("pattern", self.pattern, PATTERNS)
+        check_overrides(self.overrides, METHODS, PATTERNS)
+        check_description(self.model)
+        if type(self.lm_head) is not bool:
+            raise ArmorError(f"lm_head must be true or false, not {self.lm_head!r}")
         if self.block_size is not None and (self.block_size < 4 or self.block_size % 4):
             raise ArmorError(f"block size {self.block_size} is not a positive multiple of 4")
         for name in ("samples", "iterations", "seq_len"):

@@ -130,8 +130,8 @@ def bad_inputs(tiny_model: Path, text: Path, tmp: Path) -> dict[str, tuple[list[
     armor.prune(tiny_model, config(text, method="magnitude"), tmp / "pruned")
     nan = damaged(tiny_model, tmp / "nan", float("nan"))
     inf = damaged(tiny_model, tmp / "inf", float("inf"))
-    good = ["--calibration", text, "--samples", 8, "--seq-len", 32]
-    ask = ["--samples", 8, "--seq-len", 32, "--calibration"]
+    good = ["--calibration", text, "--samples", 8, "--seq-len", 32, "--block-size", 4]
+    ask = ["--samples", 8, "--seq-len", 32, "--block-size", 4, "--calibration"]
     return {
         "no folder": ([tmp / "absent", *good], "no such folder"),
         "no model": ([text.parent, *good], "config.json"),
@@ -150,7 +150,7 @@ def bad_inputs(tiny_model: Path, text: Path, tmp: Path) -> dict[str, tuple[list[
         "block": ([tiny_model, *good, "--block-size", 6], "multiple of 4"),
         "block word": ([tiny_model, *good, "--block-size", "big"], "auto"),
         "device": ([tiny_model, *good, "--device", "tpu"], "auto, cpu, cuda"),
-        "window": ([tiny_model, "--calibration", text, "--seq-len", 999], "context"),
+        "window": ([tiny_model, *good, "--seq-len", 999], "context"),
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from armor.errors import ArmorError
 from armor.models.structure import Structure
 
 #: A batch has at most so many windows, and at most so many tokens if it has more than one.
@@ -90,24 +91,40 @@ def open_stream(
 
         with _replaced(structure, forward), torch.no_grad(), suppress(Stop):
             model(input_ids=batch, use_cache=False)
+        if len(calls) != len(structure.blocks):
+            raise ArmorError(
+                f"{type(model).__name__} calls {len(calls)} of its {len(structure.blocks)} blocks"
+                f" in {structure.prefix} one after the other: not supported"
+            )
         yield hidden[0], calls
 
 
 def observe(
-    block: nn.Module, call: Call, hidden: Tensor
+    block: nn.Module, call: Call, hidden: Tensor, described: Sequence[Sequence[str]] = ()
 ) -> tuple[Tensor, list[tuple[list[str], Tensor]]]:
     """Run `block`, and note what its linears are fed.
 
+    Args:
+        described: linears that are said to be fed equal tensors.
+
     Returns:
         the hidden states behind the block, and its stages in the order they run: the names of the
-        linears that are fed one and the same tensor, and that tensor.
+        linears that are fed one and the same tensor (or are described so), and that tensor.
+
+    Raises:
+        ArmorError: what is described is not so.
     """
     stages: list[tuple[list[str], Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             for names, known in stages:
-                if known is args[0]:
+                said = any(name in stage and names[0] in stage for stage in described)
+                if said and not torch.equal(known, args[0]):
+                    raise ArmorError(
+                        f"recipe, stages: {names[0]} and {name} are fed different tensors"
+                    )
+                if said or known is args[0]:
                     names.append(name)
                     return
             stages.append(([name], args[0]))

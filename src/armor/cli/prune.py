@@ -10,6 +10,7 @@ import typer
 from armor.cli.recording import Board, Log, beside, described, recording
 from armor.config import METHODS, OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.errors import ArmorError
+from armor.recipe import read_recipe
 
 if TYPE_CHECKING:
     from armor.run.plan import LayerPlan
@@ -71,6 +72,13 @@ def prune_command(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave these layers dense.")
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with settings for single layers: docs/recipe.md."),
+    ] = None,
+    lm_head: Annotated[
+        bool, typer.Option("--lm-head", help="Prune the output head, too, if it is not tied.")
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute; auto prefers a GPU.")
@@ -107,10 +115,12 @@ def prune_command(
         "solver": solver,
         "iterations": iterations,
         "seq_len": seq_len,
+        "lm_head": lm_head or None,
     }
     config = PruneConfig.preset(
         preset,
-        **{name: value for name, value in changes.items() if value is not None},
+        **({} if recipe is None else read_recipe(recipe))
+        | {name: value for name, value in changes.items() if value is not None},
         calibration=calibration,
         method=method,
         pattern=pattern,
@@ -167,9 +177,17 @@ def _report(result: PruneResult) -> None:
 
     from rich.console import Console
 
+    from armor.run.pipeline import FEW_TOKENS
+
     console = Console(highlight=False)
     for note, names in _notes(result.plans).items():
         console.print(f"[yellow]note[/yellow] {names}: {note}")
+    few = [record for record in result.records.values() if record.note.startswith(FEW_TOKENS)]
+    if few:
+        console.print(
+            f"[yellow]note[/yellow] {len(few)} layers of experts saw fewer tokens than they have"
+            " inputs: give more calibration text (--samples)"
+        )
     ratios = [
         record.loss / record.nowag_loss
         for record in result.records.values()

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armor.errors import ArmorError
-
 #: What checkpoints call the three linears of an expert: gate, up, down.
 NAMINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _EXPERT = re.compile(r"\.experts\.\d+\.(\w+)")
@@ -66,6 +64,8 @@ class Experts(nn.ModuleList):
 def fused_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules with 3-D weights, by their name: experts that are not modules of their own."""
     for name, module in model.named_modules():
+        if isinstance(module, nn.Conv1d):
+            continue
         if any(p is not None and p.ndim == 3 for p in module._parameters.values()):
             yield name, module
 
@@ -109,21 +109,6 @@ def understood(module: Any) -> bool:
     gate = getattr(type(module), "_apply_gate", None)
     own_gate = gate is not None and gate.__name__ != "_default_apply_gate"
     return bool(plain and not own_gate and both == (down[0], 2 * down[2], down[1]))
-
-
-def refuse_fused(model: nn.Module) -> None:
-    """Raise `ArmorError` if `model` has experts that were not split."""
-    found = [
-        f"{name}.{key} {tuple(p.shape)}"
-        for name, module in fused_experts(model)
-        for key, p in module._parameters.items()
-        if p is not None
-    ]
-    if found:
-        raise ArmorError(
-            f"{type(model).__name__} keeps experts in a layout that is not known:"
-            f" {', '.join(found[:2])}; leave them dense with --exclude '*experts*'"
-        )
 
 
 def is_expert(name: str) -> bool:

@@ -49,7 +49,12 @@ class Layout:
         return next((path for path, other in self.names.items() if other == name), name)
 
 
-def lay_out(model: Any, tensors: Mapping[str, StoredTensor], wanted: Wanted = never) -> Layout:
+def lay_out(
+    model: Any,
+    tensors: Mapping[str, StoredTensor],
+    wanted: Wanted = never,
+    described: Mapping[str, Any] | None = None,
+) -> Layout:
     """Give every matrix of `model` a linear of its own, in place, and find it in the checkpoint.
 
     Experts that transformers fuses, and fused projections where `wanted`, become modules.
@@ -57,12 +62,13 @@ def lay_out(model: Any, tensors: Mapping[str, StoredTensor], wanted: Wanted = ne
     Args:
         model: a causal language model, its parameters also on the meta device.
         tensors: what its checkpoint holds, see `armor.checkpoint.weights.read_weights`.
+        described: see `find_structure`.
 
     Raises:
         ArmorError: see `find_structure`.
     """
     experts = split_experts(model, tensors)
-    structure = find_structure(model)
+    structure = find_structure(model, described)
     rename = renaming(model)
     joined = {}
     for name, stored in tensors.items():

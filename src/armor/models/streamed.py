@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,14 @@ class StreamedModel:
         ArmorError: not a causal language model, or tensors that are missing or have another shape.
     """
 
-    def __init__(self, folder: Path, wanted: Wanted = never) -> None:
+    def __init__(
+        self, folder: Path, wanted: Wanted = never, described: Mapping[str, Any] | None = None
+    ) -> None:
+        """Args: folder: of the model. wanted, described: see `lay_out`."""
         self.folder = folder
         self.model = empty_model(str(folder))
         self.tensors = read_weights(folder)
-        self.layout = lay_out(self.model, self.tensors, wanted)
+        self.layout = lay_out(self.model, self.tensors, wanted, described)
         self.structure = self.layout.structure
         self.stored = _match(self.model, self.layout.tensors, folder)
 

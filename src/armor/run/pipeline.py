@@ -32,6 +32,8 @@ from armor.run.waves import Wave, passes, waves
 #: Methods whose statistics come from the dense model; the others see the pruned one, as in
 #: their papers. ARMOR's follow its target.
 _DENSE_STATISTICS = frozenset({"nowag", "magnitude"})
+#: How the note of an expert's layer begins whose moments were filled with other tokens.
+FEW_TOKENS = "its expert saw"
 
 
 def stream_kinds(config: PruneConfig) -> tuple[str, ...]:

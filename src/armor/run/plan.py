@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
 
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
-from armor.sparsity import parse_pattern
+from armor.sparsity import packed_shapes
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,9 @@ class LayerPlan:
     """What happens to one linear.
 
     Attributes:
-        name: its name in the model. shape: (out, in).
+        name: its name in the checkpoint. shape: (out, in).
         block: wrapper block size; None without wrappers (a baseline).
+        method, pattern: where they are not those of the run, else "".
         dense: stays as it is.
         note: why it stays dense, or what is unusual about its block; "" if nothing.
     """
@@ -27,6 +31,14 @@ class LayerPlan:
     block: int | None = None
     dense: bool = False
     note: str = ""
+    method: str = ""
+    pattern: str = ""
+
+    def settings(self, config: PruneConfig) -> PruneConfig:
+        """The run's settings with the layer's own."""
+        return replace(
+            config, method=self.method or config.method, pattern=self.pattern or config.pattern
+        )
 
     @property
     def overhead(self) -> float:
@@ -45,12 +57,13 @@ def make_plan(shapes: Mapping[str, tuple[int, int]], config: PruneConfig) -> lis
     Raises:
         ArmorError: the globs match nothing, or an include glob matches nothing.
     """
-    for glob in config.include:
-        if not any(fnmatchcase(name, glob) for name in shapes):
-            raise ArmorError(
-                f"--include {glob!r} matches no linear layer; there are, for example,"
-                f" {', '.join(list(shapes)[:3])}"
-            )
+    for what, globs in (("--include", config.include), ("recipe, layers", config.overrides)):
+        for glob in globs:
+            if not any(_matches(name, [glob]) for name in shapes):
+                raise ArmorError(
+                    f"{what} {glob!r} matches no linear layer; there are, for example,"
+                    f" {', '.join(list(shapes)[:3])}"
+                )
     plans = [_plan_layer(name, shape, config) for name, shape in shapes.items()]
     if all(plan.dense for plan in plans):
         notes = sorted({plan.note for plan in plans})
@@ -63,18 +76,37 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig) -> Layer
         return LayerPlan(name, shape, dense=True, note="not included")
     if _matches(name, config.exclude):
         return LayerPlan(name, shape, dense=True, note="excluded")
-    if config.method != "armor":
-        return LayerPlan(name, shape)
-    block, note = config.block_size, ""
-    if block is None:
+    rules: dict[str, Any] = {}
+    for glob, own in config.overrides.items():
+        if _matches(name, [glob]):
+            rules |= own
+    if rules.get("skip"):
+        return LayerPlan(name, shape, dense=True, note="skipped by the recipe")
+    method, pattern = rules.get("method", config.method), rules.get("pattern", config.pattern)
+    plan = LayerPlan(
+        name,
+        shape,
+        method=method if method != config.method else "",
+        pattern=pattern if pattern != config.pattern else "",
+    )
+    if plan.method:
+        plan = replace(plan, note=f"{method}, by the recipe")
+    if method != "armor":
+        return plan
+    block, note = rules.get("block", config.block_size), ""
+    if block in (None, "auto"):
         block, note = choose_block(shape, config.overhead_budget)
-    kept, of = parse_pattern(config.pattern)
-    size = kept / of + overhead(shape, block)
-    if size >= 1.0:
-        return LayerPlan(
-            name, shape, dense=True, note=f"2:4 with block {block} would be {size:.2f}x dense"
-        )
-    return LayerPlan(name, shape, block, note=note)
+    if (size := packed_size(shape, block)) >= 1.0:
+        note = f"{pattern} with block {block} would be {size:.2f}x dense"
+        return LayerPlan(name, shape, dense=True, note=note)
+    return replace(plan, block=block, note=plan.note or note)
+
+
+def packed_size(shape: tuple[int, int], block: int) -> float:
+    """Bytes of a pruned layer over those of the dense one, in 16 bits, positions counted."""
+    values, indices = packed_shapes(*shape)
+    dense = shape[0] * shape[1]
+    return (prod(values) + prod(indices) / 2) / dense + overhead(shape, block)
 
 
 def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
@@ -86,8 +118,7 @@ def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
     if config.method != "armor":
         return False
     if (block := config.block_size) is not None:
-        kept, of = parse_pattern(config.pattern)
-        return all(kept / of + overhead(shape, block) < 1.0 for shape in shapes)
+        return all(packed_size(shape, block) < 1.0 for shape in shapes)
     whole = sum(rows for rows, _ in shapes), shapes[0][1]
     block = choose_block(whole, config.overhead_budget)[0]
     return all(choose_block(shape, config.overhead_budget) == (block, "") for shape in shapes)
@@ -114,4 +145,6 @@ def choose_block(shape: tuple[int, int], budget: float) -> tuple[int, str]:
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    """Whether a glob matches the layer, or the fused one that it is a part of (``qkv_proj.0``)."""
+    whole = re.sub(r"\.\d+$", "", name)
+    return any(fnmatchcase(name, glob) or fnmatchcase(whole, glob) for glob in globs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from armor.models.streamed import StreamedModel
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
 from armor.run.memory import peak_memory as peak_memory
+from armor.run.open import open_model
 from armor.run.owned import is_checkpoint
 from armor.run.pipeline import Pipeline, stream_kinds
-from armor.run.plan import LayerPlan, make_plan, splits
+from armor.run.plan import LayerPlan, make_plan
 from armor.run.record import run_record
 from armor.run.scheduler import Scheduler
 from armor.run.shared import DenseMoments, Shared
@@ -121,7 +121,7 @@ def prune(
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     source = resolve(str(model))
     check_source(source)
-    streamed = StreamedModel(source, partial(splits, config=config))
+    streamed = open_model(source, config)
     plans = make_plan(_shapes(streamed), config)
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))

@@ -83,6 +83,7 @@ def solve_layer(
         RuntimeError: the certificate does not hold (never seen; it would be a bug).
     """
     begin = time.perf_counter()
+    config = plan.settings(config)
     n, m = parse_pattern(config.pattern)
     problem = make_problem(inputs, config)
     output = Problem(problem.target, inputs.second)
@@ -161,7 +162,7 @@ def _every(step: int, values: list[float]) -> list[float]:
 def make_problem(inputs: LayerInputs, config: PruneConfig) -> Problem:
     """Target and moment that `config` asks for."""
     target = inputs.weight
-    if inputs.cross is not None:
+    if inputs.cross is not None and config.method == "armor":
         target = compensated(target, inputs.second, inputs.cross, config.target_damping)
     if config.method == "sparsegpt":
         return Problem(target, inputs.second)  # its own dampening

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.packed import PackedLayer
 from armor.run.job import Job, Tensors
-from armor.run.plan import LayerPlan, splits
+from armor.run.open import open_model
+from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, LayerRecord, solve_layer
 from armor.run.threads import threads
 
@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, spec: Spec, model: StreamedModel | None = None) -> None:
         self._spec = spec
-        self._model = model or StreamedModel(spec.folder, partial(splits, config=spec.config))
+        self._model = model or open_model(spec.folder, spec.config)
         self._block: _Block | None = None
         self._noted: dict[int, dict[str, list[Tensor]]] = {}  # by part
 
@@ -86,7 +86,9 @@ class Worker:
         result: Tensors = {}
         for batch, states in hidden.items():
             call = self._call(index, states)
-            result[batch], stages = observe(block.dense, call, states.to(self._spec.device))
+            result[batch], stages = observe(
+                block.dense, call, states.to(self._spec.device), self._model.structure.stages
+            )
             found.append([names for names, _ in stages])
             for (head, *others), inputs in stages:
                 if any(layer.holds(head) for layer in block.routed):

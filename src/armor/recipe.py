@@ -1,0 +1,85 @@
+"""Recipes: settings for single layers, and the description of an unusual model, in a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from armor.errors import ArmorError
+
+#: What a recipe may say of the layers that a glob matches.
+RULES = ("skip", "method", "pattern", "block")
+#: What it may say of the model, see `armor.models.structure.Described`.
+DESCRIPTION = ("blocks", "linears", "stages")
+_SECTIONS = ("layers", "model", "lm_head")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The settings of a recipe file, as arguments of `PruneConfig`.
+
+    Raises:
+        ArmorError: no such file, no YAML, or an unknown key; values are checked by `PruneConfig`.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArmorError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())[:200]
+        raise ArmorError(f"{path} is not YAML: {where}") from None
+    if not isinstance(data, dict) or not data:
+        raise ArmorError(f"{path} has none of the sections {', '.join(_SECTIONS)}")
+    _known(f"{path}", data, _SECTIONS)
+    found = {"overrides": data.get("layers"), "model": data.get("model")}
+    return {
+        **{name: value for name, value in found.items() if value is not None},
+        **({"lm_head": data["lm_head"]} if "lm_head" in data else {}),
+    }
+
+
+def check_overrides(overrides: Any, methods: tuple[str, ...], patterns: tuple[str, ...]) -> None:
+    """Raise `ArmorError` unless `overrides` maps globs to sound rules."""
+    if not isinstance(overrides, Mapping):
+        raise ArmorError("the recipe's layers are not a table of globs")
+    for glob, rules in overrides.items():
+        if not isinstance(glob, str) or not isinstance(rules, Mapping):
+            raise ArmorError(f"recipe, layers {glob!r}: give a table such as {{block: 64}}")
+        where = f"recipe, layers {glob!r}"
+        _known(where, rules, RULES)
+        for key, valid in (("method", methods), ("pattern", patterns)):
+            if key in rules and rules[key] not in valid:
+                raise ArmorError(f"{where}: {key} {rules[key]!r}; valid: {', '.join(valid)}")
+        block = rules.get("block", "auto")
+        if block != "auto" and (type(block) is not int or block < 4 or block % 4):
+            raise ArmorError(f"{where}: block {block!r} is neither auto nor a multiple of 4")
+        if type(rules.get("skip", False)) is not bool:
+            raise ArmorError(f"{where}: skip is neither true nor false")
+
+
+def check_description(model: Any) -> None:
+    """Raise `ArmorError` unless `model` describes where the decoder is."""
+    if not isinstance(model, Mapping):
+        raise ArmorError("the recipe's model is not a table")
+    if not model:
+        return
+    _known("recipe, model", model, DESCRIPTION)
+    if not isinstance(model.get("blocks"), str):
+        raise ArmorError("recipe, model: blocks must name a list of modules, such as model.layers")
+    linears, stages = model.get("linears", []), model.get("stages", [])
+    if not _strings(linears):
+        raise ArmorError("recipe, model: linears is not a list of globs")
+    if not isinstance(stages, (list, tuple)) or not all(map(_strings, stages)):
+        raise ArmorError("recipe, model: stages is not a list of lists of names")
+
+
+def _known(where: str, given: Mapping[Any, Any], valid: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in valid:
+            raise ArmorError(f"{where}: unknown {key!r}; valid: {', '.join(valid)}")
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,90 @@
+"""Finding the decoder, describing it, and refusing what is not understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from armor.calibrate.stream import Call, observe
+from armor.config import PruneConfig
+from armor.errors import ArmorError
+from armor.models.structure import find_structure
+from armor.run.open import open_model
+
+pytestmark = pytest.mark.transformers_compat
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 44,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def test_a_model_without_linears_lists_what_it_has() -> None:
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64))
+    with pytest.raises(ArmorError) as error:
+        find_structure(model)
+    says = str(error.value)
+    assert "transformer.h: 2 GPT2Block with" in says
+    assert "2 Conv1D 32x128" in says
+    assert "docs/recipe.md" in says
+    assert "\n" not in says
+
+
+def test_a_description_says_where() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    described = {"blocks": "model.layers", "linears": ["mlp.*"]}
+    structure = find_structure(model, described)
+    assert list(structure.linears(1)) == [
+        f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")
+    ]
+    for wrong in ({"blocks": "model.h"}, {"blocks": "model.layers", "linears": ["x"]}):
+        with pytest.raises(ArmorError, match=r"found model\.layers: 2 LlamaDecoderLayer"):
+            find_structure(model, wrong)
+
+
+def test_a_block_used_twice_is_refused() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    model.model.layers[1] = model.model.layers[0]
+    with pytest.raises(ArmorError, match="twice"):
+        find_structure(model)
+
+
+class Copying(nn.Module):
+    """Two linears that are fed equal tensors, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.q(x.clone()) + self.k(x.clone()) + self.v(2 * x)
+
+
+def test_described_stages() -> None:
+    block, x = Copying(), torch.randn(1, 3, 4)
+    call = Call((), {})
+    names = [stage for stage, _ in observe(block, call, x)[1]]
+    assert names == [["q"], ["k"], ["v"]]
+    names = [stage for stage, _ in observe(block, call, x, [["q", "k"]])[1]]
+    assert names == [["q", "k"], ["v"]]
+    with pytest.raises(ArmorError, match="q and v are fed different tensors"):
+        observe(block, call, x, [["q", "v"]])
+
+
+def test_unknown_experts_are_refused_unless_excluded(tmp_path: Path) -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
+    GptOssForCausalLM(GptOssConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ArmorError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj \(4x32x88"):
+        open_model(tmp_path, PruneConfig())
+    model = open_model(tmp_path, PruneConfig(exclude=("*experts*",)))
+    names = [path.rpartition(".")[2] for path in model.structure.linears(0)]
+    assert names == ["q_proj", "k_proj", "v_proj", "o_proj"]
