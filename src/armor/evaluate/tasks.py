@@ -126,7 +126,7 @@ def read_result(
             if leaf != name
             for values in [_metrics(found["results"][leaf])]
         },
-        version=None if version in (None, "Yaml") else str(version),
+        version=None if version in (None, "Yaml", "N/A") else str(version),
         seconds=seconds,
     )
 
