@@ -69,10 +69,10 @@ def sweep() -> dict[str, list[dict[str, Any]]]:
         "objective and target": _cross(kinds, few_and_usual),
         "shrinkage": _cross(_values("shrinkage", 0.0, 0.5, 0.75, 1.0), few_and_usual),
         "target damping": _cross(_values("target_damping", 1e-3, 1e-2, 0.1), few_and_usual),
-        "damping": _values("damping", 1e-3, 1e-2, 0.1),
+        "damping": _cross(_values("damping", 1e-3, 1e-2, 0.1, 0.3), [{}, {"samples": 8}]),
         "block": _cross(_values("block_size", 8, 16), both_presets),
         "calibration size": _cross(both_presets, _values("samples", 8, 32, 128, 512)),
-        "seed": _cross(_values("seed", 0, 1, 2), both_presets),
+        "seed": _cross(_values("seed", 0, 1, 2), [{}, {"damping": 0.1}, PRESETS["paper"]]),
         "finer shrinkage": _cross(_values("shrinkage", 0.25, 0.9), few_and_usual),
         "more targets": _cross(kinds, _values("samples", 32, 512)),
     }
