@@ -39,6 +39,7 @@ def test_names_and_settings() -> None:
         ("wanda,wanda", "wanda is given twice"),
         ("armor:mood=good", "'mood=good' is no setting; write NAME=VALUE with method, "),
         ("armor:calibration=x", "is no setting"),
+        ("armor:overrides=x", "is no setting"),
         ("armor:samples", "'samples': '' is not a number"),
         ("armor:damping=much", "'much' is not a number"),
         ("armor:block_size=6", "not a positive multiple of 4"),

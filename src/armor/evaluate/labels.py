@@ -48,11 +48,14 @@ def parse_methods(text: str, **common: Any) -> dict[str, PruneConfig]:
     return found
 
 
+_READABLE = ("str", "int", "float", "int | None")
+
+
 def _setting(text: str) -> tuple[str, Any]:
     name, _, word = text.partition("=")
     # How a word is read follows from the field's annotation.
     kinds = {field.name: str(field.type) for field in dataclasses.fields(PruneConfig)}
-    readable = {name: kind for name, kind in kinds.items() if "tuple" not in kind}
+    readable = {name: kind for name, kind in kinds.items() if kind in _READABLE}
     if name not in readable:
         raise ArmorError(f"{text!r} is no setting; write NAME=VALUE with {', '.join(readable)}")
     kind = readable[name]
