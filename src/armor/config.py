@@ -60,7 +60,7 @@ class PruneConfig:
     samples: int = 128
     seq_len: int | None = None
     shrinkage: float = 0.5
-    damping: float = 1e-2
+    damping: float = 0.1
     target_damping: float = 1e-2
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
