@@ -1,6 +1,6 @@
 """The runtime against dense layers: every claim about its speed and memory, in one run.
 
-    python benchmarks/runtime.py [--quick]
+    python benchmarks/runtime.py [--quick] [--tune]
 
 On a GPU: bfloat16 layers of Llama-3-8B and Qwen2.5-14B under CUDA graphs, decode and prefill, and
 a Llama-3-8B-shaped random model end to end. On a CPU: float32 and bfloat16 layers. Writes
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tune
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -23,7 +24,7 @@ from armor.bench.model import Speed, measure_model
 from armor.bench.roofline import measure_peaks
 from armor.bench.shapes import Shape, parse_shapes
 from armor.checkpoint.jsonfile import write_json
-from armor.runtime import backends
+from armor.runtime import backends, prepare
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 128
@@ -47,12 +48,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="on the CPU (%(default)s)")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches, no model")
+    parser.add_argument("--tune", action="store_true", help="first search tilings, see tune.py")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     gpu = device.type == "cuda"
+    if options.tune:
+        tune.main()
     if gpu:
         text = "llama-3-8b,qwen2.5-14b"
         batches = [1, 16, 2048] if options.quick else [1, 2, 4, 8, 16, 32, 2048, 4096, 8192]
@@ -164,6 +168,7 @@ def random_llama(sizes: dict[str, int], device: torch.device) -> LlamaForCausalL
     with device:
         model.model.rotary_emb = type(rotary)(model.config)
     model.generation_config.eos_token_id = None
+    prepare(model)
     return model
 
 

@@ -174,3 +174,11 @@ class ArmorLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" block={self.block}, bias={self.bias is not None}"
         )
+
+
+def held_bytes(model: nn.Module) -> int:
+    """What the parameters of `model` take in memory, together with what was packed of them."""
+    packed = [m._packed for m in model.modules() if isinstance(m, ArmorLinear) and m.is_packed]
+    flat = {tensor.untyped_storage().data_ptr(): tensor for tensor in packed if tensor is not None}
+    others = (p for p in model.parameters() if p.untyped_storage().data_ptr() not in flat)
+    return sum(tensor.nbytes for tensor in flat.values()) + sum(p.nbytes for p in others)

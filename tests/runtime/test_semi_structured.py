@@ -10,7 +10,7 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, held_bytes
 from armor.runtime import compressed, linear, prepare, semi_structured, use
 from armor.runtime.api import linears
 from armor.runtime.backend import YES, Verdict
@@ -161,7 +161,11 @@ def test_packing_replaces_what_is_stored_and_saves_the_same(gpu: Gpu, make_call)
     prepare(nn.Sequential(module))
     # An unknown order of the positions costs them twice; one of the values is not packed at all.
     assert module.is_packed == (gpu.order != "reversed")
-    assert held(module) == (0.5625 + (0.0625 if gpu.order == "mixed" else 0)) * dense
+    assert (
+        held_bytes(module)
+        == held(module)
+        == (0.5625 + (0.0625 if gpu.order == "mixed" else 0)) * dense
+    )
     after = module.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from armor.bench.roofline import Cost, Peaks
 from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, held_bytes
 from armor.packed import PackedLayer
 from armor.runtime.frontend import choose
 from armor.sparsity import packed_shapes
@@ -95,7 +95,7 @@ def measure_shape(
                     shape=shape,
                     batch=batch,
                     seconds=seconds[name] / copies,
-                    weight_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+                    weight_bytes=held_bytes(module),
                     peak_bytes=_peak(module, x),
                     cost=_cost(shape, batch, dtype, name),
                     backend=_backend(module, batch, device),
@@ -116,8 +116,10 @@ def _dense_layer(weight: Tensor) -> nn.Linear:
     return linear
 
 
-def random_layer(shape: Shape, dtype: torch.dtype, device: torch.device) -> ArmorLinear:
-    """A packed layer of random numbers at random positions, ready to run."""
+def random_layer(
+    shape: Shape, dtype: torch.dtype, device: torch.device, pack: bool = True
+) -> ArmorLinear:
+    """A packed layer of random numbers at random positions; `pack`: prepared for its backend."""
     values, indices = packed_shapes(shape.out_features, shape.in_features)
     nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
 
@@ -131,7 +133,8 @@ def random_layer(shape: Shape, dtype: torch.dtype, device: torch.device) -> Armo
         right = random(-(-shape.in_features // shape.block), shape.block, shape.block)
     packed = PackedLayer(shape.in_features, random(*values), low | high << 4, left, right)
     module = ArmorLinear.from_packed(packed)
-    module.prepare()
+    if pack:
+        module.prepare()
     return module
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from armor.bench.timing import interleaved
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, held_bytes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure_model(
                 repeats,
                 graphs=False,
             )
-            size = sum(parameter.nbytes for parameter in model.parameters())
+            size = held_bytes(model)
         decode = max(seconds["long"] - seconds["short"], 1e-9) / tokens
         found.append(Speed(contender, batch * prompt / seconds["short"], batch / decode, size))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,19 +86,20 @@ def can_fuse_right(product: Product) -> bool:
     return product.block in (32, 64, 128) and product.dtype != torch.float32
 
 
-def candidates(product: Product) -> list[Tiling]:
-    """What a search tries, the rule's tiling first."""
-    found = [by_rule(product)]
-    for left in (True, False) if can_fuse_left(product) else (False,):
-        for rows, warps in ((64, 4), (128, 4), (128, 8), (256, 8)):
-            for programs in (2, 4, 8):
-                cut = Tiling(rows, 32, programs, left, False, warps)
-                found += [replace(cut, stages=stages) for stages in (2, 3, 4)]
-                found += [replace(cut, groups=groups) for groups in (16, 64)]
-                if rows > 64 and can_fuse_right(product):
-                    fused = replace(cut, fuse_right=True)
-                    found += [replace(fused, stages=stages) for stages in (1, 2)]
-    return list(dict.fromkeys(found))
+def alternatives(product: Product) -> list[list[dict[str, Any]]]:
+    """What a search tries: lists of changes of a tiling, to be tried one list after the other."""
+    lefts = (True, False) if can_fuse_left(product) else (False,)
+    rights = (False, True) if can_fuse_right(product) else (False,)
+    fused = [{"fuse_left": left, "fuse_right": right} for left in lefts for right in rights]
+    sizes = ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8), (256, 8))
+    return [
+        fused,
+        [{"rows": rows, "warps": warps} for rows, warps in sizes],
+        [{"programs": programs} for programs in (1, 2, 3, 4, 6, 8)],
+        [{"stages": stages} for stages in (1, 2, 3, 4)],
+        [{"groups": groups} for groups in (16, 32, 64)],
+        fused,
+    ]
 
 
 @cache
