@@ -59,7 +59,7 @@ def factorize_adam(
         relative to that of ``W_hat = 0``; it may rise now and then.
     """
     work = Workspace(problem, block)
-    zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
+    zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     loop = _Loop(work, best.copy(), seed)
     before = float(best.loss)

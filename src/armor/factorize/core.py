@@ -95,9 +95,10 @@ def mask_of(choice: Tensor) -> Tensor:
 
 def choice_of(mask: Tensor) -> Tensor:
     """The inverse of `mask_of`: uint8 (rows, groups)."""
-    weights = torch.tensor([1, 2, 4, 8], device=mask.device)
-    keys = (mask.unflatten(1, (-1, 4)) * weights).sum(-1)
+    bits = mask.view(torch.uint8)
+    first, second, third, fourth = (bits[:, place::4] << place for place in range(4))
+    keys = first | second | third | fourth
     table = torch.zeros(16, dtype=torch.uint8, device=mask.device)
     for code, (one, two) in enumerate(PAIRS):
         table[(1 << one) | (1 << two)] = code
-    return table[keys]
+    return table[keys.int()]

@@ -57,7 +57,7 @@ def factorize(
         to that of ``W_hat = 0``: a sequence that never rises.
     """
     work = Workspace(problem, block)
-    zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
+    zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     other = best.copy()
     losses = [best.loss / zero]

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+_CHUNK = 2**20  # entries of a temporary
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -37,5 +39,13 @@ class Problem:
 
     def loss(self, weight: Tensor) -> float:
         """The proxy loss of `weight` (out, in), summed in float64, not normalised."""
-        error = self.target - weight
-        return float((self.times_moment(error) * error).sum(dtype=torch.float64))
+        total = 0.0
+        height = max(1, _CHUNK // self.target.shape[1])
+        for target, rows in zip(self.target.split(height), weight.split(height), strict=True):
+            error = target - rows
+            total += float((self.times_moment(error) * error).sum(dtype=torch.float64))
+        return total
+
+    def zero_loss(self) -> float:
+        """The loss of a zero weight, to which losses are related; 1 where that is 0."""
+        return self.loss(self.target.new_zeros(()).expand_as(self.target)) or 1.0

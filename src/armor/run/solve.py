@@ -95,7 +95,7 @@ def solve_layer(
         normalised, row_norms, cols = normalise(problem.target)
         rows = row_norms.unsqueeze(-1)
         problem = Problem(normalised, problem.moment)
-    zero = problem.loss(torch.zeros_like(problem.target)) or 1.0
+    zero = problem.zero_loss()
 
     def relative(factors: Factors) -> float:
         return problem.loss(factors.dense().float() / rows / cols) / zero
