@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --shared ../shared --minutes 10     # again and again, until done
     python benchmarks/ablation.py --shared ../shared --plot-only
 
-One choice or two are varied around the default, on small trained models, each run judged on text of
+One choice or two are varied around a base, on small trained models, each run judged on text of
 the calibration's domain and of other domains. Every finished run is in benchmarks/results/
 ablation.json and is not done again; ablation.md has all of them as tables, docs/images the curves.
 """
@@ -35,9 +35,15 @@ TEXTS = {
 WINDOW = 256
 BLOCK = 16
 DENSE = {"method": "dense"}
-#: What is varied besides `BASE`: part of a run's name.
-VARIED = ("shrinkage", "damping", "target_damping", "seed")
-BASE = {**PRESETS["default"], "samples": 128, "block_size": BLOCK}
+#: The default, but for the damping: this sweep moved it from 0.01 to 0.1.
+BASE = {
+    **PRESETS["default"],
+    "samples": 128,
+    "block_size": BLOCK,
+    "shrinkage": 0.5,
+    "damping": 1e-2,
+    "target_damping": 1e-2,
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Store:
         if "method" in changes:
             return f"{case.name}: {changes['method']}"
         config = PruneConfig(**{**BASE, **changes}).to_dict()
-        said = {name: config[name] for name in sorted({*BASE, *VARIED})}
+        said = {name: config[name] for name in sorted({*BASE, "seed"})}
         return f"{case.name}: " + ", ".join(f"{name}={value}" for name, value in said.items())
 
 
@@ -180,7 +186,7 @@ def curves(
         row[0].set_ylabel("perplexity above dense, %", fontsize=8)
     handles, labels = all_axes[0][0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-    drawing.savefig(args.images / f"{name}.png", dpi=110)
+    drawing.savefig(args.images / f"{args.name}-{name}.png", dpi=110)
     plt.close(drawing)
 
 
@@ -193,7 +199,7 @@ def draw(store: Store, args: argparse.Namespace) -> None:
 
     sizes = (8, 32, 128, 512)
     kinds = {
-        "full, compensated (default)": (dict(PRESETS["default"]), {"color": blue, "marker": "o"}),
+        "full, compensated": (dict(PRESETS["default"]), {"color": blue, "marker": "o"}),
         "full, dense": (
             {"objective": "full", "target": "dense"},
             {"color": blue, "marker": "o", "linestyle": ":"},
@@ -207,7 +213,7 @@ def draw(store: Store, args: argparse.Namespace) -> None:
     curves(
         store,
         args,
-        "ablation-size",
+        "size",
         ("calibration windows of 256 tokens", "log"),
         {name: (points("samples", sizes, **more), style) for name, (more, style) in kinds.items()},
     )
@@ -226,16 +232,23 @@ def draw(store: Store, args: argparse.Namespace) -> None:
     curves(
         store,
         args,
-        "ablation-shrinkage",
+        "shrinkage",
         ("shrinkage", "linear"),
         by_size("shrinkage", (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)),
     )
     curves(
         store,
         args,
-        "ablation-target-damping",
+        "target-damping",
         ("target damping", "log"),
         by_size("target_damping", (1e-3, 1e-2, 3e-2, 0.1, 0.3)),
+    )
+    curves(
+        store,
+        args,
+        "damping",
+        ("damping", "log"),
+        by_size("damping", (1e-3, 1e-2, 0.1, 0.3)),
     )
 
 
@@ -261,7 +274,7 @@ def tables(store: Store) -> str:
             seen.add(key)
             name = changes.get("method") or (
                 ", ".join(f"{k} {v}" for k, v in said(changes).items() if said({})[k] != v)
-                or "the default"
+                or "the base"
             )
             cells = [
                 f"{row['perplexity'][text]:.4g} | {store.excess(case, changes, text):.2f}"
@@ -274,7 +287,7 @@ def tables(store: Store) -> str:
 def said(changes: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run that tell it from others."""
     config = PruneConfig(**{**BASE, **changes}).to_dict()
-    return {name: config[name] for name in (*BASE, *VARIED) if name != "solver"}
+    return {name: config[name] for name in (*BASE, "seed") if name != "solver"}
 
 
 def main() -> None:
@@ -287,6 +300,7 @@ def main() -> None:
     parser.add_argument("--cases", default="1,2", help="numbers in CASES (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="ablation", help="of the results' files (%(default)s)")
     parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images")
     parser.add_argument("--plot-only", action="store_true")
     args = parser.parse_args()
@@ -297,7 +311,7 @@ def main() -> None:
         "window": WINDOW,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    store = Store(args.out / "ablation.json", about)
+    store = Store(args.out / f"{args.name}.json", about)
     chosen = [CASES[int(number) - 1] for number in args.cases.split(",")]
     groups = args.groups.split(",")
     todo = [
@@ -318,7 +332,7 @@ def main() -> None:
         print(case.name, changes, row["perplexity"], row["seconds"], flush=True)
     args.images.mkdir(parents=True, exist_ok=True)
     draw(store, args)
-    write_text(args.out / "ablation.md", tables(store))
+    write_text(args.out / f"{args.name}.md", tables(store))
 
 
 if __name__ == "__main__":
