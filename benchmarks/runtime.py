@@ -157,7 +157,7 @@ def random_llama(sizes: dict[str, int], device: torch.device) -> LlamaForCausalL
         if isinstance(linear, nn.Linear) and name != "lm_head":
             shape = Shape(name, linear.out_features, linear.in_features, BLOCK)
             parent, _, child = name.rpartition(".")
-            layer = random_layer(shape, torch.bfloat16, device)
+            layer = random_layer(shape, torch.bfloat16, device, pack=False)
             setattr(model.get_submodule(parent), child, layer)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -77,6 +78,33 @@ def test_a_measured_tiling_goes_before_the_rule(monkeypatch: pytest.MonkeyPatch)
     assert tiles.tiling(product, torch.device("cpu")) == Tiling(rows=16, warps=2)
     other = Product(6144, 4096, 128, 5, torch.bfloat16)
     assert tiles.tiling(other, torch.device("cpu")) == tiles.by_rule(other)
+
+
+def test_captured_graphs_count_on_zeros_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(stream=7, capturing=False)
+    real = torch.zeros
+
+    def zeros(size, dtype, device):
+        assert not state.capturing
+        return real(size, dtype=dtype)
+
+    monkeypatch.setattr(triton, "_counters", {})
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=state.stream)
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.capturing)
+    gpu = torch.device("cuda")
+    eager, large = triton._zeros(gpu, 10), triton._zeros(gpu, 5000)
+    assert len(eager) >= 10
+    assert len(large) >= 5000
+    state.stream = 8
+    assert triton._zeros(gpu, 10) is not eager
+    state.capturing, state.stream = True, 7
+    captured = triton._zeros(gpu, 10)
+    assert captured is not eager
+    state.stream = 9
+    assert triton._zeros(gpu, 10) is captured
 
 
 _COMPILE = """

@@ -26,8 +26,10 @@ from armor.runtime.tiles import Product, Tiling, tiling
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# Zeros that count finished programs, by device and stream: kernels leave them as zeros.
-_counters: dict[tuple[torch.device, int], Tensor] = {}
+# Zeros that count finished programs; kernels leave them as zeros. By device, stream (or _CAPTURED)
+# and size, and never let go: captured graphs keep their address.
+_counters: dict[tuple[torch.device, int, int], Tensor] = {}
+_CAPTURED = -1
 
 
 def is_available() -> Verdict:
@@ -263,12 +265,22 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 
 
 def _zeros(device: torch.device, count: int) -> Tensor:
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    found = _counters.get((device, stream))
-    if found is None or len(found) < count:
-        found = torch.zeros(max(count, 4096), dtype=torch.int32, device=device)
-        _counters[device, stream] = found
-    return found
+    """`count` or more zeros for a launch on the current stream.
+
+    What is allocated during a capture is zero only once that graph has run. So the counters of
+    captured graphs are made by the call that warms up, and graphs must take turns.
+    """
+    stream, capturing = 0, False
+    if device.type == "cuda":
+        stream = torch.cuda.current_stream(device).cuda_stream
+        capturing = torch.cuda.is_current_stream_capturing()
+    size = max(4096, 1 << (count - 1).bit_length())
+    owners = [_CAPTURED] if capturing else [_CAPTURED, stream]
+    for owner in owners:
+        if (device, owner, size) not in _counters:
+            zeros = torch.zeros(size, dtype=torch.int32, device=device)
+            _counters[device, owner, size] = zeros
+    return _counters[device, owners[-1], size]
 
 
 def _interpreted() -> bool:
