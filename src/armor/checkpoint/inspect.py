@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.format import FORMAT, PATTERN, LayerSpec
+from armor.checkpoint.jsonfile import number
 from armor.checkpoint.reader import Checkpoint
 
 _NUMBERS = (
@@ -86,18 +86,9 @@ def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]
 
 def _record(record: dict[str, Any]) -> dict[str, Any]:
     """Losses and certificate out of a layer's record, None for what is absent or no number."""
-    numbers = {key: _number(record.get(key)) for key in _NUMBERS}
+    numbers = {key: number(record.get(key)) for key in _NUMBERS}
     certificate = record.get("certificate")
     return numbers | {"certificate": certificate if isinstance(certificate, bool) else None}
-
-
-def _number(value: Any) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond any float
-        return None
 
 
 def _mapping(value: Any) -> dict[str, Any]:

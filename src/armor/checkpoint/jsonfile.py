@@ -76,8 +76,25 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
 
 
+def check_file(path: Path | None) -> None:
+    """Raise `ArmorError` unless a file can be written at `path`, before hours of work for it."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ArmorError(f"cannot write {path}: its folder does not exist")
+    if path.is_dir():
+        raise ArmorError(f"cannot write {path}: it is a folder; give a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ArmorError(f"cannot write {path}: its folder is read-only; choose another one")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8: to a temporary name first, fsynced, then renamed."""
+    """Write `text` as UTF-8: to a temporary name first, fsynced, then renamed.
+
+    Raises:
+        OSError: a full disk or the like, with `path` for its file name; what was there stays.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -85,8 +102,21 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def number(value: Any) -> float | None:
+    """A finite float, None for anything else that a file may hold in its place."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond any float
+        return None
 
 
 def plain(value: Any) -> Any:

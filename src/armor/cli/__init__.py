@@ -87,14 +87,20 @@ def main() -> None:
         _fail(str(error), 2)
     except SystemExit as ending:
         if ending.code == 130:  # Ctrl-C, which typer swallows
-            _fail("interrupted; nothing half-written is left, armor prune resumes if repeated", 130)
+            _interrupted()
         raise
+    except KeyboardInterrupt:  # before typer takes over
+        _interrupted()
     except Exception as error:
         if os.environ.get("ARMOR_DEBUG"):
             raise
         if isinstance(error, OSError) and error.strerror:  # no permission, a full disk
             _fail(f"{error.filename or 'cannot read or write'}: {error.strerror}", 2)
         _fail(f"{type(error).__name__}: {reason(error)} (ARMOR_DEBUG=1 shows the traceback)", 1)
+
+
+def _interrupted() -> None:
+    _fail("interrupted; nothing half-written is left, armor prune resumes if repeated", 130)
 
 
 def _fail(message: str, code: int) -> None:

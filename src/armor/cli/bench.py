@@ -69,9 +69,10 @@ def bench_command(
 
     Example: [bold]armor bench --shapes 4096x4096,4096x11008 --threads 2[/bold]
     """
+    from armor.checkpoint.jsonfile import check_file
+
     for file in (json, plot):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ArmorError(f"cannot write {file}: its folder does not exist")
+        check_file(file)
     if (folder is None) == (shapes is None):
         raise ArmorError("say what to time: a folder armor prune wrote, or --shapes OUTxIN,...")
     _run(

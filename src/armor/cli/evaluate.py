@@ -70,6 +70,7 @@ def evaluate_command(
     """
     from rich.console import Console
 
+    from armor.checkpoint.jsonfile import check_file
     from armor.cli.progress import WindowProgress
     from armor.cli.table import perplexity_table, task_table
     from armor.evaluate.measure import Measurement
@@ -83,8 +84,7 @@ def evaluate_command(
         )
     if task_dir is not None and not specs:
         raise ArmorError("--task-dir defines tasks; name those to run: --tasks NAME,...")
-    if json is not None and not json.absolute().parent.is_dir():
-        raise ArmorError(f"cannot write {json}: its folder does not exist")
+    check_file(json)
     chosen = chosen_device(device)
     for text in texts:
         check_text(text)

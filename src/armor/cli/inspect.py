@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor.errors import ArmorError
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,10 +31,9 @@ def inspect_command(
     from rich.console import Console
 
     from armor.checkpoint.inspect import inspect
-    from armor.checkpoint.jsonfile import write_json
+    from armor.checkpoint.jsonfile import check_file, write_json
 
-    if json is not None and not json.absolute().parent.is_dir():
-        raise ArmorError(f"cannot write {json}: its folder does not exist")
+    check_file(json)
     found = inspect(folder)
     if json is not None:
         write_json(json, found)

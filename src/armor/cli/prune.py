@@ -131,15 +131,14 @@ def prune_command(
         exclude=exclude or (),
         seed=seed,
     )
-    if json is not None and not json.absolute().parent.is_dir():
-        raise ArmorError(f"cannot write {json}: its folder does not exist")
     from armor.checkpoint.format import RUN_FILE
-    from armor.checkpoint.jsonfile import read_json, write_json
+    from armor.checkpoint.jsonfile import check_file, read_json, write_json
     from armor.cli.progress import LayerProgress
     from armor.events import both
     from armor.run.memory import parse_bytes
     from armor.run.prune import prune
 
+    check_file(json)
     about = {"model": model, "config": described(config)}
     with (
         recording("prune", out, beside(out), log, tensorboard, **about) as recorder,

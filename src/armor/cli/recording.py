@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor.errors import ArmorError
-
 if TYPE_CHECKING:
     from armor.config import PruneConfig
     from armor.events import Recorder, Sink
@@ -41,14 +39,14 @@ def recording(
     Raises:
         ArmorError: a log or folder that cannot be written.
     """
+    from armor.checkpoint.jsonfile import check_file
     from armor.events import JsonLines, Logger, Recorder, TensorBoard
 
     sinks: list[Sink] = [Logger()]
     if log is None:
         sinks.append(JsonLines(default, wait_for=("run_planned", "measured")))
     elif log != OFF:
-        if not Path(log).absolute().parent.is_dir():
-            raise ArmorError(f"cannot write {log}: its folder does not exist")
+        check_file(Path(log))
         sinks.append(JsonLines(Path(log)))
     if board is not None:
         sinks.append(TensorBoard(board, out.name))

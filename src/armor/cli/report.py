@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from armor.errors import ArmorError
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -41,14 +39,14 @@ def report_command(
 
     Example: [bold]armor report qwen-armor --eval eval.json --bench bench.json[/bold]
     """
+    from armor.checkpoint.jsonfile import check_file
     from armor.report import collect, write_report
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ArmorError(f"cannot write {out}: its folder does not exist")
     report = collect(folder, evaluation or (), bench or ())
     page = out or folder
     if page.is_dir():
         page /= "report.html"
+    check_file(page)
     plots = page.with_name(f"{page.stem}-plots") if png else None
     files = write_report(report, page, plots)
     print(f"wrote {page}" + (f" and {len(files)} plots in {plots}" if files else ""))

@@ -41,7 +41,9 @@ class Checkpoints:
         self._pruned: dict[str, Any] = {}
         if self._file.is_file():
             with suppress(ArmorError):  # damaged: about to be replaced
-                self._pruned = read_json(self._file).get("pruned", {})
+                known = read_json(self._file).get("pruned")
+                entries = known.items() if isinstance(known, dict) else ()
+                self._pruned = {label: it for label, it in entries if isinstance(it, dict)}
         self._head: dict[str, Any] = {"model": model, "rows": []}
 
     def is_done(self, label: str, config: PruneConfig) -> bool:

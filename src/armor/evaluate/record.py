@@ -39,7 +39,11 @@ class Record:
             self.about |= {name: data.get(name) for name, value in about.items() if value is None}
             for kind, rows in data.items():
                 if isinstance(rows, list):
-                    self._old |= {row["key"]: {"kind": kind, "row": row} for row in rows}
+                    self._old |= {
+                        row["key"]: {"kind": kind, "row": row}
+                        for row in rows
+                        if isinstance(row, dict) and isinstance(row.get("key"), str)
+                    }
 
     def known(self, key: str) -> dict[str, Any] | None:
         """The row of `key`, if it was measured before."""

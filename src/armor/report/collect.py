@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.format import LayerSpec
-from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.jsonfile import number, read_json, write_json
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
@@ -105,7 +105,7 @@ def read_run(folder: Path, label: str) -> Run:
     config, machine = _mapping(record.get("config")), _mapping(record.get("machine"))
     facts = {"model": record.get("model")} | {f"machine {key}": v for key, v in machine.items()}
     method = record.get("method") or config.get("method")
-    memory = _number(record.get("peak_memory_bytes"))
+    memory = number(record.get("peak_memory_bytes"))
     return Run(
         label,
         str(method or "not recorded"),
@@ -115,7 +115,7 @@ def read_run(folder: Path, label: str) -> Run:
         {key: str(value) for key, value in _mapping(record.get("versions")).items()},
         {key: str(value) for key, value in facts.items() if value is not None},
         {key: str(why) for key, why in _mapping(record.get("dense_layers")).items()},
-        _number(record.get("seconds")),
+        number(record.get("seconds")),
         None if memory is None else int(memory),
     )
 
@@ -134,13 +134,13 @@ def _layer(
         sum(stored.values()),
         dense,
         (stored.get("left", 0) + stored.get("right", 0)) / dense,
-        loss=_number(record.get("loss")),
-        nowag_loss=_number(record.get("nowag_loss")),
-        sparsegpt_loss=_number(record.get("sparsegpt_loss")),
+        loss=number(record.get("loss")),
+        nowag_loss=number(record.get("nowag_loss")),
+        sparsegpt_loss=number(record.get("sparsegpt_loss")),
         certificate=certificate if isinstance(certificate, bool) else None,
         losses=losses,
         times=times if len(times) == len(losses) else (),
-        error=_number(record.get("output_error")),
+        error=number(record.get("output_error")),
     )
 
 
@@ -190,12 +190,6 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
 def _numbers(value: Any) -> tuple[float, ...]:
-    numbers = [_number(item) for item in value] if isinstance(value, list) else []
-    return tuple(number for number in numbers if number is not None)
+    numbers = [number(item) for item in value] if isinstance(value, list) else []
+    return tuple(found for found in numbers if found is not None)
