@@ -120,4 +120,65 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
     """Every family in turn, or those that the test names."""
+    request.node.user_properties.append(("family", request.param))
     return FAMILIES[request.param]
+
+
+# The table in docs/models.md: pytest tests/families --families-table docs/models.md
+
+BEGIN, END = "<!-- families -->", "<!-- /families -->"
+_HEAD = ("family", "what is special", "layers pruned", "transformers 4", "transformers 5")
+_RAN = {
+    "test_families": "whole way",
+    "test_layout": "parts",
+    "test_experts": "experts",
+    "test_shapes": "shapes",
+}
+_passed: dict[str, set[str]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--families-table", type=Path, help="write what passed into this page")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    family = dict(report.user_properties).get("family")
+    ran = _RAN.get(report.nodeid.partition("::")[0].rpartition("/")[2].removesuffix(".py"))
+    if report.when == "call" and isinstance(family, str) and ran:
+        _passed.setdefault(family, set()).add(ran if report.passed else f"{ran} FAILED")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page = session.config.getoption("--families-table", None)
+    if page is None or hasattr(session.config, "workerinput"):
+        return
+    text = page.read_text()
+    before, rest = text.split(BEGIN)
+    old, after = rest.split(END)
+    known = {cells[0]: cells for cells in table_rows(old)}
+    column = 3 if transformers.__version__ < "5" else 4
+    lines = ["| " + " | ".join(_HEAD) + " |", "|---|---|---|---|---|"]
+    for name, family in FAMILIES.items():
+        cells = [name, family.note, str(family.linears), *known.get(name, [""] * 5)[3:]]
+        cells[column] = f"{transformers.__version__}: {', '.join(sorted(_passed.get(name, ())))}"
+        lines.append("| " + " | ".join(cells) + " |")
+    page.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def table() -> list[list[str]]:
+    """The rows of the table in docs/models.md."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    return table_rows(page.split(BEGIN)[1].split(END)[0])
+
+
+@pytest.fixture(scope="session")
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return FAMILIES

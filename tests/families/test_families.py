@@ -64,3 +64,18 @@ def test_the_whole_way(family: Any, tokenizer: Any, text: Path, tmp_path: Path) 
     for network in (model, exported):
         shared = network.get_output_embeddings().weight is network.get_input_embeddings().weight
         assert shared == tied
+
+
+def test_the_table_in_the_documentation_is_current(
+    families: dict[str, Any], table: list[list[str]]
+) -> None:
+    """Written by ``pytest tests/families --families-table docs/models.md`` on both versions."""
+    assert [row[:3] for row in table] == [
+        [name, family.note, str(family.linears)] for name, family in families.items()
+    ]
+    for _, _, _, four, five in table:
+        assert four.startswith("4.")
+        assert five.startswith("5.")
+        assert "whole way" in four
+        assert "whole way" in five
+        assert "FAILED" not in four + five

@@ -27,6 +27,7 @@ class Call:
         self.args = args
         self.kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         self.by_name = "hidden_states" in kwargs
+        self.as_tuple = False  # what the block returns
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The hidden states behind `block`, (batch, seq, width)."""
@@ -44,7 +45,7 @@ class Call:
     def to(self, device: torch.device | str) -> Call:
         """The same call with its tensors on `device`."""
         moved = Call(_to(self.args, device), _to(self.kwargs, device))
-        moved.by_name = self.by_name
+        moved.by_name, moved.as_tuple = self.by_name, self.as_tuple
         return moved
 
 
@@ -96,7 +97,35 @@ def open_stream(
                 f"{type(model).__name__} calls {len(calls)} of its {len(structure.blocks)} blocks"
                 f" in {structure.prefix} one after the other: not supported"
             )
+        for call in calls:
+            call.as_tuple = bool(as_tuple)
         yield hidden[0], calls
+
+
+def behind(
+    model: nn.Module, structure: Structure, module: nn.Module, hidden: Tensor, as_tuple: bool
+) -> Tensor:
+    """What `module` is fed where the blocks of `model` end with `hidden`.
+
+    Args:
+        module: runs after the blocks. as_tuple: whether blocks return a tuple.
+    """
+    seen: list[Tensor] = []
+
+    def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        raise Stop
+
+    def forward(*_args: Any, **_kwargs: Any) -> Any:
+        return (hidden,) if as_tuple else hidden
+
+    handle = module.register_forward_pre_hook(capture)
+    try:
+        with _replaced(structure, forward), torch.no_grad(), suppress(Stop):
+            model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def observe(

@@ -22,7 +22,7 @@ from armor.hf.config import ArmorConfig
 from armor.linear import ArmorLinear
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
-from armor.models.names import fuses_experts, renaming
+from armor.models.names import fuses_experts, layer_renaming
 from armor.runtime import prepare
 from armor.sparsity import valid_indices
 
@@ -53,11 +53,12 @@ class ArmorQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         layers = self.quantization_config.specs()
         _check_files(model.config.name_or_path, layers, kwargs.get("checkpoint_files"))
-        rename = renaming(model)
+        rename = layer_renaming(model)
         self._split = split_experts(model, layers) if any(map(is_expert, layers)) else []
         for tensor, whole in self.quantization_config.joined_tensors().items():
-            name = tensor.removesuffix(".weight")
-            if name != tensor and (path := _find(model, rename(name))) is not None:
+            if not tensor.endswith(".weight"):  # of experts
+                continue
+            if (path := _find(model, rename(tensor.removesuffix(".weight")))) is not None:
                 split_linear(model, path, tuple(whole.parts.values()))
         for name, spec in layers.items():
             path = _find(model, rename(name))

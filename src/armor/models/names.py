@@ -31,6 +31,12 @@ def renaming(model: Any) -> Callable[[str], str]:
     return renamed
 
 
+def layer_renaming(model: Any) -> Callable[[str], str]:
+    """`renaming` for the names of layers."""
+    rename = renaming(model)
+    return lambda name: rename(f"{name}.weight").removesuffix(".weight")
+
+
 def fuses_experts(conversion: Any) -> bool:
     """Whether a conversion of transformers 5 merges the experts of a checkpoint into one tensor."""
     targets = getattr(conversion, "target_patterns", ())

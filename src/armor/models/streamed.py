@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.calibrate.stream import behind
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
@@ -71,13 +72,46 @@ class StreamedModel:
     def opened(self) -> Iterator[None]:
         """While active, block 0 and all that may run before it has its weights."""
         first, blocks = f"{self.structure.prefix}.0.", f"{self.structure.prefix}."
-        head = _module_name(self.model, self.model.get_output_embeddings())
         names = [
             name
             for name in self.stored
             if name.startswith(first)
-            or not (name.startswith(blocks) or name.rpartition(".")[0] == head)
+            or not (name.startswith(blocks) or name.rpartition(".")[0] == self.head)
         ]
+        with self._loaded(names):
+            yield
+
+    @property
+    def head(self) -> str | None:
+        """The name of the output head, a linear; None if the model has none."""
+        return _module_name(self.model, self.model.get_output_embeddings())
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head shares its weight with the embeddings."""
+        head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        return head is not None and head.weight is embeddings.weight
+
+    def head_input(self, hidden: Tensor, as_tuple: bool) -> Tensor:
+        """What the output head is fed, (batch, seq, width) float32 on the CPU.
+
+        Args:
+            hidden: behind the last block. as_tuple: whether blocks return a tuple.
+        """
+        head = self.model.get_output_embeddings()
+        embeddings = _module_name(self.model, self.model.get_input_embeddings())
+        names = [
+            name
+            for name in self.stored
+            if not name.startswith(f"{self.structure.prefix}.")
+            and name.rpartition(".")[0] not in (self.head, embeddings)
+        ]
+        with self._loaded(names):
+            return behind(self.model, self.structure, head, hidden.cpu(), as_tuple)
+
+    @contextmanager
+    def _loaded(self, names: Iterable[str]) -> Iterator[None]:
+        """While active, these tensors of the model are in memory."""
         empty = {name: _get(self.model, name) for name in names}
         try:
             for name in names:

@@ -76,7 +76,7 @@ class Pipeline:
         self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
 
     def missing(self) -> list[int]:
-        """The blocks with layers that are not in the store, in order."""
+        """The blocks with layers that are not in the store, in order; the output head is one."""
         return sorted({self._index(name) for name in self._plans if self._lacks(name)})
 
     def run_kept(self) -> bool:
@@ -98,7 +98,9 @@ class Pipeline:
             self._model.prefetch(streams.index + 1)
             self._solved = {}
             before = streams.refs()
-            if streams.pruned is None:
+            if streams.index == len(self._model.structure.blocks):
+                self._head(streams)
+            elif streams.pruned is None:
                 self._dense_block(streams)
             else:
                 self._pruned_block(streams, last)
@@ -198,6 +200,21 @@ class Pipeline:
         if index != last:
             jobs = self._forward("advance_pruned", {"index": index}, {"hidden": pruned})
             streams.pruned = [ref for _, (ref,) in self._scheduler.each(jobs)]
+
+    def _head(self, streams: Streams) -> None:
+        """The output head, behind the last block."""
+        head = self._model.head
+        assert head is not None
+        hidden = {"hidden": streams.pruned or streams.dense or []}
+        if streams.pruned is not None and streams.dense is not None:
+            hidden["dense"] = streams.dense
+        total = Moments()
+        args = {"index": streams.index}
+        for tokens, (ref,) in self._scheduler.each(self._forward("head_sums", args, hidden)):
+            total.merge(tokens, self._engine.fetch(ref))
+            self._engine.drop(ref)
+        self._solve(streams.index, [head], total.means(head), 1)
+        self._scheduler.settle()
 
     def _stage_moments(self, streams: Streams, linear: str) -> Moments:
         assert streams.pruned is not None
@@ -342,10 +359,14 @@ class Pipeline:
 
     def _name(self, index: int, linear: str) -> str:
         path = f"{self._model.structure.prefix}.{index}.{linear}".rstrip(".")
+        if index == len(self._model.structure.blocks):
+            path = self._model.head or ""
         return self._model.layout.name(path)
 
     def _index(self, name: str) -> int:
         path = self._model.layout.path(name)
+        if path == self._model.head:
+            return len(self._model.structure.blocks)
         return int(path.removeprefix(f"{self._model.structure.prefix}.").partition(".")[0])
 
     def _in_block(self, index: int) -> list[str]:

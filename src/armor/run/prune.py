@@ -122,7 +122,7 @@ def prune(
     source = resolve(str(model))
     check_source(source)
     streamed = open_model(source, config)
-    plans = make_plan(_shapes(streamed), config)
+    plans = make_plan(_shapes(streamed, config.lm_head), config)
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
@@ -224,12 +224,20 @@ class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
         return len(self._names)
 
 
-def _shapes(model: StreamedModel) -> dict[str, tuple[int, int]]:
-    return {
-        model.layout.name(path): (linear.out_features, linear.in_features)
+def _shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
+    linears = {
+        model.layout.name(path): linear
         for index in range(len(model.structure.blocks))
         for path, linear in model.structure.linears(index).items()
     }
+    if lm_head:
+        if model.head is None or model.tied:
+            raise ArmorError(
+                "the output head shares its weight with the embeddings, which are not pruned:"
+                " leave out --lm-head"
+            )
+        linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
 
 
 def _window(config: PruneConfig, network: Any) -> int:

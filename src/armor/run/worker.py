@@ -194,6 +194,22 @@ class Worker:
             for kind, value in total.sums().items()
         }
 
+    def head_sums(
+        self, index: int, hidden: Tensors, dense: Tensors | None = None
+    ) -> tuple[int, Tensors]:
+        """The moments of what the output head is fed, over one part: see `sums`.
+
+        Args:
+            index: number of blocks. hidden, dense: hidden states behind the last.
+        """
+        moments = Moments()
+        for batch, states in hidden.items():
+            as_tuple = self._spec.calls[index - 1][states.shape[0]].as_tuple
+            inputs = self._model.head_input(states, as_tuple).to(self._spec.device)
+            twins = None if dense is None else self._model.head_input(dense[batch], as_tuple)
+            moments.add(inputs, None if twins is None else twins.to(self._spec.device))
+        return moments.tokens, moments.sums()
+
     def advance_pruned(
         self, index: int, hidden: Tensors, **solved: Tensors
     ) -> tuple[None, Tensors]:
