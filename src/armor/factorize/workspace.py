@@ -101,7 +101,7 @@ class Workspace:
             errors = torch.empty_like(self.two[rows], dtype=torch.float32)
             errors.normal_(generator=generator)  # the same ones for every dtype
             self.two[rows].addcmul_(errors.to(self.two.dtype), self.deviation * size)
-        self._sweep_core(state)
+        self._sweep_core(state, weigh=False)
 
     def step_right(self, state: State) -> None:
         """Minimise over each B_j in turn."""
@@ -151,8 +151,8 @@ class Workspace:
         """One sweep over the groups of the core; needs the force in `two` and the loss."""
         state.loss = state.loss - self._sweep_core(state)
 
-    def _sweep_core(self, state: State) -> Tensor:
-        """The sweep, and what it takes off the loss that the force in `two` belongs to."""
+    def _sweep_core(self, state: State, weigh: bool = True) -> Tensor:
+        """The sweep, and what it takes off the loss that the force in `two` belongs to, or 0."""
         left_t, right_t = state.left.mT, state.right.mT
         gram_left = torch.bmm(left_t, state.left)
         gram_right = torch.bmm(torch.bmm(state.right, self.moments), right_t)
@@ -162,7 +162,7 @@ class Workspace:
         if not self.problem.is_full:
             before = self.one.copy_(state.core)
             sweep(residual, state.core, state.choice, gram_left, gram_right)
-            for rows in self._chunks():
+            for rows in self._chunks() if weigh else ():
                 change = state.core[rows] - before[rows]
                 left = gram_left[rows.start // self.block : rows.stop // self.block]
                 curved = self._right(self._left(left, change), gram_right)
@@ -182,7 +182,8 @@ class Workspace:
             sweep(rest, core, choice, gram_left, right, inverses=pair)
             change = core - state.core[:, span]
             pushed = self._left(gram_left, change)
-            gain += _gain(change, rest, pushed @ right[0])
+            if weigh:
+                gain += _gain(change, rest, pushed @ right[0])
             moved[:, span] = pushed
             state.core[:, span] = core
             state.choice[:, pairs] = choice
