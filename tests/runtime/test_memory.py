@@ -82,6 +82,7 @@ print(peak - before, loaded - before, sum(tensor.nbytes for tensor in model.para
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_loading_and_running_takes_the_packed_model_and_at_most_one_layer(tmp_path: Path) -> None:
     checkpoint(tmp_path / "small", 64, 128, 1)

@@ -152,6 +152,7 @@ for capability, placed in ((80, False), (90, False), (90, True)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ptxas comes with triton on Linux only")
 def test_the_kernels_compile_for_gpus() -> None:
     """For compute capability 8.0 and 9.0: wide loads, no spills, shared memory that fits."""

@@ -1,7 +1,7 @@
 """Numba kernels for several rows of bfloat16, on processors that multiply it: see `has_dot`.
 
 The kept inputs are picked out of 64 by one instruction and multiplied by another, which needs no
-unpacked weights: half the multiplications of a dense layer, and a third of its memory.
+unpacked weights: half the multiplications of a dense layer, and a little over half its memory.
 """
 
 from __future__ import annotations
