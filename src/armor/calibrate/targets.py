@@ -29,7 +29,15 @@ def compensated(weight: Tensor, second: Tensor, cross: Tensor, damping: float) -
         (out, in), in the dtype of `weight`; solved in float64.
     """
     ridge = damping * second.diagonal().double().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    eye = torch.eye(second.shape[0], dtype=torch.float64, device=second.device) * ridge
-    lower = torch.linalg.cholesky(second.double() + eye)
-    pull = weight.double() @ (cross.double() + eye)
+    pull = weight.double() @ _with_ridge(cross, ridge)  # first: the two (in, in) never meet
+    lower = _with_ridge(second, ridge).mT
+    # In place, and by columns as LAPACK wants it: of a wide layer each copy is gigabytes.
+    torch.linalg.cholesky(lower, out=lower)
     return torch.cholesky_solve(pull.T, lower).T.to(weight.dtype)
+
+
+def _with_ridge(moment: Tensor, ridge: Tensor) -> Tensor:
+    """``moment + ridge I`` in float64."""
+    wide = moment.double()
+    wide.diagonal().add_(ridge)
+    return wide

@@ -24,7 +24,7 @@ from armor.run.job import Job, Tensors
 from armor.run.open import open_model
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, LayerRecord, solve_layer
-from armor.run.threads import threads
+from armor.run.threads import SHARED_FROM, threads
 
 #: The dense model's inputs to a block's linears are kept up to this size, so that it runs once a
 #: block; above, it runs again for each stage.
@@ -52,7 +52,7 @@ class Worker:
         self._spec = spec
         self._model = model or open_model(spec.folder, spec.config)
         self._block: _Block | None = None
-        self._noted: dict[int, dict[str, list[Tensor]]] = {}  # by part
+        self._noted: dict[tuple[int, int], dict[str, list[Tensor]]] = {}  # by block and part
 
     def run(self, job: Job, tensors: Mapping[str, Tensors]) -> tuple[Any, list[Tensors]]:
         """Do `job`; `tensors` are what its references stand for."""
@@ -100,7 +100,7 @@ class Worker:
                 if sums:
                     moments.setdefault(head, Moments()).add(inputs)
         if note and _bytes(*self._noted.values(), noted) <= NOTED_BYTES:
-            self._noted[part] = noted
+            self._noted[index, part] = noted
         tokens = {head: total.tokens for head, total in moments.items()}
         message = merged(found), tokens, reached
         if not sums:
@@ -128,7 +128,7 @@ class Worker:
         """
         block = self._at(index)
         block.apply(solved)
-        twins = self._noted.get(part, {}).pop(linear, None) if dense is not None else None
+        twins = self._noted.get((index, part), {}).pop(linear, None) if dense is not None else None
         moments = Moments()
         for number, (batch, states) in enumerate(hidden.items()):
             inputs = self._input(block.pruned, index, states, linear)
@@ -224,6 +224,8 @@ class Worker:
 
     def solve(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
         """Prune one layer: its record, and the packed layer."""
+        if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
+            self._block = None  # read again in less time than the solve takes; its memory counts
         weight = f"{self._model.layout.path(plan.name)}.weight"
         inputs = LayerInputs(
             self._model.load(weight, self._spec.device),
@@ -236,7 +238,7 @@ class Worker:
     def _at(self, index: int) -> _Block:
         if self._block is None or self._block.index != index:
             self._block = None  # gone before the next one comes
-            self._noted = {}
+            self._noted = {key: kept for key, kept in self._noted.items() if key[0] == index}
             self._block = _Block(index, self._model, self._spec.device)
         return self._block
 
