@@ -110,3 +110,11 @@ def test_routers_stay_as_they_are(source: Path, text: Path, tmp_path: Path) -> N
         weight = old.get_parameter(f"{routed.router_path}.weight")
         assert isinstance(weight, nn.Parameter)
         assert torch.equal(weight, router.weight)
+
+
+@pytest.mark.parametrize("family", ["Mixtral"], indirect=True)
+def test_two_workers_give_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        armor.prune(source, settings(text), tmp_path / str(workers), workers=workers)
+    one, two = ((tmp_path / str(n) / "model.safetensors").read_bytes() for n in (1, 2))
+    assert one == two

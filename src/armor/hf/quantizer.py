@@ -64,6 +64,8 @@ class ArmorQuantizer(HfQuantizer):
             path = _find(model, rename(name))
             if path is not None:
                 _replace(model, path, spec)
+        if self._split and not hasattr(HfQuantizer, "update_weight_conversions"):
+            _refuse_dense_experts(model, self._split)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name, layer in _armor_layers(model):
@@ -106,6 +108,16 @@ class ArmorQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """The runtime is for inference."""
         return False
+
+
+def _refuse_dense_experts(model: nn.Module, split: list[str]) -> None:
+    """Early versions of transformers 5 would fuse dense experts, whatever armor asks for."""
+    for name in split:
+        if any(isinstance(module, nn.Linear) for module in model.get_submodule(name).modules()):
+            raise ArmorError(
+                f"{name} has experts that are not pruned, which this version of transformers cannot"
+                " load: pip install -U transformers"
+            )
 
 
 def _armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:

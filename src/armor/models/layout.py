@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from armor.checkpoint.joined import Joined, in_parts
@@ -46,7 +47,11 @@ class Layout:
 
     def path(self, name: str) -> str:
         """The inverse of `name`."""
-        return next((path for path, other in self.names.items() if other == name), name)
+        return self._paths.get(name, name)
+
+    @cached_property
+    def _paths(self) -> dict[str, str]:
+        return {name: path for path, name in self.names.items()}
 
 
 def lay_out(
