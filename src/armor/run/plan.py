@@ -51,8 +51,10 @@ def overhead(shape: tuple[int, int], block: int) -> float:
     return sum(-(-size // block) for size in shape) * block * block / (shape[0] * shape[1])
 
 
-def make_plan(shapes: Mapping[str, tuple[int, int]], config: PruneConfig) -> list[LayerPlan]:
-    """One plan a linear, in the order of `shapes`.
+def make_plan(
+    shapes: Mapping[str, tuple[int, int]], config: PruneConfig, itemsize: int = 2
+) -> list[LayerPlan]:
+    """One plan a linear, in the order of `shapes`; `itemsize` is the bytes of a weight.
 
     Raises:
         ArmorError: the globs match nothing, or an include glob matches nothing.
@@ -64,14 +66,14 @@ def make_plan(shapes: Mapping[str, tuple[int, int]], config: PruneConfig) -> lis
                     f"{what} {glob!r} matches no linear layer; there are, for example,"
                     f" {', '.join(list(shapes)[:3])}"
                 )
-    plans = [_plan_layer(name, shape, config) for name, shape in shapes.items()]
+    plans = [_plan_layer(name, shape, config, itemsize) for name, shape in shapes.items()]
     if all(plan.dense for plan in plans):
         notes = sorted({plan.note for plan in plans})
         raise ArmorError(f"nothing to prune: all {len(plans)} linears stay dense ({notes[0]})")
     return plans
 
 
-def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig) -> LayerPlan:
+def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize: int) -> LayerPlan:
     if config.include and not _matches(name, config.include):
         return LayerPlan(name, shape, dense=True, note="not included")
     if _matches(name, config.exclude):
@@ -96,17 +98,17 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig) -> Layer
     block, note = rules.get("block", config.block_size), ""
     if block in (None, "auto"):
         block, note = choose_block(shape, config.overhead_budget)
-    if (size := packed_size(shape, block)) >= 1.0:
+    if (size := packed_size(shape, block, itemsize)) >= 1.0:
         note = f"{pattern} with block {block} would be {size:.2f}x dense"
         return LayerPlan(name, shape, dense=True, note=note)
     return replace(plan, block=block, note=plan.note or note)
 
 
-def packed_size(shape: tuple[int, int], block: int) -> float:
-    """Bytes of a pruned layer over those of the dense one, in 16 bits, positions counted."""
+def packed_size(shape: tuple[int, int], block: int, itemsize: int = 2) -> float:
+    """Bytes of a pruned layer over those of the dense one, positions counted."""
     values, indices = packed_shapes(*shape)
     dense = shape[0] * shape[1]
-    return (prod(values) + prod(indices) / 2) / dense + overhead(shape, block)
+    return (prod(values) + prod(indices) / itemsize) / dense + overhead(shape, block)
 
 
 def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:

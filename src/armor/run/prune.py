@@ -122,7 +122,9 @@ def prune(
     source = resolve(str(model))
     check_source(source)
     streamed = open_model(source, config)
-    plans = make_plan(_shapes(streamed, config.lm_head), config)
+    shapes = _shapes(streamed, config.lm_head)
+    itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
+    plans = make_plan(shapes, config, itemsize)
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
