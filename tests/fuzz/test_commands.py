@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from armor.cli import main
+from armor.errors import ArmorError
 from armor.hf.load import load
 from armor.models.load import load_model, load_tokenizer
 
@@ -188,11 +189,15 @@ def test_code_in_a_folder_is_not_run_where_transformers_knows_the_type(
     folder = shutil.copytree(loadable.pruned, tmp_path / "model")
     config(auto_map={"AutoModelForCausalLM": "mine.M", "AutoConfig": "mine.C"})(folder)
     (folder / "mine.py").write_text("open('executed', 'w')")
-    (folder / "custom_generate").mkdir()
-    (folder / "custom_generate" / "generate.py").write_text("open('executed', 'w')")
     monkeypatch.chdir(tmp_path)
     for loading in (load, load_model):
         assert type(loading(str(folder))).__name__ == "LlamaForCausalLM"
+    assert not (tmp_path / "executed").exists()
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text("open('executed', 'w')")
+    for loading in (load, load_model):
+        with pytest.raises(ArmorError, match="custom_generate"):
+            loading(str(folder))
     assert not (tmp_path / "executed").exists()
 
 

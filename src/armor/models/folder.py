@@ -46,6 +46,12 @@ def check_folder(folder: Path, trust_remote_code: bool = False) -> dict[str, Sto
             f"{folder}: model type {short(config.get('model_type'))} needs code from the model's"
             " folder, which armor does not run: use a version of transformers that knows the type"
         )
+    # Older transformers run it from a local folder whatever they are told of trust.
+    if (folder / "custom_generate").exists() and not trust_remote_code:
+        raise ArmorError(
+            f"{folder} holds code for generation (custom_generate), which armor does not run:"
+            " delete that folder"
+        )
     check_sidecar(folder)
     tensors = read_weights(folder)
     for key, value in _numbers(config):
