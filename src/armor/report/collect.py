@@ -16,16 +16,7 @@ from armor.errors import ArmorError
 from armor.evaluate.checkpoints import DENSE, RESULTS
 from armor.evaluate.compare import Row
 from armor.report.data import Layer, Report, Run, Sizes
-
-#: The lists that are shown, and what their rows must have.
-_EVAL = {
-    "perplexity": {"source", "perplexity", "ci95", "bits_per_byte", "seq_len", "tokens"},
-    "tasks": {"task", "shots", "metric", "value", "stderr", "samples"},
-}
-_BENCH = {
-    "layers": {"layer", "batch", "contender", "seconds"},
-    "model": {"contender", "prefill", "decode", "bytes"},
-}
+from armor.report.schema import BENCH, COMPARISON, EVAL, Fields, fits
 
 
 def name_comparison(folder: Path, title: str) -> None:
@@ -48,8 +39,8 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
         raise ArmorError(f"{folder} is not a folder")
     found = Report(
         folder.resolve().name,
-        evals=_read(folder.glob("eval*.json"), evals, _EVAL, "armor eval"),
-        benches=_read(folder.glob("bench*.json"), benches, _BENCH, "armor bench"),
+        evals=_read(folder.glob("eval*.json"), evals, EVAL, "armor eval"),
+        benches=_read(folder.glob("bench*.json"), benches, BENCH, "armor bench"),
     )
     if (folder / RESULTS).is_file():
         return _comparison(folder, found)
@@ -63,6 +54,8 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
 
 def _comparison(folder: Path, found: Report) -> Report:
     data = read_json(folder / RESULTS)
+    if not fits(data, COMPARISON):
+        raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again")
     known = {item.name for item in fields(Row)}
     try:
         rows = [
@@ -77,6 +70,13 @@ def _comparison(folder: Path, found: Report) -> Report:
         raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again") from None
     if not rows:
         raise ArmorError(f"{folder / RESULTS} has no rows yet; run armor compare again")
+    whole = all(
+        row.perplexity.keys() == rows[0].perplexity.keys()
+        and (row.dense_linear_bytes > 0 or row.label == DENSE)
+        for row in rows
+    )
+    if not whole:
+        raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again")
     labels = [row.label for row in rows if row.label != DENSE]
     runs = {
         label: read_run(folder / label, label)
@@ -160,30 +160,20 @@ def _sizes(checkpoint: Checkpoint, layers: list[Layer]) -> Sizes:
 
 
 def _read(
-    found: Iterable[Path], given: Iterable[Path], keys: Mapping[str, set[str]], command: str
+    found: Iterable[Path], given: Iterable[Path], fields_of: Mapping[str, Fields], command: str
 ) -> dict[str, dict[str, Any]]:
     """The JSON objects by file name; `found` files of another make are passed over."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(found):
         data = read_json(path)
-        if _has(data, keys):
+        if fits(data, fields_of):
             files[path.name] = data
     for path in given:
         data = read_json(path)
-        if not _has(data, keys):
+        if not fits(data, fields_of):
             raise ArmorError(f"{path} was not written by {command} --json")
         files[path.name if path.name not in files else str(path)] = data
     return files
-
-
-def _has(data: dict[str, Any], keys: Mapping[str, set[str]]) -> bool:
-    """Whether there is one of the lists, and every row of them has its keys."""
-    lists = {name: data[name] for name in keys if isinstance(data.get(name), list)}
-    return bool(lists) and all(
-        isinstance(row, dict) and keys[name] <= set(row)
-        for name, rows in lists.items()
-        for row in rows
-    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""What a report believes of the JSON files it reads: the names and types of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from armor.checkpoint.jsonfile import number
+
+Fields = Mapping[str, Callable[[Any], bool]]
+_ABSENT = object()
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return number(value) is not None
+
+
+def _number_or_null(value: Any) -> bool:
+    return value is None or _number(value)  # infinity is written as null
+
+
+def _positive(value: Any) -> bool:
+    return 0.0 < (number(value) or 0.0) < 1e30
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _count_or_null(value: Any) -> bool:
+    return value is None or _count(value)
+
+
+def _interval(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(map(_number_or_null, value))
+    )
+
+
+def _table(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and bool(value) and all(map(check, value.values()))
+
+
+def _name(value: Any) -> bool:
+    """A folder in the comparison's, and nowhere else."""
+    return _text(value) and value not in ("", ".", "..") and not set(value) & set("/\\\0")
+
+
+EVAL: dict[str, Fields] = {
+    "perplexity": {
+        "source": _text,
+        "perplexity": _number_or_null,
+        "ci95": _interval,
+        "bits_per_byte": _number,
+        "seq_len": _count,
+        "tokens": _count,
+    },
+    "tasks": {
+        "task": _text,
+        "shots": _count,
+        "metric": _text,
+        "value": _number,
+        "stderr": _number_or_null,
+        "samples": _count,
+    },
+}
+BENCH: dict[str, Fields] = {
+    "layers": {"layer": _text, "batch": _count, "contender": _text, "seconds": _positive},
+    "model": {"contender": _text, "prefill": _number, "decode": _positive, "bytes": _count},
+}
+#: results.json of a comparison. The dense model's row may lack its sizes.
+COMPARISON: dict[str, Fields] = {
+    "rows": {
+        "label": _name,
+        "method": _text,
+        "perplexity": _table(lambda value: value is None or _positive(value)),
+        "linear_bytes": _count,
+        "dense_linear_bytes": _count,
+        "seconds": _number,
+        "gap_left": lambda value: value in (None, _ABSENT) or _table(_number)(value),
+    }
+}
+_HEAD: Fields = {
+    "machine": lambda value: value is None or isinstance(value, dict),
+    "seq_len": _count_or_null,
+    "max_chars": _count_or_null,
+}
+
+
+def fits(data: Mapping[str, Any], lists: Mapping[str, Fields]) -> bool:
+    """Whether there is one of the lists, and every row of them has its fields."""
+    found = [name for name in lists if name in data]
+    return (
+        bool(found)
+        and all(check(data.get(name)) for name, check in _HEAD.items())
+        and all(isinstance(data[name], list) for name in found)
+        and all(
+            isinstance(row, dict)
+            and all(check(row.get(key, _ABSENT)) for key, check in lists[name].items())
+            for name in found
+            for row in data[name]
+        )
+    )
