@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 
 @dataclass(frozen=True)
@@ -14,15 +16,17 @@ class Factors:
 
     Attributes:
         core: S, (out, in), zero wherever `mask` is False.
-        mask: bool (out, in), the kept positions: exactly N of every M (a kept value may be 0).
+        mask: bool (out, in), the kept positions: as many as `pattern` says (a kept value may be 0).
         left: A, (ceil(out/b), b, b), or None for a method without wrappers.
         right: B, (ceil(in/b), b, b), or None. A last partial block is padded with the identity.
+        pattern: of `mask`.
     """
 
     core: Tensor
     mask: Tensor
     left: Tensor | None = None
     right: Tensor | None = None
+    pattern: Pattern = TWO_OF_FOUR
 
     @property
     def block(self) -> int | None:
@@ -31,11 +35,12 @@ class Factors:
 
     def to(self, device: str | torch.device) -> Factors:
         """The factors on `device`."""
-        return Factors(
-            self.core.to(device),
-            self.mask.to(device),
-            None if self.left is None else self.left.to(device),
-            None if self.right is None else self.right.to(device),
+        return replace(
+            self,
+            core=self.core.to(device),
+            mask=self.mask.to(device),
+            left=None if self.left is None else self.left.to(device),
+            right=None if self.right is None else self.right.to(device),
         )
 
     def dense(self) -> Tensor:

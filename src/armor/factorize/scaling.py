@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,10 @@ def fold(factors: Factors, rows: Tensor, cols: Tensor) -> Factors:
     """``diag(rows) A S B diag(cols)``, rows (out,) into A and cols (in,) into B."""
     assert factors.left is not None
     assert factors.right is not None
-    return Factors(
-        factors.core,
-        factors.mask,
-        factors.left * _blocks(rows, factors.left).unsqueeze(-1),
-        factors.right * _blocks(cols, factors.right).unsqueeze(-2),
+    return replace(
+        factors,
+        left=factors.left * _blocks(rows, factors.left).unsqueeze(-1),
+        right=factors.right * _blocks(cols, factors.right).unsqueeze(-2),
     )
 
 
@@ -30,21 +31,21 @@ def balance(factors: Factors) -> Factors:
     columns = _norms(factors.left, dim=-2)
     rows = _norms(factors.right, dim=-1)
     out, width = factors.core.shape
-    return Factors(
-        factors.core * columns.flatten()[:out, None] * rows.flatten()[:width],
-        factors.mask,
-        factors.left / columns.unsqueeze(-2),
-        factors.right / rows.unsqueeze(-1),
+    return replace(
+        factors,
+        core=factors.core * columns.flatten()[:out, None] * rows.flatten()[:width],
+        left=factors.left / columns.unsqueeze(-2),
+        right=factors.right / rows.unsqueeze(-1),
     )
 
 
 def cast(factors: Factors, dtype: torch.dtype) -> Factors:
     """Every factor in `dtype`."""
-    return Factors(
-        factors.core.to(dtype),
-        factors.mask,
-        None if factors.left is None else factors.left.to(dtype),
-        None if factors.right is None else factors.right.to(dtype),
+    return replace(
+        factors,
+        core=factors.core.to(dtype),
+        left=None if factors.left is None else factors.left.to(dtype),
+        right=None if factors.right is None else factors.right.to(dtype),
     )
 
 
