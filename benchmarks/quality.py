@@ -27,8 +27,8 @@ WIKI = ("wikitext2/wikitext2-valid.txt", "wikitext2/wikitext2-raw-test.txt")
 MODELS = {
     "babyllama-1m": (STORIES[0], (STORIES[1],), 400_000),
     "stories-260k": (STORIES[0], (STORIES[1],), 400_000),
-    "qwen3-1m": (WIKI[0], (WIKI[1], STORIES[1]), 100_000),
-    "wide-llama": (WIKI[0], (WIKI[1], STORIES[1]), 50_000),
+    "qwen3-1m": (WIKI[0], (WIKI[1], STORIES[1]), 400_000),
+    "wide-llama": (WIKI[0], (WIKI[1], STORIES[1]), 400_000),
 }
 
 HEAD = [
