@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import get_num_threads, set_num_threads
 from torch import Tensor
 
 from armor.baselines import nowag
@@ -272,3 +273,27 @@ def test_triton_compiles_without_a_gpu() -> None:
     assert done.returncode == 0, done.stderr
     assert "shfl.sync.idx" in done.stdout
     assert "ld.local" not in done.stdout
+
+
+@pytest.mark.parametrize("lefts", [5, 16, 37])
+def test_lanes_and_threads_do_not_matter(lefts: int) -> None:
+    case = make_case(lefts, 1, 12, 3).to("cpu", torch.float32)
+    together = case.swept("numba")
+    held = get_num_threads()
+    try:
+        set_num_threads(1)
+        assert torch.equal(case.swept("numba").core, together.core)
+    finally:
+        set_num_threads(held)
+    for i in range(lefts):
+        rows = slice(12 * i, 12 * i + 12)
+        alone = Case(
+            case.residual[rows],
+            case.core[rows],
+            case.choice[rows],
+            case.left[i : i + 1],
+            case.right,
+            case.pull[rows],
+        ).swept("numba")
+        assert torch.equal(alone.core, together.core[rows])
+        assert torch.equal(alone.choice, together.choice[rows])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from armor.runtime.simd import zero16
 from armor.runtime.simd_bfloat16 import dot32, load32, load_places, pick32, store32, store_sums
+from armor.vectors import zero16
 
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread takes at a time: their values and places stay in its caches

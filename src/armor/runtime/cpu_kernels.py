@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from armor.runtime.simd import (
-    load1,
-    load16,
-    load_positions,
-    multiply_add16,
-    select16,
-    sum16,
-    zero16,
-)
+from armor.runtime.simd import load_positions, select16
+from armor.vectors import load1, load16, multiply_add16, sum16, zero16
 
 # Counters of parallel loops are unsigned, and times a signed number float: hence np.intp below.
 _NARROW = 6144  # inputs: with the streams beside them they stay in 32 KB, a first level cache

@@ -9,7 +9,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
-from armor.runtime.simd import address, features, intrinsic, load_vector, vector
+from armor.runtime.simd import features
+from armor.vectors import address, intrinsic, load_vector, vector
 
 LANES = 32
 _I16, _I32, _F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()

@@ -1,13 +1,19 @@
-"""The core sweep in Numba: blocks in parallel, everything inside a block in cache."""
+"""The core sweep in Numba: blocks in parallel, everything inside a block in cache.
+
+Float32, which `armor prune` uses, has a kernel of its own (`lockstep`); this one takes float64.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+import torch
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
+
+from armor.factorize.kernels.lockstep import sweep_blocks
 
 _JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
 
@@ -121,7 +127,7 @@ def sweep(
         residual, core: (i*b, j*b). choice: (i*b, j*b/4).
         gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
     """
-    _sweep_blocks(
+    arrays = (
         residual.numpy(),
         core.numpy(),
         choice.numpy(),
@@ -129,6 +135,10 @@ def sweep(
         gram_right.contiguous().numpy(),
         inverses.numpy(),
     )
+    if residual.dtype == torch.float32:
+        sweep_blocks(*arrays, get_num_threads())
+    else:
+        _sweep_blocks(*arrays)
 
 
 @njit(parallel=True, **_JIT)

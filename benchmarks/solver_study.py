@@ -1,0 +1,161 @@
+"""What the exact solver's choices are worth, over every linear of some trained models.
+
+    python benchmarks/solver_study.py
+
+Three questions, each matrix in one process: what the noise takes off the final loss (against as
+many iterations without it, and against the same seconds without it); how far final losses in
+float32 and float64 lie apart; how much faster two threads are than one on the largest matrices.
+Writes solver_study.json; `--questions threads` wants an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from common import add_common, shared_folder, use_threads, write_result
+from problems import Matrix, as_matrix, model_inputs
+from solver import without_noise
+
+from armor.factorize import exact
+from armor.factorize.factors import Factors
+from armor.factorize.problem import Problem
+
+#: Without noise as many more iterations are run, so that the seconds can be compared.
+LONGER = 2
+
+
+def solve(matrix: Matrix, block: int, iterations: int) -> tuple[float, list[float], float]:
+    """Final loss relative to a zero weight's, the kept losses, seconds."""
+    begin = time.perf_counter()
+    factors, losses = exact.factorize(matrix.problem, block, matrix.starts, iterations)
+    seconds = time.perf_counter() - begin
+    return matrix.problem.loss(factors.dense()) / matrix.problem.zero_loss(), losses, seconds
+
+
+def wide(matrix: Matrix) -> Matrix:
+    """The same in float64."""
+    problem = Problem(matrix.problem.target.double(), matrix.problem.moment.double())
+    starts = [Factors(each.core.double(), each.mask) for each in matrix.starts]
+    return Matrix(matrix.name, problem, starts)
+
+
+def noise(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """With and without noise."""
+    rows = []
+    for matrix in matrices:
+        final, _, seconds = solve(matrix, arguments.block, arguments.iterations)
+        with without_noise():
+            count = LONGER * arguments.iterations
+            _, losses, longer = solve(matrix, arguments.block, count)
+        at_time = losses[min(count, round(count * seconds / longer))]
+        none = losses[arguments.iterations]
+        rows.append(
+            about(matrix)
+            | {"noise": final, "none": none, "same_seconds": at_time, "longer": losses[-1]}
+            | {"lower": 1 - final / none, "lower_same_seconds": 1 - final / at_time}
+            | {"lower_than_longer": 1 - final / losses[-1]}
+        )
+    return rows
+
+
+def precision(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Final losses in float32 against float64."""
+    rows = []
+    for matrix in matrices:
+        single, *_ = solve(matrix, arguments.block, arguments.iterations)
+        double, *_ = solve(wide(matrix), arguments.block, arguments.iterations)
+        rows.append(
+            about(matrix)
+            | {"float32": single, "float64": double, "apart": abs(single / double - 1)}
+        )
+    return rows
+
+
+def threads(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Two threads against one on the three largest, in turn: a busy machine slows both."""
+    rows = []
+    for matrix in sorted(matrices, key=lambda each: each.problem.target.numel())[-3:]:
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(5):
+            for count in seconds:
+                use_threads(count)
+                seconds[count].append(solve(matrix, arguments.block, 20)[2])
+        one, two = min(seconds[1]), min(seconds[2])
+        rows.append(about(matrix) | {"one": one, "two": two, "faster": one / two})
+    use_threads(arguments.threads)
+    return rows
+
+
+def about(matrix: Matrix) -> dict[str, Any]:
+    return {"matrix": matrix.name, "shape": list(matrix.shape)}
+
+
+QUESTIONS = {"noise": noise, "precision": precision, "threads": threads}
+#: The rows' figures that are summed up, in words.
+FIGURES = {
+    "lower": "loss lower than without noise",
+    "lower_same_seconds": "and than without noise in the same seconds",
+    "lower_than_longer": f"and than {LONGER} times the iterations without noise",
+    "apart": "float32 apart from float64",
+    "faster": "two threads faster than one",
+}
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add_common(parser, "solver_study")
+    shared = shared_folder()
+    parser.add_argument("--models-dir", type=Path, default=shared / "models")
+    parser.add_argument("--models", nargs="+", default=["wide-llama", "babyllama-1m", "qwen3-1m"])
+    parser.add_argument(
+        "--text", type=Path, default=shared / "data/tinystories/tinystories_train_sample.txt"
+    )
+    parser.add_argument("--samples", type=int, default=128, help="calibration windows")
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--block", type=int, default=16)
+    parser.add_argument("--iterations", type=int, default=exact.DEFAULT_ITERATIONS)
+    parser.add_argument("--questions", nargs="+", default=list(QUESTIONS), choices=QUESTIONS)
+    parser.add_argument("--objectives", nargs="+", default=["diag", "full"])
+    arguments = parser.parse_args()
+    use_threads(arguments.threads)
+    inputs = [
+        layer
+        for name in arguments.models
+        for layer in model_inputs(
+            arguments.models_dir / name, arguments.text, arguments.samples, arguments.seq_len
+        )
+    ]
+    found: dict[str, Any] = {}
+    for objective in arguments.objectives:
+        matrices = [as_matrix(name, layer, objective) for name, layer in inputs]
+        solve(matrices[0], arguments.block, 5)  # compiles
+        for question in arguments.questions:
+            rows = QUESTIONS[question](matrices, arguments)
+            figures = [key for key in rows[0] if key in FIGURES]
+            found[f"{objective}_{question}"] = {
+                "matrices": len(rows),
+                **{key: summary([row[key] for row in rows]) for key in figures},
+                "rows": rows,
+            }
+            for key in figures:
+                each = found[f"{objective}_{question}"][key]
+                print(
+                    f"{objective}, {len(rows)} matrices, {FIGURES[key]}: median"
+                    f" {each['median']:.4g}, least {each['least']:.4g}, most {each['most']:.4g}",
+                    flush=True,
+                )
+    path = write_result(arguments, torch.device("cpu"), found)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Vectors of 16 floats for Numba kernels, as portable LLVM instructions.
+
+Numba turns plain loops into vector instructions where it sees how; these leave nothing to chance.
+Arithmetic is written with the usual operators; products that are added to may be fused with the sum
+(an FMA instruction), nothing else is reordered.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.extending import models, register_model
+
+intrinsic: Any = extending.intrinsic  # its annotations are those of what it decorates
+LANES = 16
+_I16, _I32 = ir.IntType(16), ir.IntType(32)
+_F32 = ir.FloatType()
+FLOATS = ir.VectorType(_F32, LANES)
+_FUSED = ("contract",)
+
+
+class _Vector(types.Type):
+    """16 floats in registers; lives inside kernels only."""
+
+    def __init__(self) -> None:
+        super().__init__(name="armor_float32x16")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, FLOATS)
+
+
+vector = _Vector()
+
+
+def address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Pointer to element `index` (intp) of a contiguous array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def load_vector(builder: Any, pointer: Any, item: ir.Type, count: int) -> Any:
+    """`count` items from any address."""
+    kind = item if count == 1 else ir.VectorType(item, count)
+    loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+    loaded.align = 1
+    return loaded
+
+
+def _to_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
+    """`count` stored numbers as float32: float32, bfloat16 (as uint16) or float16 (as int16)."""
+
+    def wide(item: ir.Type) -> ir.Type:
+        return item if count == 1 else ir.VectorType(item, count)
+
+    if dtype == types.float32:
+        return load_vector(builder, pointer, _F32, count)
+    if dtype == types.uint16:
+        bits = builder.zext(load_vector(builder, pointer, _I16, count), wide(_I32))
+        sixteen = ir.Constant(wide(_I32), 16 if count == 1 else [16] * count)
+        return builder.bitcast(builder.shl(bits, sixteen), wide(_F32))
+    half = builder.bitcast(load_vector(builder, pointer, _I16, count), wide(ir.HalfType()))
+    return builder.fpext(half, wide(_F32))
+
+
+@intrinsic
+def zero16(typing: Any):  # type: ignore[no-untyped-def]
+    """16 zeros."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(FLOATS, [0.0] * LANES)
+
+    return vector(), codegen
+
+
+@intrinsic
+def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
+    """16 stored numbers from ``array[index]`` on (flat index of a contiguous array)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        return _to_float(builder, pointer, signature.args[0].dtype, LANES)
+
+    return vector(array, types.intp), codegen
+
+
+@intrinsic
+def load1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
+    """One stored number as float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        return _to_float(builder, pointer, signature.args[0].dtype, 1)
+
+    return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def store16(typing: Any, array: Any, index: Any, value: Any):  # type: ignore[no-untyped-def]
+    """``array[index .. index+15] = value`` (float32)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        builder.store(args[2], builder.bitcast(pointer, FLOATS.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def every16(typing: Any, value: Any):  # type: ignore[no-untyped-def]
+    """One float32 in all 16 lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        undefined = ir.Constant(FLOATS, ir.Undefined)
+        first = builder.insert_element(undefined, args[0], ir.Constant(_I32, 0))
+        zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+        return builder.shuffle_vector(first, undefined, zeros)
+
+    return vector(types.float32), codegen
+
+
+@intrinsic
+def multiply_add16(typing: Any, total: Any, left: Any, right: Any):  # type: ignore[no-untyped-def]
+    """``total + left * right``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=_FUSED), flags=_FUSED)
+
+    return vector(vector, vector, vector), codegen
+
+
+@intrinsic
+def choose16(typing: Any, one: Any, two: Any, above: Any, otherwise: Any):  # type: ignore[no-untyped-def]
+    """In each lane `above` where ``one > two``, else `otherwise`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return vector(vector, vector, vector, vector), codegen
+
+
+@intrinsic
+def sum16(typing: Any, vec: Any):  # type: ignore[no-untyped-def]
+    """The sum of the 16, in a fixed order (halves first)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        parts, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            lower = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+            upper = ir.Constant(ir.VectorType(_I32, width), list(range(width, 2 * width)))
+            undefined = ir.Constant(parts.type, ir.Undefined)
+            parts = builder.fadd(
+                builder.shuffle_vector(parts, undefined, lower),
+                builder.shuffle_vector(parts, undefined, upper),
+            )
+        return builder.extract_element(parts, ir.Constant(_I32, 0))
+
+    return types.float32(vector), codegen
+
+
+def _operator(symbol: Any, instruction: str) -> None:
+    """Let kernels write `symbol` between two vectors."""
+
+    @extending.type_callable(symbol)
+    def chosen(context: Any) -> Any:
+        return lambda left, right: vector if left == vector == right else None
+
+    @extending.lower_builtin(symbol, _Vector, _Vector)
+    def lowered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args, flags=_FUSED)
+
+
+_operator(operator.add, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+_operator(operator.truediv, "fdiv")
