@@ -35,6 +35,9 @@ class PruneConfig:
         pattern: sparsity of the core, "N:M".
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
+        size: bytes of the pruned layers over those of the dense ones, all together; then the block
+            of each layer, and which stay dense, are chosen by what they are worth. See
+            docs/budget.md.
         samples: number of calibration windows.
         seq_len: tokens per calibration window; None takes min(2048, the model's context).
         shrinkage: alpha in ``X = (1-alpha) X + alpha diag(X)`` ("full" only).
@@ -57,6 +60,7 @@ class PruneConfig:
     pattern: str = "2:4"
     block_size: int | None = None
     overhead_budget: float = 0.10
+    size: float | None = None
     samples: int = 128
     seq_len: int | None = None
     shrinkage: float = 0.5
@@ -94,6 +98,18 @@ class PruneConfig:
         for name in ("overhead_budget", "damping", "target_damping"):
             if not getattr(self, name) > 0.0:
                 raise ArmorError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.size is not None:
+            self._check_size(self.size)
+
+    def _check_size(self, size: float) -> None:
+        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0.0 < size < 1.0:
+            raise ArmorError(f"size must lie between 0 and 1, such as 0.62, not {size!r}")
+        if self.method != "armor":
+            raise ArmorError(f"size chooses blocks, and {self.method} has none: leave out one")
+        if self.block_size is not None or self.overhead_budget != type(self).overhead_budget:
+            raise ArmorError(
+                "size chooses the blocks: leave out the block size and overhead budget"
+            )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> PruneConfig:

@@ -30,14 +30,18 @@ class Call:
         self.as_tuple = False  # what the block returns
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The hidden states behind `block`, (batch, seq, width)."""
+        """The hidden states behind `block`, (batch, seq, width), without a graph."""
+        with torch.no_grad():
+            return self.traced(block, hidden)
+
+    def traced(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The same with a graph, where gradients are on."""
         args, kwargs = self.args, self.kwargs
         if self.by_name:
             kwargs = {**kwargs, "hidden_states": hidden}
         else:
             args = (hidden, *args)
-        with torch.no_grad():
-            output = block(*args, **kwargs)
+        output = block(*args, **kwargs)
         # The hidden states come alone or first in a tuple, by transformers version.
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
@@ -90,7 +94,7 @@ def open_stream(
                 raise Stop
             return (states,) if as_tuple else states
 
-        with _replaced(structure, forward), torch.no_grad(), suppress(Stop):
+        with replaced(structure, forward), torch.no_grad(), suppress(Stop):
             model(input_ids=batch, use_cache=False)
         if len(calls) != len(structure.blocks):
             raise ArmorError(
@@ -121,7 +125,7 @@ def behind(
 
     handle = module.register_forward_pre_hook(capture)
     try:
-        with _replaced(structure, forward), torch.no_grad(), suppress(Stop):
+        with replaced(structure, forward), torch.no_grad(), suppress(Stop):
             model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
     finally:
         handle.remove()
@@ -202,7 +206,7 @@ def merged(found: Iterable[list[list[str]]]) -> list[list[str]]:
 
 
 @contextmanager
-def _replaced(structure: Structure, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced(structure: Structure, forward: Callable[..., Any]) -> Iterator[None]:
     """While active, a call of a block is one of ``forward(is first, is last, original, ...)``."""
     last = len(structure.blocks) - 1
 

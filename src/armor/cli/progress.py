@@ -61,13 +61,22 @@ class LayerProgress:
 
     def callbacks(self) -> Progress:
         """What `armor.run.prune.prune` calls."""
-        return Progress(self._planned, self._started, self._finished, self._resumed)
+        return Progress(self._measured, self._planned, self._started, self._finished, self._resumed)
+
+    def _measured(self, name: str, done: int, total: int) -> None:
+        assert self._task is not None
+        self._bar.update(
+            self._task, description=f"{self._label}measuring", completed=done, total=total
+        )
 
     def _planned(self, plans: list[LayerPlan]) -> None:
         self._sizes = {plan.name: plan.shape[0] * plan.shape[1] for plan in plans if not plan.dense}
         assert self._task is not None
         self._bar.update(
-            self._task, description=f"{self._label}calibrating", total=sum(self._sizes.values())
+            self._task,
+            description=f"{self._label}calibrating",
+            completed=0,
+            total=sum(self._sizes.values()),
         )
 
     def _resumed(self, records: dict[str, LayerRecord], damaged: list[str]) -> None:

@@ -61,6 +61,14 @@ def prune_command(
     overhead_budget: Annotated[
         float, typer.Option(metavar="SHARE", help="Most that wrappers may add, for auto.")
     ] = 0.10,
+    size: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Bytes of all pruned layers over dense ones, such as 0.62: blocks are chosen for"
+            " it by what each is worth to the model (docs/budget.md).",
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Calibration windows.")] = 128,
     seq_len: Annotated[
         int | None,
@@ -97,6 +105,10 @@ def prune_command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over; replace DIR if armor wrote it.")
     ] = False,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the block of every layer as a recipe."),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the run's record here, too.")
     ] = None,
@@ -126,6 +138,7 @@ def prune_command(
         pattern=pattern,
         block_size=parse_block(block_size),
         overhead_budget=overhead_budget,
+        size=size,
         samples=samples,
         include=include or (),
         exclude=exclude or (),
@@ -136,15 +149,22 @@ def prune_command(
     from armor.cli.progress import LayerProgress
     from armor.events import both
     from armor.run.memory import parse_bytes
-    from armor.run.prune import prune
+    from armor.run.prune import Progress, prune
+    from armor.run.recipe import write_recipe
 
     check_file(json)
+    check_file(save_recipe)
     about = {"model": model, "config": described(config)}
     with (
         recording("prune", out, beside(out), log, tensorboard, **about) as recorder,
         LayerProgress() as display,
     ):
         progress = both(display.callbacks(), recorder.progress())
+        if save_recipe is not None:
+            recipe_file = save_recipe
+            progress = both(
+                progress, Progress(planned=lambda plans: write_recipe(recipe_file, plans))
+            )
         result = prune(
             model,
             config,
@@ -157,6 +177,9 @@ def prune_command(
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
         )
     _report(result)
+    if size is not None:
+        reached = read_json(out / RUN_FILE)["budget"]["reached"]
+        print(f"size {reached:.4f} of the dense layers, {size:g} asked for")
     if json is not None:
         write_json(json, read_json(out / RUN_FILE))
 

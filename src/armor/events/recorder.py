@@ -77,6 +77,9 @@ class Recorder:
         finished: list[str] = []
         common = {} if label is None else {"label": label}
 
+        def measured(name: str, number: int, total: int) -> None:
+            self.emit("layer_measured", **common, layer=name, number=number, layers=total)
+
         def planned(plans: list[LayerPlan]) -> None:
             layers[:] = [plan.name for plan in plans if not plan.dense]
             sizes = (plan.shape[0] * plan.shape[1] for plan in plans if not plan.dense)
@@ -97,7 +100,7 @@ class Recorder:
             finished.extend(records)
             self.emit("run_resumed", **common, finished=list(records), damaged=damaged)
 
-        return Progress(planned=planned, started=started, finished=done, resumed=resumed)
+        return Progress(measured, planned, started, done, resumed)
 
 
 def both(first: Progress, second: Progress) -> Progress:

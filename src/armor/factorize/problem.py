@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,12 +40,17 @@ class Problem:
 
     def loss(self, weight: Tensor) -> float:
         """The proxy loss of `weight` (out, in), summed in float64, not normalised."""
-        total = 0.0
+        return sum(float(rows.sum()) for rows in self._row_losses(weight))
+
+    def row_losses(self, weight: Tensor) -> Tensor:
+        """The loss of each row of `weight` (out, in), float64 (out,)."""
+        return torch.cat(list(self._row_losses(weight)))
+
+    def _row_losses(self, weight: Tensor) -> Iterator[Tensor]:
         height = max(1, _CHUNK // self.target.shape[1])
         for target, rows in zip(self.target.split(height), weight.split(height), strict=True):
             error = target - rows
-            total += float((self.times_moment(error) * error).sum(dtype=torch.float64))
-        return total
+            yield (self.times_moment(error) * error).sum(dim=1, dtype=torch.float64)
 
     def zero_loss(self) -> float:
         """The loss of a zero weight, to which losses are related; 1 where that is 0."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.calibrate.gradients import loss_gradient
 from armor.calibrate.stream import behind
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
@@ -31,6 +32,7 @@ class StreamedModel:
         stored: for each parameter and saved buffer of the model, the tensor in its file, or those
             that it is made of.
         tensors: every tensor of the files by its name there.
+        tied: whether the output head shares its weight with the embeddings.
 
     Raises:
         ArmorError: not a causal language model, or tensors that are missing or have another shape.
@@ -42,6 +44,9 @@ class StreamedModel:
         """Args: folder: of the model. wanted, described: see `lay_out`."""
         self.folder = folder
         self.model = empty_model(str(folder))
+        head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        # Asked now: weights that come and go are no longer one and the same.
+        self.tied = head is not None and head.weight is embeddings.weight
         self.tensors = read_weights(folder)
         self.layout = lay_out(self.model, self.tensors, wanted, described)
         self.structure = self.layout.structure
@@ -86,12 +91,6 @@ class StreamedModel:
         """The name of the output head, a linear; None if the model has none."""
         return _module_name(self.model, self.model.get_output_embeddings())
 
-    @property
-    def tied(self) -> bool:
-        """Whether the output head shares its weight with the embeddings."""
-        head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
-        return head is not None and head.weight is embeddings.weight
-
     def head_input(self, hidden: Tensor, as_tuple: bool) -> Tensor:
         """What the output head is fed, (batch, seq, width) float32 on the CPU.
 
@@ -99,15 +98,35 @@ class StreamedModel:
             hidden: behind the last block. as_tuple: whether blocks return a tuple.
         """
         head = self.model.get_output_embeddings()
-        embeddings = _module_name(self.model, self.model.get_input_embeddings())
-        names = [
-            name
-            for name in self.stored
-            if not name.startswith(f"{self.structure.prefix}.")
-            and name.rpartition(".")[0] not in (self.head, embeddings)
-        ]
-        with self._loaded(names):
+        with self._loaded(
+            [name for name in self._outside() if not name.startswith(f"{self.head}.")]
+        ):
             return behind(self.model, self.structure, head, hidden.cpu(), as_tuple)
+
+    def loss_gradient(
+        self, hidden: Tensor, tokens: Tensor, as_tuple: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `armor.calibrate.gradients.loss_gradient`; on the CPU."""
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise ArmorError(f"{type(self.model).__name__} has no output head to measure a loss by")
+        weight = head._parameters["weight"]
+        with self._loaded(self._outside()):
+            try:
+                if self.tied:
+                    name = _module_name(self.model, self.model.get_input_embeddings())
+                    _set(head, "weight", self.load(f"{name}.weight"))
+                return loss_gradient(
+                    self.model, self.structure, hidden.cpu(), tokens, as_tuple, self.head or ""
+                )
+            finally:
+                head._parameters["weight"] = weight
+
+    def _outside(self) -> list[str]:
+        """What is stored of all but the blocks and the embeddings."""
+        embeddings = _module_name(self.model, self.model.get_input_embeddings())
+        blocks, own = f"{self.structure.prefix}.", f"{embeddings}."
+        return [name for name in self.stored if not name.startswith((blocks, own))]
 
     @contextmanager
     def _loaded(self, names: Iterable[str]) -> Iterator[None]:

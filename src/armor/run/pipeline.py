@@ -51,6 +51,7 @@ class Pipeline:
         tokens: of the calibration text.
         finished: called with a layer's name and record when it is in the store.
         kept: moments of the dense model, shared with other runs that need no other stream.
+        task: what is done with each layer, a method of the worker like its `solve`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Pipeline:
         tokens: int,
         finished: Callable[[str, LayerRecord], None],
         kept: DenseMoments | None = None,
+        task: str = "solve",
     ) -> None:
         self._model = model
         self._plans = plans
@@ -73,6 +75,7 @@ class Pipeline:
         self._tokens = tokens
         self._finished = finished
         self._kept = kept
+        self._task = task
         self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
 
     def missing(self) -> list[int]:
@@ -297,7 +300,7 @@ class Pipeline:
             if plan.name in left:
                 entries = plan.shape[0] * plan.shape[1]
                 job = Job(
-                    "solve",
+                    self._task,
                     {"plan": plan},
                     {"moments": moments},
                     threads=solve_threads(entries, together, self._cores),

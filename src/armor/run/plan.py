@@ -23,6 +23,7 @@ class LayerPlan:
         block: wrapper block size; None without wrappers (a baseline).
         method, pattern: where they are not those of the run, else "".
         dense: stays as it is.
+        blocks: those to choose from, ascending, where the size of the whole decides.
         note: why it stays dense, or what is unusual about its block; "" if nothing.
     """
 
@@ -33,6 +34,7 @@ class LayerPlan:
     note: str = ""
     method: str = ""
     pattern: str = ""
+    blocks: tuple[int, ...] = ()
 
     def settings(self, config: PruneConfig) -> PruneConfig:
         """The run's settings with the layer's own."""
@@ -96,6 +98,11 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     if method != "armor":
         return plan
     block, note = rules.get("block", config.block_size), ""
+    if config.size is not None and "block" not in rules:
+        if blocks := candidates(shape, itemsize):
+            return replace(plan, blocks=blocks)
+        note = f"{pattern} with block {AUTO_BLOCKS[-1]} would not be smaller"
+        return LayerPlan(name, shape, dense=True, note=note)
     if block in (None, "auto"):
         block, note = choose_block(shape, config.overhead_budget)
     if (size := packed_size(shape, block, itemsize)) >= 1.0:
@@ -104,11 +111,19 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     return replace(plan, block=block, note=plan.note or note)
 
 
-def packed_size(shape: tuple[int, int], block: int, itemsize: int = 2) -> float:
+def candidates(shape: tuple[int, int], itemsize: int) -> tuple[int, ...]:
+    """The blocks that make a layer smaller, ascending: those that divide both dims, or else any."""
+    blocks = [block for block in AUTO_BLOCKS[::-1] if packed_size(shape, block, itemsize) < 1.0]
+    dividing = tuple(block for block in blocks if all(size % block == 0 for size in shape))
+    return dividing or tuple(blocks)
+
+
+def packed_size(shape: tuple[int, int], block: int | None, itemsize: int = 2) -> float:
     """Bytes of a pruned layer over those of the dense one, positions counted."""
     values, indices = packed_shapes(*shape)
     dense = shape[0] * shape[1]
-    return (prod(values) + prod(indices) / itemsize) / dense + overhead(shape, block)
+    wrappers = 0.0 if block is None else overhead(shape, block)
+    return (prod(values) + prod(indices) / itemsize) / dense + wrappers
 
 
 def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:

@@ -25,6 +25,7 @@ from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
+from armor.run.measure import check_size, sized
 from armor.run.memory import peak_memory as peak_memory
 from armor.run.open import open_model
 from armor.run.owned import is_checkpoint
@@ -60,12 +61,15 @@ class Progress:
     """Callbacks of a run, for a display: every one may be left out.
 
     Attributes:
-        planned: with the plan, before the weights are read.
+        measured: with a layer's name, how many are measured and how many there are, where a size
+            is asked for; before `planned`.
+        planned: with the plan, before anything is solved.
         resumed: with the finished layers' records and the names of damaged ones, if an interrupted
             run left any.
         started, finished: with a layer's name, when its solve begins and when it is on the disk.
     """
 
+    measured: Callable[[str, int, int], None] = lambda name, done, total: None
     planned: Callable[[list[LayerPlan]], None] = lambda plans: None
     started: Callable[[str], None] = lambda name: None
     finished: Callable[[str, LayerRecord], None] = lambda name, record: None
@@ -125,6 +129,8 @@ def prune(
     shapes = _shapes(streamed, config.lm_head)
     itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
     plans = make_plan(shapes, config, itemsize)
+    if config.size is not None:
+        check_size(plans, config, itemsize)
     tokenizer = load_tokenizer(str(source))
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
@@ -133,7 +139,8 @@ def prune(
         ("windows", *drawn),
         lambda: token_windows(config.calibration, tokenizer, *drawn[1:]),
     )
-    progress.planned(plans)
+    if config.size is None:
+        progress.planned(plans)
     digests = shared.once("weights", lambda: digest_weights(streamed.tensors))
     manifest = make_manifest(
         config, digests, streamed.model.config.to_dict(), windows, where.device
@@ -143,6 +150,13 @@ def prune(
         resumed = {name: found.record for name, found in store.layers.items()}
         if replaceable and not fresh and read_json(out / RUN_FILE).get("run") != store.identity:
             check_output(out)
+        about: dict[str, Any] = {}
+        if config.size is not None:
+            plans, about["budget"] = sized(
+                *(streamed, plans, config, windows, store, manifest, where, itemsize),
+                progress.measured,
+            )
+            progress.planned(plans)
         if resumed or store.damaged:
             progress.resumed(resumed, store.damaged)
         todo = {plan.name: plan for plan in plans if not plan.dense}
@@ -160,6 +174,7 @@ def prune(
             run=store.identity,
             seconds=round(seconds, 3),
             resumed_layers=len(resumed),
+            **about,
         )
         joined = streamed.layout.joined
         layers = _Layers(store, list(todo))

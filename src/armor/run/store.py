@@ -22,6 +22,8 @@ from armor.run.mapped import map_file
 from armor.run.solve import LayerRecord
 
 MANIFEST = "manifest.json"
+#: The folder of a pass over the layers before the run itself, see `armor.run.measure`.
+TRIALS = "trials"
 _FORMAT = 1
 
 
@@ -134,7 +136,7 @@ class Store:
         path = self.folder / MANIFEST
         if fresh or not path.exists():
             path.unlink(missing_ok=True)
-            for name in ("layers", "activations"):
+            for name in ("layers", "activations", TRIALS):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         for name in ("layers", "activations", "scratch"):

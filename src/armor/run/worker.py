@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from armor.calibrate.gradients import block_gradient
 from armor.calibrate.moments import Moments
 from armor.calibrate.routed import fed, fill, routes
 from armor.calibrate.stream import Call, Calls, input_of, merged, observe
 from armor.config import PruneConfig
+from armor.factorize.problem import Problem
 from armor.factorize.scaling import cast
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
@@ -29,6 +31,8 @@ from armor.run.threads import SHARED_FROM, threads
 #: The dense model's inputs to a block's linears are kept up to this size, so that it runs once a
 #: block; above, it runs again for each stage.
 NOTED_BYTES = 2**30
+#: Iterations with each block that is tried: enough to tell which are worth more.
+TRIAL_ITERATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,45 @@ class Worker:
             moments.add(inputs, None if twins is None else twins.to(self._spec.device))
         return moments.tokens, moments.sums()
 
+    def loss_gradient(
+        self, index: int, hidden: Tensors, tokens: Tensors
+    ) -> tuple[None, Tensors, Tensors]:
+        """The gradient of the loss behind the last block, by batch, and the squares of the head.
+
+        Args:
+            index: number of blocks. hidden: hidden states behind the last. tokens: ids by batch,
+                as float64, which files between workers can hold.
+        """
+        back: Tensors = {}
+        squares: Tensors = {}
+        for batch, states in hidden.items():
+            as_tuple = self._spec.calls[index - 1][states.shape[0]].as_tuple
+            back[batch], own = self._model.loss_gradient(states, tokens[batch].long(), as_tuple)
+            _add(squares, own)
+        return None, back, squares
+
+    def block_gradient(
+        self, index: int, hidden: Tensors, gradient: Tensors
+    ) -> tuple[None, Tensors, Tensors]:
+        """From the `gradient` behind the dense block to that before it, by batch.
+
+        Args:
+            hidden: hidden states before the block.
+
+        Returns:
+            The gradient, and the squares of the block's linears: see `armor.calibrate.gradients`.
+        """
+        back: Tensors = {}
+        squares: Tensors = {}
+        device = self._spec.device
+        for batch, states in hidden.items():
+            call, behind = self._call(index, states), gradient[batch].to(device)
+            back[batch], own = block_gradient(
+                self._at(index).dense, call, states.to(device), behind
+            )
+            _add(squares, own)
+        return None, back, squares
+
     def advance_pruned(
         self, index: int, hidden: Tensors, **solved: Tensors
     ) -> tuple[None, Tensors]:
@@ -234,6 +277,27 @@ class Worker:
         dtype = self._model.dtype(weight)
         factors, record = solve_layer(plan, inputs, self._spec.config, dtype)
         return record, PackedLayer.from_factors(factors.to("cpu")).tensors()
+
+    def trial(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
+        """A few iterations with each of a layer's blocks.
+
+        Returns:
+            The last record; for each block the mean squared error of each output, float64 (out,).
+        """
+        config = self._spec.config
+        few = min(TRIAL_ITERATIONS, config.iterations or TRIAL_ITERATIONS)
+        config = replace(config, solver="exact", target="dense", iterations=few)
+        weight = f"{self._model.layout.path(plan.name)}.weight"
+        inputs = LayerInputs(
+            self._model.load(weight, self._spec.device), moments["second"].to(self._spec.device)
+        )
+        judge = Problem(inputs.weight, inputs.second)
+        errors: Tensors = {}
+        for block in plan.blocks:
+            own = replace(plan, block=block)
+            factors, record = solve_layer(own, inputs, config, self._model.dtype(weight))
+            errors[str(block)] = judge.row_losses(factors.dense().float())
+        return record, errors
 
     def _at(self, index: int) -> _Block:
         if self._block is None or self._block.index != index:
@@ -272,6 +336,11 @@ class _Block:
             weight = cast(packed.to_factors(), torch.float32).dense().to(self._device)
             linear.weight = nn.Parameter(weight, requires_grad=False)
             self._done.add(key)
+
+
+def _add(total: Tensors, part: Mapping[str, Tensor]) -> None:
+    for name, tensor in part.items():
+        total[name] = total[name] + tensor if name in total else tensor
 
 
 def _bytes(*noted: Mapping[str, list[Tensor]]) -> int:

@@ -1,0 +1,246 @@
+"""A size for the whole: blocks chosen by what they are worth, never more bytes than asked for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import armor
+from armor.cli import app
+from armor.config import PruneConfig
+from armor.errors import ArmorError
+from armor.recipe import read_recipe
+from armor.run.budget import Choice, allocate
+from armor.run.plan import candidates, make_plan
+from armor.run.prune import Progress
+from armor.run.store import store_folder
+
+Settings = Callable[..., PruneConfig]
+Weights = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks of width 128: layers with one, two and three blocks to choose from."""
+    folder = tmp_path_factory.mktemp("models") / "wider"
+    shutil.copytree(tiny_model, folder)
+    config = LlamaConfig.from_pretrained(tiny_model)
+    config.hidden_size, config.intermediate_size, config.head_dim = 128, 256, 32
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sized(settings: Settings) -> Settings:
+    """A quick run with a size."""
+    return lambda **changes: settings(**{"block_size": None, "size": 0.75, **changes})
+
+
+def _total(found: dict[str, Choice]) -> tuple[int, float]:
+    return sum(one.nbytes for one in found.values()), sum(one.harm for one in found.values())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_allocation_fits_and_is_close_to_the_best(seed: int) -> None:
+    draw = random.Random(seed)
+    choices = {
+        name: [Choice(b, draw.randint(1, 30), draw.random() * 9) for b in (8, 16, 32)]
+        + [Choice(None, 40, 0.0)]
+        for name in "abcde"
+    }
+    smallest = sum(min(one.nbytes for one in own) for own in choices.values())
+    budget = smallest + draw.randint(0, 60)
+    found = allocate(choices, budget)
+    assert found is not None
+    assert allocate(dict(reversed(choices.items())), budget) == found
+    assert allocate(choices, smallest - 1) is None
+    nbytes, harm = _total(found)
+    every = (_total(dict(zip(choices, some, strict=True))) for some in _product(choices))
+    best = min(other for used, other in every if used <= budget)
+    largest = max(one.harm for own in choices.values() for one in own)
+    assert nbytes <= budget
+    assert best <= harm <= best + largest
+
+
+def _product(choices: dict[str, list[Choice]]) -> Any:
+    return itertools.product(*choices.values())
+
+
+def test_bytes_go_where_they_take_off_most_harm() -> None:
+    def layer(weight: float) -> list[Choice]:
+        return [Choice(8, 10, 4 * weight), Choice(16, 20, weight), Choice(None, 40, 0.0)]
+
+    found = allocate({"minds": layer(100.0), "does not": layer(1.0)}, 50)
+    assert found is not None
+    assert [one.block for one in found.values()] == [None, 8]
+
+
+def test_candidates_divide_where_some_do() -> None:
+    assert candidates((64, 64), 4) == (8,)  # 16 would be a half of wrappers
+    assert candidates((1536, 512), 2) == (8, 16, 32, 64, 128)
+    assert candidates((172, 4096), 2) == (8, 16, 32, 64, 128)[: len(candidates((172, 4096), 2))]
+    assert candidates((16, 16), 4) == ()
+
+
+def test_the_gradients_are_those_of_the_model(
+    model: Path, text: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sized: Settings
+) -> None:
+    """Block by block from the disk, against one backward pass through the whole model."""
+    from armor.run import measure
+
+    seen: list[dict[str, torch.Tensor]] = []
+    windows: list[torch.Tensor] = []
+    original = measure._squares
+
+    def spy(*args: Any) -> dict[str, torch.Tensor]:
+        windows.append(args[3])
+        seen.append(original(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(measure, "_squares", spy)
+    armor.prune(model, sized(), tmp_path / "out")
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    expected: dict[str, torch.Tensor] = {}
+
+    def add(name: str) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, outputs: tuple[torch.Tensor, ...]) -> None:
+            expected[name] = expected.get(name, torch.zeros(())) + outputs[0].square().sum((0, 1))
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_full_backward_hook(add(name))
+    logits = network(windows[0]).logits
+    torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), windows[0][:, 1:].flatten(), reduction="sum"
+    ).backward()
+    assert seen[0].keys() == expected.keys()
+    for name, squares in expected.items():
+        torch.testing.assert_close(seen[0][name], squares, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.7, 0.9])
+def test_the_size_is_kept_and_the_bytes_do_not_depend_on_workers(
+    model: Path, sized: Settings, weights: Weights, tmp_path: Path, size: float
+) -> None:
+    found: list[Any] = []
+    progress = Progress(measured=lambda *args: found.append(args), planned=found.append)
+    result = armor.prune(model, sized(size=size), tmp_path / "one", progress=progress)
+    assert [args[1] for args in found[:-1]] == list(range(1, len(found)))
+    assert found[-1] == result.plans
+    record = json.loads((tmp_path / "one" / "armor_run.json").read_text())
+    counted = [plan for plan in result.plans if plan.name in record["budget"]["harms"]]
+    assert all(plan.note.startswith("worth more") for plan in counted if plan.dense)
+    dense = sum(4 * plan.shape[0] * plan.shape[1] for plan in counted)
+    inside = armor_bytes(tmp_path / "one")
+    kept = sum(inside.get(p.name, 4 * p.shape[0] * p.shape[1]) for p in counted)
+    assert kept / dense == pytest.approx(record["budget"]["reached"])
+    assert kept <= size * dense
+    armor.prune(model, sized(size=size), tmp_path / "two", workers=2)
+    assert weights(tmp_path / "two") == weights(tmp_path / "one")
+
+
+def armor_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of each pruned layer of a checkpoint."""
+    from armor.checkpoint.inspect import inspect
+
+    return {name: layer["bytes"] for name, layer in inspect(folder)["layers"].items()}
+
+
+@pytest.mark.parametrize("after", [1, 5, 13])
+def test_measuring_goes_on_where_it_stopped(
+    model: Path, sized: Settings, weights: Weights, tmp_path: Path, after: int
+) -> None:
+    """A layer that was measured is not measured again, before or after the choice."""
+    armor.prune(model, sized(), tmp_path / "straight")
+    seen: list[str] = []
+
+    def stop(name: str, *_: Any) -> None:
+        seen.append(name)
+        if len(seen) == after:
+            raise KeyboardInterrupt
+
+    def solved(_name: str, _record: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        armor.prune(model, sized(), out, progress=Progress(measured=stop))
+    again = Progress(measured=lambda name, *_: seen.append(name), finished=solved)
+    with pytest.raises(KeyboardInterrupt):
+        armor.prune(model, sized(), out, progress=again)
+    armor.prune(model, sized(), out, progress=again_without(seen))
+    assert len(seen) == len(set(seen))
+    assert weights(out) == weights(tmp_path / "straight")
+    assert not store_folder(out).exists()
+
+
+def again_without(seen: list[str]) -> Progress:
+    """Only notes what is measured."""
+    return Progress(measured=lambda name, *_: seen.append(name))
+
+
+def test_another_size_is_another_run(model: Path, sized: Settings, tmp_path: Path) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        armor.prune(model, sized(), tmp_path / "out", progress=Progress(finished=stop))
+    with pytest.raises(ArmorError, match=r"size was 0.75 and is 0.9"):
+        armor.prune(model, sized(size=0.9), tmp_path / "out")
+    fresh: list[str] = []
+    progress = Progress(measured=lambda name, *_: fresh.append(name))
+    armor.prune(model, sized(size=0.9), tmp_path / "out", fresh=True, progress=progress)
+    assert fresh
+
+
+def test_the_recipe_of_a_size_gives_the_same_bytes(
+    model: Path, text: Path, weights: Weights, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    quick = ["--calibration", text, "--samples", 24, "--seq-len", 16, "--iterations", 2]
+
+    def prune(out: str, *more: object) -> None:
+        command = ["prune", model, "--out", tmp_path / out, *quick, *more]
+        done = CliRunner().invoke(app, list(map(str, command)))
+        assert done.exit_code == 0, done.output
+
+    prune("one", "--size", 0.75, "--save-recipe", recipe)
+    assert any("block" in rules for rules in read_recipe(recipe)["overrides"].values())
+    prune("two", "--recipe", recipe)
+    assert weights(tmp_path / "two") == weights(tmp_path / "one")
+
+
+def test_what_cannot_be(model: Path, sized: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ArmorError, match=r"0.2 cannot be reached: the smallest blocks take 0\.\d+"):
+        armor.prune(model, sized(size=0.2), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    for wrong in (0.0, 1.0, -1, float("nan"), True, "0.6"):
+        with pytest.raises(ArmorError, match="between 0 and 1"):
+            PruneConfig(size=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArmorError, match="wanda has none"):
+        PruneConfig(size=0.6, method="wanda")
+    for other in ({"block_size": 16}, {"overhead_budget": 0.2}):
+        with pytest.raises(ArmorError, match="leave out"):
+            PruneConfig(size=0.6, **other)  # type: ignore[arg-type]
+
+
+def test_a_recipe_fixes_what_it_names() -> None:
+    shapes = {"a": (512, 512), "b": (512, 512), "c": (512, 512)}
+    overrides = {"a": {"block": 16}, "b": {"skip": True}}
+    a, b, c = make_plan(shapes, PruneConfig(size=0.6, overrides=overrides))
+    assert (a.block, a.blocks) == (16, ())
+    assert b.dense
+    assert c.blocks == (8, 16, 32, 64)
