@@ -1,0 +1,211 @@
+"""A size for the whole against one block for every layer, at equal bytes.
+
+    python benchmarks/budget.py --shared ../shared --minutes 10      # again and again, until done
+
+Each small trained model is pruned with one block for every layer (the largest that fits where a
+layer takes none so large) and, at the bytes that this takes, with `size`; several seeds draw the
+calibration windows. Every finished run is in benchmarks/results/budget.json and is not done again;
+budget.md has all of them, docs/images/budget.png the curves.
+"""
+
+import argparse
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from common import COLOURS, HERE, RESULTS, machine, plt, revision, use_threads, versions
+
+from armor.checkpoint.jsonfile import read_json, write_json, write_text
+from armor.config import PruneConfig
+from armor.evaluate.measure import Measurement
+from armor.models.streamed import StreamedModel
+from armor.run.plan import candidates, packed_size
+from armor.run.prune import prune
+
+WINDOW = 256
+TEXTS = {
+    "stories": "data/tinystories/tinystories_valid_sample.txt",
+    "wiki": "data/wikitext2/wikitext2-raw-test.txt",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the text it is calibrated on, its domain, and the blocks to compare with."""
+
+    model: str
+    calibration: str
+    domain: str
+    blocks: tuple[int, ...]
+
+
+CASES = (
+    Case("babyllama-1m", "data/tinystories/tinystories_train_sample.txt", "stories", (16, 32)),
+    Case("wide-llama", "data/wikitext2/wikitext2-valid.txt", "wiki", (16, 32)),
+)
+
+
+def uniform(folder: Path, block: int) -> tuple[dict[str, Any], float]:
+    """The block of each layer, at most `block`, as a recipe; bytes over those of dense layers."""
+    model = StreamedModel(folder)
+    rules, size, whole = {}, 0.0, 0.0
+    for index in range(len(model.structure.blocks)):
+        for path, linear in model.structure.linears(index).items():
+            shape = (linear.out_features, linear.in_features)
+            itemsize = model.dtype(f"{path}.weight").itemsize
+            own = max(one for one in candidates(shape, itemsize) if one <= block)
+            rules[model.layout.name(path)] = {"block": own}
+            entries = shape[0] * shape[1]
+            size += entries * packed_size(shape, own, itemsize)
+            whole += entries
+    return rules, size / whole
+
+
+def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Prune and evaluate: `kind` is "dense", "uniform" or "size"."""
+    model, folder = args.shared / "models" / case.model, args.work / "pruned"
+    shutil.rmtree(folder, ignore_errors=True)
+    row: dict[str, Any] = {"model": case.model, "kind": kind, "block": block, "seed": seed}
+    if kind != "dense":
+        rules, size = uniform(model, block)
+        # A hair more: the bytes of the uniform choice, and not one less by rounding.
+        changes = {"overrides": rules} if kind == "uniform" else {"size": size * (1 + 1e-9)}
+        config = PruneConfig(
+            calibration=str(args.shared / case.calibration), seq_len=WINDOW, seed=seed, **changes
+        )
+        begin = time.perf_counter()
+        result = prune(model, config, folder, fresh=True)
+        row["seconds"] = round(time.perf_counter() - begin, 1)
+        row["blocks"] = {plan.name: plan.block for plan in result.plans}
+        record = read_json(folder / "armor_run.json")
+        row["size"] = record["budget"]["reached"] if kind == "size" else size
+    work = Measurement(str(model if kind == "dense" else folder))
+    row["perplexity"] = {
+        name: work.perplexity(str(args.shared / text), WINDOW, args.max_chars)["perplexity"]
+        for name, text in TEXTS.items()
+    }
+    return row | {"revision": revision()}
+
+
+def key(model: str, block: int, seed: int, kind: str) -> str:
+    return f"{model} {kind} {block} seed {seed}"
+
+
+def rows_of(runs: dict[str, Any], case: Case, block: int, kind: str) -> list[dict[str, Any]]:
+    """The runs of all seeds."""
+    wanted = (case.model, block, kind)
+    return [r for r in runs.values() if (r["model"], r["block"], r["kind"]) == wanted]
+
+
+def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
+    """Every run, in Markdown."""
+    lines = [
+        "# Blocks by a size for the whole, against one block for every layer",
+        "",
+        f"{about['machine']['cpu']}, {about['machine']['threads']} thread; perplexity on the first"
+        f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens; mean and"
+        " [range] over the seeds that draw the calibration windows.",
+        "",
+        "| model | blocks | size | stories | wiki | seconds | seeds |",
+        "|---" * 7 + "|",
+    ]
+    for case in CASES:
+        for block in (0, *case.blocks):
+            for kind in ("dense",) if not block else ("uniform", "size"):
+                rows = rows_of(runs, case, block, kind)
+                if not rows:
+                    continue
+                name = {"dense": "dense", "uniform": f"{block} at most", "size": "chosen"}[kind]
+                cells = [f"{case.model} | {name} | {rows[0].get('size', 1.0):.4f}"]
+                for text in TEXTS:
+                    values = [row["perplexity"][text] for row in rows]
+                    span = f" [{min(values):.4f}, {max(values):.4f}]" if len(values) > 1 else ""
+                    cells.append(f"{mean(values):.4f}{span}")
+                cells.append(f"{mean(row.get('seconds', 0) for row in rows):.0f}")
+                lines.append(f"| {' | '.join(cells)} | {len(rows)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: dict[str, Any], path: Path) -> None:
+    """Perplexity against size: a line for one block everywhere, one for chosen blocks."""
+    drawing, grid = plt.subplots(
+        len(CASES), len(TEXTS), figsize=(8.4, 2.8 * len(CASES)), layout="constrained", squeeze=False
+    )
+    styles = {
+        "uniform": ("one block for every layer", COLOURS["adam"], "s"),
+        "size": ("chosen for the size", COLOURS["exact"], "o"),
+    }
+    for line, case in zip(grid, CASES, strict=True):
+        for axes, text in zip(line, TEXTS, strict=True):
+            for kind, (label, colour, marker) in styles.items():
+                means = []
+                for block in case.blocks:
+                    rows = rows_of(runs, case, block, kind)
+                    points = [(row["size"], row["perplexity"][text]) for row in rows]
+                    axes.plot(*zip(*points, strict=True), marker, color=colour, ms=3, alpha=0.5)
+                    means.append((points[0][0], mean(y for _, y in points)))
+                axes.plot(*zip(*means, strict=True), color=colour, label=label)
+            dense = rows_of(runs, case, 0, "dense")[0]["perplexity"][text]
+            axes.axhline(dense, color=COLOURS["dense"], linestyle="--", label="dense")
+            same = "the calibration's domain" if text == case.domain else "another domain"
+            axes.set_title(f"{case.model}: {text} ({same})", fontsize=8)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+            axes.set_xlabel("size, share of dense", fontsize=8)
+        line[0].set_ylabel("perplexity", fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    drawing.savefig(path, dpi=110)
+    plt.close(drawing)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shared", type=Path, required=True, help="models/ and data/")
+    parser.add_argument("--max-chars", type=int, default=400_000, help="of each text (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no run after this long")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("build/budget"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images")
+    parser.add_argument("--models", default=",".join(case.model for case in CASES))
+    args = parser.parse_args()
+    use_threads(args.threads)
+    path = args.out / "budget.json"
+    about = {
+        "machine": {**machine(torch.device("cpu")), "versions": versions()},
+        "max_chars": args.max_chars,
+        "window": WINDOW,
+    }
+    runs: dict[str, Any] = read_json(path)["runs"] if path.is_file() else {}
+    todo = [(case, 0, 0, "dense") for case in CASES] + [
+        (case, block, seed, kind)
+        for seed in range(args.seeds)
+        for case in CASES
+        for block in case.blocks
+        for kind in ("uniform", "size")
+    ]
+    end = time.monotonic() + 60 * args.minutes
+    for case, *which in todo:
+        name = key(case.model, *which)
+        if case.model not in args.models.split(",") or name in runs:
+            continue
+        if time.monotonic() > end:
+            raise SystemExit("not all runs are done: once more")
+        runs[name] = run(case, *which, args)
+        print(name, runs[name]["perplexity"], runs[name].get("size"), flush=True)
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**about, "runs": runs})
+    write_text(args.out / "budget.md", table(runs, about))
+    if all(rows_of(runs, c, b, k) for c in CASES for b in c.blocks for k in ("uniform", "size")):
+        draw(runs, args.images / "budget.png")
+
+
+if __name__ == "__main__":
+    main()
