@@ -71,14 +71,17 @@ def inverse_factor(moment: Tensor) -> Tensor:
     scale = mean if mean > 0.0 else 1.0
     damping = DAMPING
     while damping <= _MAX_DAMPING:
-        damped = moment.clone()
-        damped.diagonal().add_(damping * scale)
         # H = L^T L with L lower, by factorising H with its rows and columns reversed;
-        # U = L^-T then comes from one triangular inverse and H^-1 is never formed.
-        reversed_factor, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        # U = L^-T then comes from one triangular inverse and H^-1 is never formed. Of a wide
+        # layer each (in, in) counts: at most two live at a time.
+        reversed_moment = moment.flip(0, 1)
+        reversed_moment.diagonal().add_(damping * scale)
+        reversed_factor, info = torch.linalg.cholesky_ex(reversed_moment)
+        del reversed_moment
         if int(info) == 0:
-            eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-            factor = reversed_factor.flip(0, 1).contiguous()
-            return torch.linalg.solve_triangular(factor, eye, upper=True)
+            factor = reversed_factor.flip(0, 1)
+            del reversed_factor
+            eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device).mT
+            return torch.linalg.solve_triangular(factor, eye, upper=True, out=eye)
         damping *= 10.0
     raise ArmorError("the input moment is not positive semi-definite; use more calibration text")

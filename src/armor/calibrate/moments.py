@@ -21,10 +21,15 @@ class Moments:
     def add(self, inputs: Tensor, dense_inputs: Tensor | None = None) -> None:
         """Add a batch: `inputs` (..., in) and, token for token, `dense_inputs` (..., in)."""
         flat = inputs.flatten(0, -2).float()
-        sums = {"second": flat.T @ flat}
+        lefts = {"second": flat}
         if dense_inputs is not None:
-            sums["cross"] = dense_inputs.flatten(0, -2).float().T @ flat
-        self.merge(flat.shape[0], sums)
+            lefts["cross"] = dense_inputs.flatten(0, -2).float()
+        self.tokens += flat.shape[0]
+        for name, left in lefts.items():
+            if name in self._sums:
+                self._sums[name].addmm_(left.T, flat)
+            else:
+                self._sums[name] = left.T @ flat
 
     def merge(self, tokens: int, sums: dict[str, Tensor]) -> None:
         """Add the sums over other `tokens`, which are changed if they are the first."""

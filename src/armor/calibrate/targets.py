@@ -33,7 +33,10 @@ def compensated(weight: Tensor, second: Tensor, cross: Tensor, damping: float) -
     lower = _with_ridge(second, ridge).mT
     # In place, and by columns as LAPACK wants it: of a wide layer each copy is gigabytes.
     torch.linalg.cholesky(lower, out=lower)
-    return torch.cholesky_solve(pull.T, lower).T.to(weight.dtype)
+    # Two triangular solves: cholesky_solve would copy the factor.
+    half = torch.linalg.solve_triangular(lower, pull.mT, upper=False)
+    del pull
+    return torch.linalg.solve_triangular(lower.mT, half, upper=True).mT.to(weight.dtype)
 
 
 def _with_ridge(moment: Tensor, ridge: Tensor) -> Tensor:

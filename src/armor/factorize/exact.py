@@ -15,7 +15,7 @@ What is kept never gets worse.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -37,7 +37,7 @@ WINDOW, LEAST_GAIN = 10, 0.005
 def factorize(
     problem: Problem,
     block: int,
-    starts: list[Factors],
+    starts: Iterable[Factors],
     iterations: int = DEFAULT_ITERATIONS,
     seed: int = 0,
     on_iteration: Callable[[float], None] | None = None,
@@ -47,7 +47,8 @@ def factorize(
     Args:
         problem: target and moment, float32 or float64.
         block: wrapper block b, a multiple of 4; a last partial block is padded.
-        starts: sparse matrices without wrappers; the result is never worse than any of them.
+        starts: sparse matrices without wrappers, taken one by one; the result is never worse than
+            any of them.
         iterations: ceiling.
         seed: of the noise.
         on_iteration: called with the relative loss after each iteration.

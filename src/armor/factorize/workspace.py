@@ -25,8 +25,8 @@ class Workspace:
     the full moment a step costs one (rows, in) x (in, in) product, or half of one where blocks are
     solved in turn: each looks left at what the blocks before it changed.
 
-    Besides the problem it holds two matrices of its size, for the full moment a third and one of
-    the moment's; products pass through them a few rows at a time.
+    Besides the problem it holds two matrices of its size, for the full moment a third; products
+    pass through them a few rows at a time.
     """
 
     def __init__(self, problem: Problem, block: int) -> None:
@@ -168,14 +168,13 @@ class Workspace:
                 curved = self._right(self._left(left, change), gram_right)
                 gain += _gain(change, residual[rows], curved)
             return gain
-        coupling = self._coupling(state.right)
         inverses = pair_inverses(gram_right)
         moved = self.one  # G dS
         quarter = self.block // 4
         for j in range(self.rights):
             span, done = self._span(j), slice(0, j * self.block)
             pairs = slice(j * quarter, (j + 1) * quarter)
-            rest = residual[:, span] - moved[:, done] @ coupling[done, span]
+            rest = residual[:, span] - moved[:, done] @ self._coupling(state.right, j)
             core = state.core[:, span].contiguous()
             choice = state.choice[:, pairs].contiguous()
             right, pair = gram_right[j : j + 1], inverses[j : j + 1]
@@ -189,13 +188,10 @@ class Workspace:
             state.choice[:, pairs] = choice
         return gain
 
-    def _coupling(self, right: Tensor) -> Tensor:
-        """``B X B^T``, (in, in)."""
-        coupling = torch.empty_like(self.problem.moment)
-        for j in range(self.rights):
-            span = self._span(j)
-            self._right(right[j] @ self.problem.moment[span], right.mT, coupling[span])
-        return coupling
+    def _coupling(self, right: Tensor, j: int) -> Tensor:
+        """Of the columns j of ``B X B^T`` the rows above their own block, (j b, b)."""
+        half = self.problem.moment[: j * self.block, self._span(j)] @ right[j].mT
+        return torch.bmm(right[:j], half.view(j, self.block, self.block)).view(-1, self.block)
 
     def _chunks(self) -> Iterator[slice]:
         """The rows, a few blocks at a time: what bounds the memory of temporary products."""

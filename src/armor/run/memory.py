@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from armor.errors import ArmorError
@@ -35,6 +37,12 @@ def peak_memory() -> int:
     """Peak resident memory of this process, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def trim_memory() -> None:
+    """Give back to the system what was freed but is kept for later (glibc; else nothing)."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _lines(path: str, start: str) -> list[str]:

@@ -19,7 +19,9 @@ from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
+from armor.run.memory import trim_memory
 from armor.run.plan import LayerPlan
+from armor.run.threads import SHARED_FROM
 from armor.sparsity import parse_pattern
 
 
@@ -87,6 +89,7 @@ def solve_layer(
     n, m = parse_pattern(config.pattern)
     problem = make_problem(inputs, config)
     output = Problem(problem.target, inputs.second)
+    del inputs  # the compensated target has taken the place of the weight
     starts = {"nowag": baselines.nowag(problem, n, m)}
     if problem.is_full:
         starts["sparsegpt"] = baselines.sparsegpt(problem, n, m)
@@ -108,11 +111,22 @@ def solve_layer(
     bounds = {name: relative(start) for name, start in starts.items()}
     if config.method == "armor":
         assert plan.block is not None
-        scaled = [Factors(start.core / rows / cols, start.mask) for start in starts.values()]
+        # One by one: each is as large as the weight.
+        scaled = (
+            Factors(start.core / rows / cols, start.mask)
+            for start in (starts.pop(name) for name in list(starts))
+        )
+        if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
+            trim_memory()
         ready = time.perf_counter() - begin
         if config.solver == "adam":
             factors, losses = factorize_adam(
-                problem, plan.block, scaled, config.iterations or ITERATIONS, config.seed, tick
+                problem,
+                plan.block,
+                list(scaled),
+                config.iterations or ITERATIONS,
+                config.seed,
+                tick,
             )
         else:
             factors, losses = factorize(

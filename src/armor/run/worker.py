@@ -23,6 +23,7 @@ from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.packed import PackedLayer
 from armor.run.job import Job, Tensors
+from armor.run.memory import trim_memory
 from armor.run.open import open_model
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, LayerRecord, solve_layer
@@ -269,13 +270,18 @@ class Worker:
         """Prune one layer: its record, and the packed layer."""
         if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
             self._block = None  # read again in less time than the solve takes; its memory counts
+            trim_memory()
         weight = f"{self._model.layout.path(plan.name)}.weight"
-        inputs = LayerInputs(
-            self._model.load(weight, self._spec.device),
-            **{name: moment.to(self._spec.device) for name, moment in moments.items()},
-        )
         dtype = self._model.dtype(weight)
-        factors, record = solve_layer(plan, inputs, self._spec.config, dtype)
+        factors, record = solve_layer(
+            plan,
+            LayerInputs(
+                self._model.load(weight, self._spec.device),
+                **{name: moment.to(self._spec.device) for name, moment in moments.items()},
+            ),
+            self._spec.config,
+            dtype,
+        )
         return record, PackedLayer.from_factors(factors.to("cpu")).tensors()
 
     def trial(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
@@ -302,6 +308,7 @@ class Worker:
     def _at(self, index: int) -> _Block:
         if self._block is None or self._block.index != index:
             self._block = None  # gone before the next one comes
+            trim_memory()
             self._noted = {key: kept for key, kept in self._noted.items() if key[0] == index}
             self._block = _Block(index, self._model, self._spec.device)
         return self._block
