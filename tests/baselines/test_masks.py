@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from armor.baselines import BASELINES, magnitude, nowag, wanda
 from armor.baselines.nowag import normalise
 from armor.factorize.problem import Problem
+from armor.pattern import Pattern
 
 WEIGHT = torch.tensor([[4.0, -3.0, 2.0, 1.0], [1.0, 2.0, -3.0, 4.0]])
 
@@ -73,7 +74,7 @@ def test_every_group_keeps_exactly_n(
     problem = Problem(
         torch.randn(rows, columns, generator=generator, dtype=dtype), inputs.T @ inputs / 50
     )
-    factors = BASELINES[method](problem, n, m)
+    factors = BASELINES[method](problem, Pattern(n, m))
     for start in range(0, columns, m):
         group = factors.mask[:, start : start + m]
         assert (group.sum(1) == min(n, group.shape[1])).all()
@@ -88,3 +89,32 @@ def test_the_problem_is_left_alone(method: str) -> None:
     BASELINES[method](Problem(target, moment))
     assert torch.equal(target, WEIGHT)
     assert torch.equal(moment, torch.eye(4))
+
+
+@given(
+    method=st.sampled_from(sorted(BASELINES)),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 300),
+    percent=st.integers(1, 99),
+    seed=st.integers(0, 2**16),
+)
+def test_unstructured_keeps_exactly_the_budget(
+    method: str, rows: int, columns: int, percent: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(50, columns, generator=generator)
+    problem = Problem(torch.randn(rows, columns, generator=generator), inputs.T @ inputs / 50)
+    pattern = Pattern.parse(f"{percent}%")
+    factors = BASELINES[method](problem, pattern)
+    assert factors.pattern == pattern
+    assert int(factors.mask.sum()) == pattern.count((rows, columns))
+    assert torch.isfinite(factors.core).all()
+    assert (factors.core[~factors.mask] == 0).all()
+
+
+def test_who_competes_with_whom_without_groups() -> None:
+    """Magnitude: all with all. Wanda: the entries of a row."""
+    problem = Problem(torch.tensor([[8.0, 7.0, 6.0, 5.0], [4.0, 3.0, 2.0, 1.0]]), torch.ones(4))
+    half = Pattern.parse("50%")
+    assert magnitude(problem, half).mask.sum(1).tolist() == [4, 0]
+    assert wanda(problem, half).mask.tolist() == [[True, True, False, False]] * 2

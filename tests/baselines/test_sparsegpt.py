@@ -10,6 +10,7 @@ from armor.baselines import sparsegpt, wanda
 from armor.baselines.obs_block import prune_block, prune_block_torch
 from armor.errors import ArmorError
 from armor.factorize.problem import Problem
+from armor.pattern import Pattern
 
 
 def make_problem(rows: int, columns: int, seed: int = 0) -> Problem:
@@ -49,7 +50,7 @@ def by_definition(problem: Problem, n: int, m: int) -> tuple[Tensor, Tensor]:
 def test_equals_its_definition(columns: int, n: int, m: int) -> None:
     problem = make_problem(7, columns, seed=columns)
     core, mask = by_definition(problem, n, m)
-    factors = sparsegpt(problem, n, m)
+    factors = sparsegpt(problem, Pattern(n, m))
     assert torch.equal(factors.mask, mask)
     assert torch.allclose(factors.core, core, rtol=1e-8, atol=1e-9)
 

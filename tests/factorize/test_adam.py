@@ -7,8 +7,8 @@ from torch import Tensor
 from armor.baselines import nowag
 from armor.factorize import adam
 from armor.factorize.adam import PATIENCE, factorize_adam
-from armor.factorize.core import mask_of
 from armor.factorize.factors import Factors
+from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.workspace import Workspace
 from armor.sparsity import nm_mask

@@ -7,13 +7,12 @@ import torch
 from armor.errors import ArmorError
 from armor.factorize.core import (
     BACKENDS,
-    choice_of,
     default_backend,
-    mask_of,
     pair_inverses,
     sweep,
 )
 from armor.factorize.kernels import reference, triton
+from armor.factorize.masks import choice_of, mask_of
 
 
 def arguments() -> list[torch.Tensor]:

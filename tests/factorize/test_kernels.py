@@ -14,9 +14,10 @@ from torch import Tensor
 
 from armor.baselines import nowag
 from armor.factorize import core
-from armor.factorize.core import mask_of, pair_inverses, sweep
+from armor.factorize.core import pair_inverses, sweep
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference, triton
+from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 
 needs_triton = pytest.mark.skipif(not triton.is_available(), reason="triton is not installed")

@@ -1,4 +1,4 @@
-"""One-shot N:M pruning methods without wrappers, each ``name(problem, n=2, m=4) -> Factors``."""
+"""One-shot pruning methods without wrappers, each ``name(problem, pattern) -> Factors``."""
 
 from __future__ import annotations
 

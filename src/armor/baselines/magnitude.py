@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from armor.baselines.select import select
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.sparsity import nm_mask
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 
-def magnitude(problem: Problem, n: int = 2, m: int = 4) -> Factors:
-    """Keep the `n` largest ``|W|`` of every `m` in a row; the inputs play no part."""
-    mask = nm_mask(problem.target.abs(), n, m)
-    return Factors(problem.target * mask, mask)
+def magnitude(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:
+    """Keep the largest ``|W|``, of every group or of all; the inputs play no part."""
+    mask = select(problem.target.abs(), pattern)
+    return Factors(problem.target * mask, mask, pattern=pattern)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from armor.baselines.select import select
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.sparsity import nm_mask
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 EPSILON = 1e-5
 
@@ -26,11 +27,11 @@ def normalise(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scaled / rows[:, None], rows, columns
 
 
-def nowag(problem: Problem, n: int = 2, m: int = 4) -> Factors:
-    """Keep the `n` largest ``W_bar_ij^2 E[x_j^2]`` of every `m` in a row, values unchanged.
+def nowag(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:
+    """Keep the largest ``W_bar_ij^2 E[x_j^2]``, of every group or of all, values unchanged.
 
     The row norm does not change the choice inside a row; the column norms do.
     """
     normalised, _, _ = normalise(problem.target)
-    mask = nm_mask(normalised.square() * problem.mean_square, n, m)
-    return Factors(problem.target * mask, mask)
+    mask = select(normalised.square() * problem.mean_square, pattern)
+    return Factors(problem.target * mask, mask, pattern=pattern)

@@ -25,6 +25,7 @@ def prune_block(weight: Tensor, upper: Tensor, mask: Tensor, n: int, m: int) -> 
         weight: (columns, rows), contiguous; on return pruned and corrected.
         upper: (columns, columns), the block's part of ``U``.
         mask: bool (columns, rows), all False; on return True where kept.
+        n, m: kept of every `m`; with `n` 0 `mask` says beforehand what is kept.
 
     Returns:
         (columns, rows): ``(w_j - q_j) / U_jj`` for each column j.
@@ -43,7 +44,8 @@ def prune_block_torch(weight: Tensor, upper: Tensor, mask: Tensor, n: int, m: in
     for start in range(0, len(weight), m):
         end = min(start + m, len(weight))
         scores = (weight[start:end] / diagonal[start:end]).square()
-        mask[start:end] = nm_mask(scores.T, n, m).T
+        if n:
+            mask[start:end] = nm_mask(scores.T, n, m).T
         for j in range(start, end):
             error[j] = torch.where(mask[j], 0, weight[j] / diagonal[j])
             weight[j] *= mask[j]

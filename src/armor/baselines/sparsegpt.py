@@ -12,20 +12,23 @@ import torch
 from torch import Tensor
 
 from armor.baselines.obs_block import prune_block
+from armor.baselines.select import largest
 from armor.errors import ArmorError
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 LAZY_BLOCK = 128  # columns between two updates of the rest of the matrix, as in the paper
 _MAX_DAMPING = 1e4
 
 
-def sparsegpt(problem: Problem, n: int = 2, m: int = 4) -> Factors:
-    """Prune to `n` of every `m` in a row and correct the kept values.
+def sparsegpt(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:
+    """Prune to `pattern` and correct the kept values.
 
-    The mask of a group is decided when its first column is reached: the `n` largest
-    ``w_c^2 / U_cc^2`` of the weights as they then are.
+    The mask of a group is decided when its first column is reached: the largest
+    ``w_c^2 / U_cc^2`` of the weights as they then are. Without groups it is decided for a lazy
+    block of columns at once, and keeps of each its share of the whole matrix's entries.
 
     Weights of dead channels (mean square 0) count as zero.
 
@@ -43,13 +46,19 @@ def sparsegpt(problem: Problem, n: int = 2, m: int = 4) -> Factors:
     weight[problem.mean_square <= 0] = 0  # dead channels lose every contest for a place
     mask = torch.zeros_like(weight, dtype=torch.bool)
     columns = weight.shape[0]
-    step = m * max(1, LAZY_BLOCK // m)
+    group = pattern.group or 1
+    step = group * max(1, LAZY_BLOCK // group)
+    budget = pattern.count((weight.shape[1], columns)) if pattern.is_unstructured else 0
     for start in range(0, columns, step):
         end = min(start + step, columns)
         block = upper[start:end, start:end].contiguous()
-        error = prune_block(weight[start:end], block, mask[start:end], n, m)
+        if pattern.is_unstructured:
+            scores = (weight[start:end] / block.diagonal().unsqueeze(1)).square()
+            count = budget * end // columns - budget * start // columns
+            mask[start:end] = largest(scores, count)
+        error = prune_block(weight[start:end], block, mask[start:end], pattern.kept, group)
         weight[end:].addmm_(upper[start:end, end:].T, error, alpha=-1)
-    return Factors(weight.T.contiguous(), mask.T.contiguous())
+    return Factors(weight.T.contiguous(), mask.T.contiguous(), pattern=pattern)
 
 
 def inverse_factor(moment: Tensor) -> Tensor:

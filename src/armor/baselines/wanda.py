@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from armor.baselines.select import select_by_row
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.sparsity import nm_mask
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 
-def wanda(problem: Problem, n: int = 2, m: int = 4) -> Factors:
-    """Keep the `n` largest ``|W_ij| sqrt(E[x_j^2])`` of every `m` in a row, values unchanged."""
+def wanda(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:
+    """Keep the largest ``|W_ij| sqrt(E[x_j^2])``, of every group or row, values unchanged."""
     # Rounding may leave a dead channel's mean square a hair below zero.
     scale = problem.mean_square.clamp_min(0).sqrt()
-    mask = nm_mask(problem.target.abs() * scale, n, m)
-    return Factors(problem.target * mask, mask)
+    mask = select_by_row(problem.target.abs() * scale, pattern)
+    return Factors(problem.target * mask, mask, pattern=pattern)

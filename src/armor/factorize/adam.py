@@ -22,9 +22,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from armor.factorize.core import mask_of, pair_inverses
+from armor.factorize.core import pair_inverses
 from armor.factorize.factors import Factors
 from armor.factorize.groups import Groups, pick
+from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.factorize.workspace import Workspace

@@ -1,4 +1,4 @@
-"""The core sweep: one exact pass over every group of 4, on whichever backend fits."""
+"""The core sweep: one exact pass over every group, on whichever backend fits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.factorize.kernels.reference import PAIRS
+from armor.factorize.masks import gain_tables, masks_of
+from armor.pattern import Pattern
 
 BACKENDS = ("numba", "triton", "torch")
 
@@ -49,6 +51,39 @@ def sweep(
     kernel.sweep(residual, core, choice, gram_left, gram_right, inverses)
 
 
+def sweep_masks(
+    residual: Tensor,
+    core: Tensor,
+    choice: Tensor,
+    gram_left: Tensor,
+    gram_right: Tensor,
+    pattern: Pattern,
+    price: Tensor | None = None,
+    backend: str | None = None,
+) -> None:
+    """`sweep` for any pattern; `choice` holds codes of `masks_of` the pattern.
+
+    Args:
+        price: of a kept entry, float (): masks of every size compete by gain less price. None: a
+            group keeps as many entries as it has; an unstructured core keeps its count.
+        backend: "numba" or "torch"; None takes Numba on the CPU and PyTorch, which is slower, on
+            any other device: only 2:4 has a Triton kernel.
+    """
+    name = backend or ("numba" if core.device.type == "cpu" else "torch")
+    kernel = import_module(f"armor.factorize.kernels.{name}_masks")
+    sizes = torch.tensor([len(mask) for mask in masks_of(pattern)])
+    if price is None:
+        costs = torch.zeros(len(sizes), device=core.device)
+        first = torch.searchsorted(sizes, sizes)
+        last = torch.searchsorted(sizes, sizes, right=True)
+    else:
+        costs = price * sizes.to(core.device)
+        first, last = torch.zeros_like(sizes), torch.full_like(sizes, len(sizes))
+    first, last = first.to(core.device), last.to(core.device)
+    tables = gain_tables(gram_right, pattern)
+    kernel.sweep(residual, core, choice, gram_left, gram_right, tables, first, last, costs)
+
+
 def default_backend(device: torch.device) -> str:
     """Numba on the CPU, Triton on CUDA where it is installed, else PyTorch."""
     if device.type == "cpu":
@@ -83,22 +118,3 @@ def pair_inverses(gram_right: Tensor) -> Tensor:
         ],
         dim=-1,
     )
-
-
-def mask_of(choice: Tensor) -> Tensor:
-    """Kept positions, bool (rows, 4*groups), of the pair codes `choice` (rows, groups)."""
-    table = torch.zeros(len(PAIRS), 4, dtype=torch.bool)
-    for code, pair in enumerate(PAIRS):
-        table[code, list(pair)] = True
-    return table.to(choice.device)[choice.long()].flatten(1)
-
-
-def choice_of(mask: Tensor) -> Tensor:
-    """The inverse of `mask_of`: uint8 (rows, groups)."""
-    bits = mask.view(torch.uint8)
-    first, second, third, fourth = (bits[:, place::4] << place for place in range(4))
-    keys = first | second | third | fourth
-    table = torch.zeros(16, dtype=torch.uint8, device=mask.device)
-    for code, (one, two) in enumerate(PAIRS):
-        table[(1 << one) | (1 << two)] = code
-    return table[keys.int()]

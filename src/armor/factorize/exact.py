@@ -11,6 +11,9 @@ turn, so it cannot rise. Two things go wrong with that alone, and each phase cur
    leap that does not pay is dropped, and a plain iteration follows.
 
 What is kept never gets worse.
+
+The entries of an unstructured core compete all over the matrix: while they are shaken each has a
+price, which follows their number; then that is brought to the budget and stays in every group.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from armor.factorize.core import mask_of
+from armor.factorize.budget import Price, filled
 from armor.factorize.factors import Factors
+from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
 from armor.factorize.workspace import Workspace
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 DEFAULT_ITERATIONS = 100
 #: The share of the iterations that are shaken, and by how many times the present error.
@@ -41,23 +46,26 @@ def factorize(
     iterations: int = DEFAULT_ITERATIONS,
     seed: int = 0,
     on_iteration: Callable[[float], None] | None = None,
+    pattern: Pattern = TWO_OF_FOUR,
 ) -> tuple[Factors, list[float]]:
     """Factorise one matrix from the best of `starts`.
 
     Args:
         problem: target and moment, float32 or float64.
-        block: wrapper block b, a multiple of 4; a last partial block is padded.
+        block: wrapper block b, a multiple of 4 and of the pattern's group; a last partial block
+            is padded.
         starts: sparse matrices without wrappers, taken one by one; the result is never worse than
             any of them.
         iterations: ceiling.
         seed: of the noise.
         on_iteration: called with the relative loss after each iteration.
+        pattern: of every start, and of the result.
 
     Returns:
         The factors, and the loss of the best point at the start and after each iteration relative
         to that of ``W_hat = 0``: a sequence that never rises.
     """
-    work = Workspace(problem, block)
+    work = Workspace(problem, block, pattern)
     zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     other = best.copy()
@@ -66,13 +74,19 @@ def factorize(
     leap = torch.zeros_like(step)
     generator = torch.Generator(best.core.device).manual_seed(seed)
     shaken = int(SHAKEN * iterations)
+    count = pattern.count((work.rows, work.cols))
+    price = Price(problem, count) if pattern.is_unstructured else None
     for _ in range(shaken):
-        work.shake(other, NOISE, generator)
+        work.shake(other, NOISE, generator, None if price is None else price.value)
+        if price is not None:
+            price.follow(other, pattern)
         losses.append(losses[-1])
         if on_iteration is not None:
             on_iteration(float(losses[-1]))
-    for count in range(1, iterations - shaken + 1):
-        if count > 1:  # the first goes on from where the noise has led
+    if price is not None:
+        work.settle(other, count)
+    for turn in range(1, iterations - shaken + 1):
+        if turn > 1:  # the first goes on from where the noise has led
             other.leap_from(best, leap)
         work.iterate(other)
         best, other, improved = better_first(best, other)
@@ -83,8 +97,10 @@ def factorize(
         losses.append(best.loss / zero)
         if on_iteration is not None:
             on_iteration(float(losses[-1]))
-        if count % WINDOW == 0 and losses[-1] >= (1 - LEAST_GAIN) * losses[-1 - WINDOW]:
+        if turn % WINDOW == 0 and losses[-1] >= (1 - LEAST_GAIN) * losses[-1 - WINDOW]:
             break  # asked rarely: on a GPU the answer has to be waited for
     core = best.core[: work.rows, : work.cols].contiguous()
-    mask = mask_of(best.choice)[: work.rows, : work.cols].contiguous()
-    return Factors(core, mask, best.left, best.right), torch.stack(losses).tolist()
+    mask = mask_of(best.choice, pattern)[: work.rows, : work.cols].contiguous()
+    if pattern.is_unstructured:
+        mask = filled(mask, count)
+    return Factors(core, mask, best.left, best.right, pattern), torch.stack(losses).tolist()

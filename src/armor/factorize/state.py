@@ -14,7 +14,7 @@ class State:
 
     Attributes:
         left: A, (i, b, b). right: B, (j, b, b). core: S, (i*b, j*b).
-        choice: kept pair of each group, uint8 (i*b, j*b/4).
+        choice: mask of each group, as its code, uint8 (i*b, j*b/M).
         loss: proxy loss, float64 ().
     """
 
@@ -35,9 +35,10 @@ class State:
     def leap_from(self, best: State, step: Tensor) -> None:
         """Become the point `step` beyond `best` on the line from here to it.
 
-        Values of the core move only where both keep the same pair. A step of 0 gives `best`.
+        Values of the core move only where both have the same mask. A step of 0 gives `best`.
         """
-        kept = (self.choice == best.choice).repeat_interleave(4, dim=1)
+        group = self.core.shape[1] // self.choice.shape[1]
+        kept = (self.choice == best.choice).repeat_interleave(group, dim=1)
         self.left.sub_(best.left).mul_(-step).add_(best.left)
         self.right.sub_(best.right).mul_(-step).add_(best.right)
         self.core.sub_(best.core).mul_(kept).mul_(-step).add_(best.core)

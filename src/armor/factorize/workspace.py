@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.factorize.core import choice_of, pair_inverses, sweep
+from armor.factorize.core import pair_inverses, sweep, sweep_masks
 from armor.factorize.factors import Factors
+from armor.factorize.masks import choice_of, group_of, mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.factorize.wrappers import inverse
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.sparsity import nm_mask
 
 _LEAST_CHUNK = 2**16  # entries: fewer are not worth a call
@@ -29,9 +31,10 @@ class Workspace:
     pass through them a few rows at a time.
     """
 
-    def __init__(self, problem: Problem, block: int) -> None:
+    def __init__(self, problem: Problem, block: int, pattern: Pattern = TWO_OF_FOUR) -> None:
         self.rows, self.cols = problem.target.shape
         self.block = block
+        self.pattern = pattern
         bottom, side = -self.rows % block, -self.cols % block
         target, moment = problem.target, problem.moment
         if bottom or side:
@@ -60,13 +63,14 @@ class Workspace:
         eye = torch.eye(self.block, dtype=target.dtype, device=target.device)
         around = (0, target.shape[1] - self.cols, 0, target.shape[0] - self.rows)
         mask = pad(factors.mask, around)
-        if any(around):  # padding keeps two (zero) values of every four like everything else
-            mask = nm_mask(mask.to(target.dtype))
+        if any(around) and not self.pattern.is_unstructured:
+            # Padding keeps (zero) values of every group like everything else.
+            mask = nm_mask(mask.to(target.dtype), self.pattern.kept, self.pattern.group)
         state = State(
             eye.repeat(self.lefts, 1, 1),
             eye.repeat(self.rights, 1, 1),
             pad(factors.core, around).contiguous(),
-            choice_of(mask),
+            choice_of(mask, self.pattern),
             torch.zeros((), dtype=torch.float64, device=target.device),
         )
         state.loss = self.loss(state)
@@ -87,11 +91,18 @@ class Workspace:
         self.step_left(state)
         self.step_core(state)
 
-    def shake(self, state: State, noise: float, generator: torch.Generator) -> None:
+    def shake(
+        self,
+        state: State,
+        noise: float,
+        generator: torch.Generator,
+        price: Tensor | None = None,
+    ) -> None:
         """`iterate`, but the core is fitted to a target with random errors.
 
         They are white in the measure of the loss, and `noise` times as large as the present ones
-        (root mean square). The loss left in the state is that before the core moved.
+        (root mean square). The loss left in the state is that before the core moved. Under a
+        `price` of kept entries their number may change.
         """
         self.step_right(state)
         self.step_left(state)
@@ -101,7 +112,7 @@ class Workspace:
             errors = torch.empty_like(self.two[rows], dtype=torch.float32)
             errors.normal_(generator=generator)  # the same ones for every dtype
             self.two[rows].addcmul_(errors.to(self.two.dtype), self.deviation * size)
-        self._sweep_core(state, weigh=False)
+        self._sweep_core(state, weigh=False, price=price)
 
     def step_right(self, state: State) -> None:
         """Minimise over each B_j in turn."""
@@ -151,41 +162,87 @@ class Workspace:
         """One sweep over the groups of the core; needs the force in `two` and the loss."""
         state.loss = state.loss - self._sweep_core(state)
 
-    def _sweep_core(self, state: State, weigh: bool = True) -> Tensor:
-        """The sweep, and what it takes off the loss that the force in `two` belongs to, or 0."""
+    def settle(self, state: State, count: int) -> None:
+        """Let the core keep exactly `count` entries: the least drop out, or the best come in.
+
+        An entry is worth what it alone takes off the loss. Those that come in hold 0 as yet.
+        """
+        self.step_right(state)
+        self.step_left(state)
+        mask = mask_of(state.choice, self.pattern)
+        missing = count - int(mask[: self.rows, : self.cols].sum())
+        if missing == 0:
+            return
+        gram_left, gram_right, residual = self._to_core(state)
+        down = gram_left.diagonal(dim1=1, dim2=2).flatten().unsqueeze(1)
+        across = gram_right.diagonal(dim1=1, dim2=2).flatten()
+        curve = down * across
+        if missing < 0:
+            worth = -(state.core.square() * curve).masked_fill(~mask, torch.inf)
+        else:
+            worth = torch.where(curve > 0, residual.square() / curve, 0.0)
+            worth = worth.masked_fill(mask, -torch.inf)
+        worth = worth[: self.rows, : self.cols].flatten()
+        order = worth.argsort(descending=True, stable=True)[: abs(missing)]
+        row, col = order // self.cols, order % self.cols
+        mask[row, col] = missing > 0
+        state.core.mul_(mask)
+        state.choice = choice_of(mask, self.pattern)
+
+    def _to_core(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """G, the blocks of H, and ``R = A^T F B^T``, the force in the core's own coordinates."""
         left_t, right_t = state.left.mT, state.right.mT
         gram_left = torch.bmm(left_t, state.left)
         gram_right = torch.bmm(torch.bmm(state.right, self.moments), right_t)
-        # R = A^T F B^T, the force in the core's own coordinates.
         residual = self._right(self._left(left_t, self.two, self.one), right_t, self.two)
+        return gram_left, gram_right, residual
+
+    def _sweep_core(self, state: State, weigh: bool = True, price: Tensor | None = None) -> Tensor:
+        """The sweep, and what it takes off the loss that the force in `two` belongs to, or 0."""
+        gram_left, gram_right, residual = self._to_core(state)
         gain = torch.zeros_like(state.loss)
         if not self.problem.is_full:
             before = self.one.copy_(state.core)
-            sweep(residual, state.core, state.choice, gram_left, gram_right)
+            if self.pattern == TWO_OF_FOUR:
+                sweep(residual, state.core, state.choice, gram_left, gram_right)
+            else:
+                sweep_masks(
+                    residual,
+                    state.core,
+                    state.choice,
+                    gram_left,
+                    gram_right,
+                    self.pattern,
+                    price,
+                )
             for rows in self._chunks() if weigh else ():
                 change = state.core[rows] - before[rows]
                 left = gram_left[rows.start // self.block : rows.stop // self.block]
                 curved = self._right(self._left(left, change), gram_right)
                 gain += _gain(change, residual[rows], curved)
             return gain
-        inverses = pair_inverses(gram_right)
+        inverses = pair_inverses(gram_right) if self.pattern == TWO_OF_FOUR else None
         moved = self.one  # G dS
-        quarter = self.block // 4
+        groups = self.block // group_of(self.pattern)
         for j in range(self.rights):
             span, done = self._span(j), slice(0, j * self.block)
-            pairs = slice(j * quarter, (j + 1) * quarter)
+            codes = slice(j * groups, (j + 1) * groups)
             rest = residual[:, span] - moved[:, done] @ self._coupling(state.right, j)
             core = state.core[:, span].contiguous()
-            choice = state.choice[:, pairs].contiguous()
-            right, pair = gram_right[j : j + 1], inverses[j : j + 1]
-            sweep(rest, core, choice, gram_left, right, inverses=pair)
+            choice = state.choice[:, codes].contiguous()
+            right = gram_right[j : j + 1]
+            if inverses is not None:
+                pair = inverses[j : j + 1]
+                sweep(rest, core, choice, gram_left, right, inverses=pair)
+            else:
+                sweep_masks(rest, core, choice, gram_left, right, self.pattern, price)
             change = core - state.core[:, span]
             pushed = self._left(gram_left, change)
             if weigh:
                 gain += _gain(change, rest, pushed @ right[0])
             moved[:, span] = pushed
             state.core[:, span] = core
-            state.choice[:, pairs] = choice
+            state.choice[:, codes] = choice
         return gain
 
     def _coupling(self, right: Tensor, j: int) -> Tensor:

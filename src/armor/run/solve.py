@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,10 @@ from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
+from armor.pattern import Pattern
 from armor.run.memory import trim_memory
 from armor.run.plan import LayerPlan
 from armor.run.threads import SHARED_FROM
-from armor.sparsity import parse_pattern
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ def solve_layer(
     """
     begin = time.perf_counter()
     config = plan.settings(config)
-    n, m = parse_pattern(config.pattern)
+    pattern = Pattern.parse(config.pattern)
     problem = make_problem(inputs, config)
     output = Problem(problem.target, inputs.second)
     del inputs  # the compensated target has taken the place of the weight
-    starts = {"nowag": baselines.nowag(problem, n, m)}
+    starts = {"nowag": baselines.nowag(problem, pattern)}
     if problem.is_full:
-        starts["sparsegpt"] = baselines.sparsegpt(problem, n, m)
+        starts["sparsegpt"] = baselines.sparsegpt(problem, pattern)
     rows, cols = torch.ones(()), torch.ones(())
     if config.objective == "diag" and config.method == "armor":
         normalised, row_norms, cols = normalise(problem.target)
@@ -113,7 +113,7 @@ def solve_layer(
         assert plan.block is not None
         # One by one: each is as large as the weight.
         scaled = (
-            Factors(start.core / rows / cols, start.mask)
+            replace(start, core=start.core / rows / cols)
             for start in (starts.pop(name) for name in list(starts))
         )
         if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
@@ -136,13 +136,14 @@ def solve_layer(
                 config.iterations or DEFAULT_ITERATIONS,
                 config.seed,
                 tick,
+                pattern,
             )
         times = [ready, *_every(KEEP if config.solver == "adam" else 1, clock)]
         if config.objective == "diag":
             factors = fold(factors, rows.squeeze(-1), cols)
         factors = balance(factors)
     else:
-        factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, n, m)
+        factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, pattern)
         losses, times = [], []
     factors = cast(factors, dtype)
     loss = relative(factors)

@@ -1,0 +1,163 @@
+"""Any pattern in the sweep: tables, kernels against the plain one, prices, and the solver."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from armor.baselines import nowag, sparsegpt
+from armor.factorize.core import sweep_masks
+from armor.factorize.exact import factorize
+from armor.factorize.kernels import reference_masks
+from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of, masks_of
+from armor.factorize.problem import Problem
+from armor.pattern import Pattern
+
+PATTERNS = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "7:8", "50%"]
+
+
+def grams(pattern: Pattern, quirk: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """G (2, 16, 16) and H (3, 16, 16), float64."""
+    draw = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(n, 16, 24, generator=draw, dtype=torch.float64) for n in (2, 3))
+    if quirk == "dead":
+        b[:, :9] = 0.0
+        a[:, 2] = 0.0
+    elif quirk == "singular":
+        b[:, 1] = b[:, 0]
+        b[:, 12] = b[:, 13]
+    return a @ a.mT, b @ b.mT
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_choice_and_mask_are_inverse(text: str) -> None:
+    pattern = Pattern.parse(text)
+    count = len(masks_of(pattern))
+    choice = torch.arange(count, dtype=torch.uint8).repeat(2).view(2, count)
+    mask = mask_of(choice, pattern)
+    assert mask.shape == (2, count * group_of(pattern))
+    assert torch.equal(choice_of(mask, pattern), choice)
+
+
+@pytest.mark.parametrize("quirk", ["none", "dead", "singular"])
+@pytest.mark.parametrize("text", PATTERNS)
+def test_tables_hold_gain_and_values_of_every_mask(text: str, quirk: str) -> None:
+    pattern = Pattern.parse(text)
+    _, right = grams(pattern, quirk)
+    width = group_of(pattern)
+    tables = gain_tables(right, pattern)
+    one, two = torch.triu_indices(width, width)
+    draw = torch.Generator().manual_seed(1)
+    for group in range(16 // width):
+        cols = slice(width * group, width * (group + 1))
+        corner = right[1, cols, cols]
+        force = corner @ torch.randn(width, generator=draw, dtype=torch.float64)
+        found = tables[1, group].T @ (force[one] * force[two])
+        for code, mask in enumerate(masks_of(pattern)):
+            at = list(mask)
+            part = corner[at][:, at]
+            values = torch.linalg.pinv(part, rtol=1e-6, hermitian=True) @ force[at]
+            assert found[code] == pytest.approx(float(force[at] @ values), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("price", [None, 0.3])
+@pytest.mark.parametrize("quirk", ["none", "dead", "singular"])
+@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_sweep_matches_the_plain_one(
+    backend: str, text: str, quirk: str, price: float | None
+) -> None:
+    pattern = Pattern.parse(text)
+    left, right = grams(pattern, quirk)
+    width, masks = group_of(pattern), masks_of(pattern)
+    draw = torch.Generator().manual_seed(2)
+    choice = torch.randint(0, len(masks), (32, 48 // width), generator=draw).to(torch.uint8)
+    core = torch.randn(32, 48, generator=draw, dtype=torch.float64) * mask_of(choice, pattern)
+    weight = 3 * torch.randn(32, 48, generator=draw, dtype=torch.float64)
+    blocks = (weight - core).unflatten(0, (2, 16)).unflatten(2, (3, 16))
+    residual = torch.einsum("irs,isjc,jcd->irjd", left, blocks, right).reshape(32, 48)
+    found, codes = core.clone(), choice.clone()
+    cost = None if price is None else torch.tensor(price * float(residual.abs().mean()))
+    sweep_masks(residual, found, codes, left, right, pattern, cost, backend)
+    groups = 16 // width
+    for i in range(2):
+        for j in range(3):
+            at = (slice(16 * i, 16 * i + 16), slice(16 * j, 16 * j + 16))
+            number = slice(groups * j, groups * (j + 1))
+            reference_masks.sweep_block(
+                residual[at].numpy(),
+                core[at].numpy(),
+                choice[at[0], number].numpy(),
+                left[i].numpy(),
+                right[j].numpy(),
+                masks,
+                None if cost is None else float(cost),
+            )
+    if quirk == "none":
+        assert torch.equal(codes, choice)
+        torch.testing.assert_close(found, core, rtol=1e-7, atol=1e-7)
+    else:  # ties: the same value of the quadratic
+        assert not (found * ~mask_of(codes, pattern)).any()
+        values = [quadratic(weight - each, left, right) for each in (found, core)]
+        if cost is not None:
+            values[0] += float(cost) * int(mask_of(codes, pattern).sum())
+            values[1] += float(cost) * int(mask_of(choice, pattern).sum())
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def quadratic(error: Tensor, left: Tensor, right: Tensor) -> float:
+    blocks = error.unflatten(0, (2, 16)).unflatten(2, (3, 16))
+    return float((torch.einsum("irs,isjc,jcd->irjd", left, blocks, right) * blocks).sum())
+
+
+def make_problem(rows: int, cols: int, full: bool) -> Problem:
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4 * cols, cols, generator=draw)
+    inputs = inputs @ torch.randn(cols, cols, generator=draw)
+    moment = inputs.T @ inputs / len(inputs) + 0.1 * torch.eye(cols)
+    target = torch.randn(rows, cols, generator=draw)
+    return Problem(target, moment if full else moment.diagonal().contiguous())
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(32, 48), (21, 43)])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("text", ["1:2", "1:4", "4:8", "3:8", "50%", "2%", "97%"])
+def test_the_certificate_holds_for_every_pattern(
+    text: str, full: bool, rows: int, cols: int
+) -> None:
+    problem, pattern = make_problem(rows, cols, full), Pattern.parse(text)
+    starts = [nowag(problem, pattern)] + ([sparsegpt(problem, pattern)] if full else [])
+    factors, losses = factorize(problem, 8, starts, 20, pattern=pattern)
+    zero = problem.zero_loss()
+    assert all(after <= before for before, after in pairwise(losses))
+    assert losses[-1] < min(problem.loss(start.dense()) for start in starts) / zero
+    assert problem.loss(factors.dense()) / zero == pytest.approx(losses[-1], rel=1e-2, abs=1e-6)
+    assert factors.pattern == pattern
+    assert not factors.core[~factors.mask].any()
+    if pattern.is_unstructured:
+        assert int(factors.mask.sum()) == pattern.count((rows, cols))
+    else:
+        whole = cols // pattern.group * pattern.group
+        groups = factors.mask[:, :whole].unflatten(1, (-1, pattern.group))
+        assert (groups.sum(-1) == pattern.kept).all()
+
+
+def test_freer_patterns_end_lower() -> None:
+    """At the same density: 2:4 is a 4:8, and both are unstructured."""
+    problem = make_problem(64, 64, full=True)
+    ends = []
+    for pattern in map(Pattern.parse, ("50%", "4:8", "2:4")):
+        start = nowag(problem, pattern)
+        ends.append(factorize(problem, 8, [start], 40, pattern=pattern)[1][-1])
+    assert ends == sorted(ends)
+
+
+def test_dead_inputs_and_rows_keep_the_count() -> None:
+    problem = make_problem(24, 40, full=False)
+    problem.target[3] = 0.0
+    problem.moment[:30] = 0.0
+    pattern = Pattern.parse("40%")
+    factors, _ = factorize(problem, 16, [nowag(problem, pattern)], 20, pattern=pattern)
+    assert int(factors.mask.sum()) == pattern.count((24, 40))
+    assert torch.isfinite(factors.dense()).all()
