@@ -29,15 +29,18 @@ from armor.demo.text import calibration_text, model_dir
 VOCABULARY = 32000
 
 
-def write_model(folder: Path, layers: int, width: int, mlp: int) -> int:
-    """A random Llama in bfloat16 with the demo model's tokenizer; its bytes."""
+def write_model(folder: Path, layers: int, width: int, mlp: int, shared: int = 2) -> int:
+    """A random Llama in bfloat16 with the demo model's tokenizer; its bytes.
+
+    `shared` query heads use the same keys and values.
+    """
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=mlp,
         num_hidden_layers=layers,
         num_attention_heads=width // 128,
-        num_key_value_heads=width // 256,
+        num_key_value_heads=width // 128 // shared,
         max_position_embeddings=131072,
         architectures=["LlamaForCausalLM"],
         dtype="bfloat16",
@@ -63,7 +66,12 @@ def write_model(folder: Path, layers: int, width: int, mlp: int) -> int:
     add("model.embed_tokens", VOCABULARY, width)
     for index in range(layers):
         prefix = f"model.layers.{index}"
-        for name, rows in (("q", width), ("k", width // 2), ("v", width // 2), ("o", width)):
+        for name, rows in (
+            ("q", width),
+            ("k", width // shared),
+            ("v", width // shared),
+            ("o", width),
+        ):
             add(f"{prefix}.self_attn.{name}_proj", rows, width)
         add(f"{prefix}.mlp.gate_proj", mlp, width)
         add(f"{prefix}.mlp.up_proj", mlp, width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,40 @@ def test_a_cluster_that_is_not_there_is_one_line(
     with pytest.raises(ArmorError, match=r"no Ray cluster answers at 127.0.0.1:1") as caught:
         armor.prune(tiny_model, settings(), tmp_path / "out", engine="ray")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_something_else_than_a_cluster_is_one_line(
+    tiny_model: Path,
+    settings: Callable[..., PruneConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes,
+) -> None:
+    def serve(listener: socket.socket) -> None:
+        line, _ = listener.accept()
+        with line:
+            line.recv(100)
+            line.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(ArmorError, match="what listens there is not Ray"):
+            armor.prune(tiny_model, settings(), tmp_path / "out", engine="ray")
+
+
+def test_a_cluster_that_runs_already(
+    tiny_model: Path,
+    settings: Callable[..., PruneConfig],
+    weights: Callable[[Path], dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    armor.prune(tiny_model, settings(), tmp_path / "one", workers=1)
+    found = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    monkeypatch.setenv("RAY_ADDRESS", found.address_info["gcs_address"])
+    armor.prune(tiny_model, settings(), tmp_path / "ray", workers=2, engine="ray")
+    assert weights(tmp_path / "ray") == weights(tmp_path / "one")

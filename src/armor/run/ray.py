@@ -25,6 +25,9 @@ from armor.run.worker import Spec, Worker
 
 #: A task whose worker or machine dies is tried again so many times.
 RETRIES = 3
+#: Ray speaks gRPC, which is HTTP/2: both sides begin with a frame of settings.
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
 #: Tensors as NumPy arrays of bytes, which Ray maps from its store: (dtype, shape, bytes) by name.
 Encoded = dict[str, tuple[str, tuple[int, ...], Any]]
 
@@ -190,10 +193,15 @@ def _connect(ray: Any, workers: int | None, store_bytes: int | None) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` if nobody answers; Ray itself would try for two minutes, then exit."""
+    """Raise `OSError` if no Ray answers; Ray itself would try for two minutes, then exit."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    if not host or not port.isdigit():
+        return
+    with socket.create_connection((host, int(port)), timeout=10) as line:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            line.sendall(_GREETING)
+            if line.recv(9, socket.MSG_WAITALL)[3:4] != _SETTINGS:
+                raise OSError("what listens there is not Ray")
 
 
 def _import_ray() -> Any:
