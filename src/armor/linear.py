@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from armor import runtime
 from armor.factorize.factors import Factors
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.runtime.api import Arguments
 from armor.runtime.sharing import SharedInputs
 from armor.sparsity import packed_shapes
 
 
 class ArmorLinear(nn.Module):
-    """``y = A (S (B x)) + bias`` with a 2:4 core S and block-diagonal wrappers A and B.
+    """``y = A (S (B x)) + bias`` with a sparse core S and block-diagonal wrappers A and B.
 
     The parameters ask for no gradient: they are for inference. All tensors are parameters, the
     indices too, because offloading to CPU or disk moves parameters but leaves buffers behind.
 
     Attributes:
-        core_values: (out, 2*ceil(in/4)), kept values of S.
-        core_indices: uint8 (out, ceil(ceil(in/4)/2)), their positions (`armor.sparsity`).
+        pattern: of S.
+        core_values: (out, N*ceil(in/M)), kept values of S; flat where S is unstructured.
+        core_indices: uint8 (out, bytes of a row), their positions (`armor.sparsity.pack`).
         left: A, (ceil(out/b), b, b), or None without wrappers.
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.
@@ -44,9 +46,15 @@ class ArmorLinear(nn.Module):
         bias: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        pattern: Pattern = TWO_OF_FOUR,
+        count: int | None = None,
     ) -> None:
-        """Empty tensors of the right shapes, to be loaded into; `block` None means no wrappers."""
+        """Empty tensors of the right shapes, to be loaded into; `block` None means no wrappers.
+
+        `count` is how many entries an unstructured core keeps, by default what `pattern` says.
+        """
         super().__init__()
+        self.pattern = pattern
         self.in_features = in_features
         self.out_features = out_features
         self.block = block
@@ -55,7 +63,7 @@ class ArmorLinear(nn.Module):
             tensor = torch.empty(shape, dtype=dtype, device=device)
             return nn.Parameter(tensor, requires_grad=False)
 
-        values, indices = packed_shapes(out_features, in_features)
+        values, indices = packed_shapes(out_features, in_features, pattern, count)
         self.core_values = empty(*values)
         self.core_indices = empty(*indices, dtype=torch.uint8)
         self.left = self.right = None
@@ -71,14 +79,22 @@ class ArmorLinear(nn.Module):
     def from_packed(cls, layer: PackedLayer, bias: Tensor | None = None) -> ArmorLinear:
         """The module of `layer`, sharing its tensors (their dtype, their device)."""
         rows, cols = layer.shape
-        module = cls(cols, rows, layer.block, bias is not None, device="meta")
+        module = cls(
+            cols,
+            rows,
+            layer.block,
+            bias is not None,
+            device="meta",
+            pattern=layer.pattern,
+            count=layer.count,
+        )
         tensors = layer.tensors() | ({} if bias is None else {"bias": bias})
         module.load_state_dict(tensors, assign=True)
         return module
 
     @classmethod
     def from_factors(cls, factors: Factors, bias: Tensor | None = None) -> ArmorLinear:
-        """The module of `factors`, in their dtype. Raises `ArmorError` if the mask is not 2:4."""
+        """The module of `factors`, in their dtype. Raises `ArmorError` if the mask does not fit."""
         return cls.from_packed(PackedLayer.from_factors(factors), bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,10 +106,10 @@ class ArmorLinear(nn.Module):
 
     def alone(self, x: Tensor) -> Tensor:
         """`forward`, whatever other layers have the same input."""
-        return runtime.linear(x, *self.arguments())
+        return runtime.linear(x, *self.arguments(), self.pattern)
 
     def arguments(self) -> Arguments:
-        """What `armor.runtime.linear` takes after x."""
+        """What `armor.runtime.linear` takes after x, but for the pattern."""
         packed = self._packed if self.is_packed else None
         indices: Tensor = self.core_indices
         if packed is None and self._packed is not None and not indices.numel():
@@ -162,7 +178,9 @@ class ArmorLinear(nn.Module):
         indices: Tensor = self.core_indices
         if self._packed is not None and not indices.numel():
             indices = self._told_indices()
-        return PackedLayer(self.in_features, self.core_values, indices, self.left, self.right)
+        return PackedLayer(
+            self.in_features, self.core_values, indices, self.left, self.right, self.pattern
+        )
 
     def dense_weight(self) -> Tensor:
         """``A S B``, (out, in), multiplied in float32 or wider, in the module's dtype."""
@@ -172,7 +190,7 @@ class ArmorLinear(nn.Module):
         """What ``print(model)`` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features},"
-            f" block={self.block}, bias={self.bias is not None}"
+            f" block={self.block}, bias={self.bias is not None}, pattern={self.pattern}"
         )
 
 

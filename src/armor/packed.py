@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.sparsity import pack, unpack, unpack_mask
 
 
@@ -18,9 +20,11 @@ class PackedLayer:
 
     Attributes:
         in_features: columns of W_hat (the values of a last partial group are padded).
-        core_values: (out, 2*ceil(in/4)), kept values of S.
-        core_indices: uint8 (out, ceil(ceil(in/4)/2)), their positions (`armor.sparsity.pack`).
+        core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat.
+        core_indices: uint8, their positions: of 2:4 (out, ceil(ceil(in/4)/2)), else of as many
+            bytes a row as their bits need (`armor.sparsity.pack`).
         left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b).
+        pattern: of S.
     """
 
     in_features: int
@@ -28,17 +32,40 @@ class PackedLayer:
     core_indices: Tensor
     left: Tensor | None = None
     right: Tensor | None = None
+    pattern: Pattern = TWO_OF_FOUR
 
     @classmethod
     def from_factors(cls, factors: Factors) -> PackedLayer:
-        """Packed in the dtype of `factors`. Raises `ArmorError` if the mask is not 2:4."""
-        values, indices = pack(factors.core, factors.mask)
-        return cls(factors.core.shape[1], values, indices, factors.left, factors.right)
+        """Packed in the dtype of `factors`. Raises `ArmorError` if the mask has another pattern."""
+        pattern = factors.pattern
+        values, indices = pack(factors.core, factors.mask, pattern)
+        return cls(factors.core.shape[1], values, indices, factors.left, factors.right, pattern)
+
+    @classmethod
+    def of(
+        cls, in_features: int, tensors: Mapping[str, Tensor], pattern: Pattern = TWO_OF_FOUR
+    ) -> PackedLayer:
+        """The layer of what `tensors` gave."""
+        return cls(
+            in_features,
+            tensors["core_values"],
+            tensors["core_indices"],
+            tensors.get("left"),
+            tensors.get("right"),
+            pattern,
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        return self.core_values.shape[0], self.in_features
+        # (2:4 indices may have been let go, see `ArmorLinear.prepare`.)
+        by_row = self.core_indices if self.pattern.is_unstructured else self.core_values
+        return by_row.shape[0], self.in_features
+
+    @property
+    def count(self) -> int | None:
+        """Kept entries of an unstructured core; None for N:M."""
+        return self.core_values.shape[0] if self.pattern.is_unstructured else None
 
     @property
     def block(self) -> int | None:
@@ -58,10 +85,11 @@ class PackedLayer:
     def to_factors(self) -> Factors:
         """The factors, unpacked, in the stored dtype."""
         return Factors(
-            core=unpack(self.core_values, self.core_indices, self.in_features),
-            mask=unpack_mask(self.core_indices, self.in_features),
+            core=unpack(self.core_values, self.core_indices, self.in_features, self.pattern),
+            mask=unpack_mask(self.core_indices, self.in_features, self.pattern),
             left=self.left,
             right=self.right,
+            pattern=self.pattern,
         )
 
     def dense(self) -> Tensor:

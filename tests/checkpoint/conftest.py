@@ -14,6 +14,7 @@ from armor.checkpoint import assemble
 from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.sparsity import nm_mask
 
 
@@ -29,20 +30,30 @@ class Made:
 Make = Callable[..., Made]
 
 
-def random_layer(weight: torch.Tensor, block: int | None, seed: int) -> PackedLayer:
+def random_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    if pattern.group:
+        return nm_mask(scores, pattern.kept, pattern.group)
+    rows, cols = scores.shape
+    least = scores.flatten().sort(descending=True).values[pattern.count((rows, cols)) - 1]
+    return scores >= least
+
+
+def random_layer(
+    weight: torch.Tensor, block: int | None, seed: int, pattern: Pattern = TWO_OF_FOUR
+) -> PackedLayer:
     """Factors of about the size of `weight`, wrappers near the identity, in its dtype."""
     generator = torch.Generator().manual_seed(seed)
     rows, cols = weight.shape
-    mask = nm_mask(torch.rand(rows, cols, generator=generator))
+    mask = random_mask(torch.rand(rows, cols, generator=generator), pattern)
     core = weight.float() * mask * 1.4
     if block is None:
-        return PackedLayer.from_factors(cast(Factors(core, mask), weight.dtype))
+        return PackedLayer.from_factors(cast(Factors(core, mask, pattern=pattern), weight.dtype))
 
     def wrapper(size: int) -> torch.Tensor:
         blocks = torch.randn(-(-size // block), block, block, generator=generator)
         return torch.eye(block) + 0.2 * blocks
 
-    factors = Factors(core, mask, wrapper(rows), wrapper(cols))
+    factors = Factors(core, mask, wrapper(rows), wrapper(cols), pattern)
     return PackedLayer.from_factors(cast(factors, weight.dtype))
 
 
@@ -82,14 +93,17 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         tie: bool = True,
         bias: bool = False,
         mlp: int = 172,
+        patterns: tuple[str, ...] = ("2:4",),
     ) -> Made:
-        key = (dtype, block, tie, bias, mlp)
+        """The layers take turns with `patterns`."""
+        key = (dtype, block, tie, bias, mlp, patterns)
         if key not in cache:
             home = tmp_path_factory.mktemp("model")
             model = tiny_llama(dtype, tie, bias, mlp)
             model.save_pretrained(home / "source")
+            turns = [Pattern.parse(text) for text in patterns]
             layers = {
-                name: random_layer(module.weight.data, block, seed)
+                name: random_layer(module.weight.data, block, seed, turns[seed % len(turns)])
                 for seed, (name, module) in enumerate(model.named_modules())
                 if isinstance(module, torch.nn.Linear) and name != "lm_head"
             }

@@ -46,6 +46,15 @@ def test_the_reader_of_the_page(
         torch.testing.assert_close(ours, layer.dense())
 
 
+def test_the_reader_knows_every_pattern(
+    make: Callable[..., Any], reader: Callable[[Path], dict[str, np.ndarray]]
+) -> None:
+    folder = make(patterns=("4:8", "1:4", "50%", "2:8", "2:4")).folder
+    found = reader(folder)
+    for name, layer in read_layers(folder):
+        torch.testing.assert_close(torch.from_numpy(found[name].copy()), layer.dense())
+
+
 def test_the_reader_reads_shards(
     make: Callable[..., Any], reader: Callable[[Path], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from armor.checkpoint import assemble
 from armor.checkpoint.joined import Joined
 from armor.factorize.factors import Factors
 from armor.packed import PackedLayer
+from armor.pattern import Pattern
 from armor.sparsity import nm_mask
 
 RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
@@ -26,22 +27,28 @@ RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of three pruned layers (one without wrappers, one of a fused tensor)."""
+    """A checkpoint of three pruned layers: 2:4, unstructured without wrappers, 4:8 of a fused."""
     generator = torch.Generator().manual_seed(0)
     names = ("model.layers.0.up", "model.layers.0.down", "model.layers.0.fused.a")
     tensors = {"model.norm.weight": torch.ones(12), "model.layers.0.fused.weight": torch.ones(9, 8)}
     joined = {"model.layers.0.fused.weight": Joined((9, 8), {names[2]: 6, f"{names[2]}b": 3})}
+    patterns = dict(zip(names, map(Pattern.parse, ("2:4", "50%", "4:8")), strict=True))
     layers = {}
     for name, shape, block in zip(names, ((8, 12), (12, 8), (6, 8)), (4, None, 4), strict=True):
         weight = torch.randn(shape, generator=generator)
         if name != names[2]:
             tensors[f"{name}.weight"] = weight
-        mask = nm_mask(weight.abs())
+        pattern = patterns[name]
+        mask = (
+            weight.abs() > weight.abs().median()
+            if pattern.is_unstructured
+            else nm_mask(weight.abs(), pattern.kept, pattern.group)
+        )
         wrappers = [
             None if block is None else torch.eye(block).repeat(-(-size // block), 1, 1)
             for size in shape
         ]
-        layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers))
+        layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers, pattern))
     source = tmp_path / "source"
     source.mkdir()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})

@@ -18,6 +18,7 @@ from armor.checkpoint.format import LayerSpec, from_metadata, short, to_metadata
 from armor.checkpoint.jsonfile import parse_json, read_json
 from armor.checkpoint.tensorfile import read_file
 from armor.errors import ArmorError
+from armor.pattern import Pattern
 
 BITS = {"F64": 64, "F32": 32, "I16": 16, "BF16": 16, "U8": 8, "BOOL": 8, "F4": 4}
 
@@ -85,13 +86,17 @@ def test_headers_are_refused_or_true(case: tuple[Any, int]) -> None:
 
 entries = st.fixed_dictionaries(
     {"shape": st.lists(sizes, min_size=1, max_size=3), "block": sizes | st.just(4)},
-    optional={"more": json_values},
+    optional={
+        "more": json_values,
+        "pattern": st.sampled_from(["1:4", "4:8", "50%", "3:16", "2 :4"]) | json_values,
+        "count": sizes,
+    },
 )
 metadata = st.fixed_dictionaries(
     {
         "quant_method": st.just("armor"),
         "format": st.just(1) | json_values,
-        "pattern": st.just("2:4") | json_values,
+        "pattern": st.sampled_from(["2:4", "4:8", "50%"]) | json_values,
         "layers": st.dictionaries(st.text() | st.just("a.b"), entries | json_values) | json_values,
     }
 )
@@ -101,18 +106,34 @@ metadata = st.fixed_dictionaries(
 @settings(max_examples=400)
 def test_metadata_is_refused_or_means_what_it_says(data: Any) -> None:
     layers = attempt(from_metadata, data)
-    assert layers is None or to_metadata(layers) == data
+    if layers is None:
+        return
+    assert from_metadata(to_metadata(layers)) == layers
+    for name, entry in data["layers"].items():
+        spec = layers[name]
+        assert entry["shape"] == list(spec.shape)
+        assert entry["block"] == spec.block
+        assert entry.get("pattern", data["pattern"]) == str(spec.pattern)
+        assert entry.get("count") == spec.count
+
+
+PATTERNS = st.sampled_from(["2:4", "4:8", "1:2", "1%", "99%"]).map(Pattern.parse)
 
 
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z0-9_]{1,9}(\.[a-z0-9_]{1,9}){0,4}", fullmatch=True),
-        st.tuples(st.integers(4, 9999), st.integers(4, 9999), st.sampled_from([None, 4])),
+        st.tuples(st.integers(4, 9999), st.integers(4, 9999), st.sampled_from([None, 4]), PATTERNS),
         min_size=1,
     )
 )
-def test_sound_metadata_is_read(given_layers: dict[str, tuple[int, int, int | None]]) -> None:
-    layers = {name: LayerSpec((r, c), block) for name, (r, c, block) in given_layers.items()}
+def test_sound_metadata_is_read(
+    given_layers: dict[str, tuple[int, int, int | None, Pattern]],
+) -> None:
+    layers = {
+        name: LayerSpec((r, c), block, own, own.count((r, c)) if own.is_unstructured else None)
+        for name, (r, c, block, own) in given_layers.items()
+    }
     assert from_metadata(json.loads(json.dumps(to_metadata(layers)))) == layers
 
 

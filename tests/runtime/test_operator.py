@@ -29,6 +29,8 @@ def test_opcheck(make_call, block: int | None) -> None:
         tensors.right,
         None,
         None,
+        2,
+        4,
     )
     torch.library.opcheck(linear_operator, arguments)
     torch.library.opcheck(linear_operator, (call.x.requires_grad_(), *arguments[1:]))

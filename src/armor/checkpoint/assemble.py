@@ -20,6 +20,7 @@ from armor.checkpoint.tensorfile import StoredTensor, describe
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 WEIGHT = ".weight"
 
@@ -38,6 +39,7 @@ def assemble(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     joined: Mapping[str, Joined] | None = None,
     replace: bool = False,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> None:
     """Write the checkpoint `out`: the model `source` with ``<layer>.weight`` of `layers` packed.
 
@@ -52,13 +54,14 @@ def assemble(
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
         joined: tensors of the source that are stored in parts, by name.
         replace: an `out` that exists makes way at the very end.
+        patterns: of the layers that are given as files, 2:4 where it says nothing.
 
     Raises:
         ArmorError: an unusable source, an `out` that exists, a layer that does not fit the source
             or holds NaN or inf, a full disk.
     """
     config = _dense_config(source)
-    joined = joined or {}
+    joined, patterns = joined or {}, patterns or {}
     tensors = in_parts(read_weights(source), joined)
     for name in layers:
         if name + WEIGHT not in tensors:
@@ -77,9 +80,12 @@ def assemble(
                 layer, parts = given, given.tensors()
             else:
                 loaded = {part: values.load() for part, values in given.items()}
-                layer, parts = PackedLayer(stored.shape[-1], **loaded), given
+                layer, parts = (
+                    PackedLayer.of(stored.shape[-1], loaded, patterns.get(name, TWO_OF_FOUR)),
+                    given,
+                )
             _check(name, layer, stored)
-            specs[name] = LayerSpec(layer.shape, layer.block)
+            specs[name] = LayerSpec.of(layer)
             for part, values in parts.items():
                 writer.add(f"{name}.{part}", values)
         writer.finish()
@@ -90,7 +96,7 @@ def assemble(
             metadata["joined"] = joined_to_metadata(joined)
         write_json(folder / CONFIG, config | {"quantization_config": metadata})
         write_json(folder / RUN_FILE, run)
-        write_text(folder / README, readme(len(specs)))
+        write_text(folder / README, readme(specs))
 
 
 def _dense_config(source: Path) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _dense_config(source: Path) -> dict[str, Any]:
 def _check(name: str, layer: PackedLayer, stored: StoredTensor) -> None:
     if layer.shape != stored.shape:
         raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {stored.shape}")
-    expected = LayerSpec(layer.shape, layer.block).tensor_shapes()
+    expected = LayerSpec.of(layer).tensor_shapes()
     for part, tensor in layer.tensors().items():
         dtype, shape, _ = describe(tensor)
         if shape != expected.get(part):

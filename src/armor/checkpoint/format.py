@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.sparsity import packed_shapes
 
 METHOD = "armor"
 FORMAT = 1
-PATTERN = "2:4"
 RUN_FILE = "armor_run.json"
 _KEYS = {"quant_method", "format", "pattern", "layers", "joined"}
-_LAYER_KEYS = {"shape", "block"}
+_LAYER_KEYS = {"shape", "block", "pattern", "count"}
 DAMAGED = "the checkpoint is damaged: copy or download it again"
 _MAX_SIZE = 2**31
 _NAME = re.compile(r"[\w-]{1,256}(\.[\w-]{1,256}){0,32}")
@@ -26,15 +29,27 @@ _REPR.maxstring = _REPR.maxother = 60
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What the metadata says of one pruned layer: shape (out, in), wrapper block or None."""
+    """What the metadata says of one pruned layer.
+
+    Attributes:
+        shape: (out, in). block: of the wrappers, or None. pattern: of the core.
+        count: kept entries of an unstructured core, else None.
+    """
 
     shape: tuple[int, int]
     block: int | None
+    pattern: Pattern = TWO_OF_FOUR
+    count: int | None = None
+
+    @classmethod
+    def of(cls, layer: PackedLayer) -> LayerSpec:
+        """What describes `layer`."""
+        return cls(layer.shape, layer.block, layer.pattern, layer.count)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each stored tensor by the last part of its name (without the bias)."""
         rows, cols = self.shape
-        values, indices = packed_shapes(rows, cols)
+        values, indices = packed_shapes(rows, cols, self.pattern, self.count)
         shapes: dict[str, tuple[int, ...]] = {"core_values": values, "core_indices": indices}
         if (size := self.block) is not None:
             shapes["left"] = (-(-rows // size), size, size)
@@ -42,15 +57,27 @@ class LayerSpec:
         return shapes
 
 
+def common_pattern(layers: Mapping[str, LayerSpec]) -> Pattern:
+    """The pattern of most layers; of several such, the first."""
+    counts = Counter(spec.pattern for spec in layers.values())
+    return max(counts, key=counts.__getitem__)
+
+
 def to_metadata(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
     """The ``quantization_config`` of a checkpoint with these layers."""
+    common = common_pattern(layers)
+    described: dict[str, dict[str, Any]] = {}
+    for name, spec in layers.items():
+        described[name] = {"shape": list(spec.shape), "block": spec.block}
+        if spec.pattern != common:
+            described[name]["pattern"] = str(spec.pattern)
+        if spec.count is not None:
+            described[name]["count"] = spec.count
     return {
         "quant_method": METHOD,
         "format": FORMAT,
-        "pattern": PATTERN,
-        "layers": {
-            name: {"shape": list(spec.shape), "block": spec.block} for name, spec in layers.items()
-        },
+        "pattern": str(common),
+        "layers": described,
     }
 
 
@@ -75,15 +102,23 @@ def from_metadata(data: Any) -> dict[str, LayerSpec]:
         raise ArmorError(
             f"unknown setting {short(unknown[0])} in quantization_config; upgrade armor"
         )
-    if data.get("pattern") != PATTERN:
-        raise ArmorError(f"pattern {short(data.get('pattern'))} is not {PATTERN}; upgrade armor")
+    common = _pattern(data.get("pattern"))
     layers = data.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise ArmorError(f"quantization_config lists no layers; {DAMAGED}")
-    return {name: _layer(name, entry) for name, entry in layers.items()}
+    return {name: _layer(name, entry, common) for name, entry in layers.items()}
 
 
-def _layer(name: Any, entry: Any) -> LayerSpec:
+def _pattern(text: Any) -> Pattern:
+    if isinstance(text, str) and len(text) < 9:
+        with suppress(ArmorError):
+            pattern = Pattern.parse(text)
+            if str(pattern) == text:  # one spelling each: what is written is what was read
+                return pattern
+    raise ArmorError(f"pattern {short(text)} is none that this armor knows; upgrade armor")
+
+
+def _layer(name: Any, entry: Any, common: Pattern) -> LayerSpec:
     if not isinstance(name, str) or not isinstance(entry, dict):
         raise ArmorError(f"layer {short(name)} has no description; {DAMAGED}")
     if not _NAME.fullmatch(name):
@@ -101,7 +136,15 @@ def _layer(name: Any, entry: Any) -> LayerSpec:
         )
     if block is not None and block >= min(shape) + 4:
         raise ArmorError(f"layer {short(name)}: block {block} is larger than the matrix; {DAMAGED}")
-    return LayerSpec((shape[0], shape[1]), block)
+    pattern = _pattern(entry["pattern"]) if "pattern" in entry else common
+    count = entry.get("count")
+    if pattern.is_unstructured and not (type(count) is int and 0 < count <= shape[0] * shape[1]):
+        raise ArmorError(
+            f"layer {short(name)}: count {short(count)} is no number of entries of it; {DAMAGED}"
+        )
+    if not pattern.is_unstructured and "count" in entry:
+        raise ArmorError(f"layer {short(name)}: pattern {pattern} has no count; {DAMAGED}")
+    return LayerSpec((shape[0], shape[1]), block, pattern, count)
 
 
 def is_size(value: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.format import FORMAT, PATTERN, LayerSpec
+from armor.checkpoint.format import FORMAT, LayerSpec, common_pattern
 from armor.checkpoint.jsonfile import number
 from armor.checkpoint.reader import Checkpoint
 
@@ -19,10 +20,11 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     """Sizes, losses and certificates of the checkpoint `folder`; every index is checked.
 
     Returns:
-        ``format``, ``pattern``, ``method`` (None if unknown);
-        ``layers``: name -> ``shape`` [out, in], ``block``, ``dtype``, ``bytes`` (packed, without
-        bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper parameters over dense
-        ones) and, None where armor_run.json does not tell, ``loss``, ``nowag_loss``,
+        ``format``, ``pattern`` (of most layers), ``method`` (None if unknown);
+        ``layers``: name -> ``shape`` [out, in], ``block``, ``pattern``, ``dtype``, ``bytes``
+        (packed, without bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper
+        parameters over dense ones) and, None where armor_run.json does not tell, ``loss``,
+        ``nowag_loss``,
         ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
         and ``output_error`` (mean squared norms);
         ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
@@ -44,7 +46,7 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     method = _mapping(checkpoint.run.get("config")).get("method")
     return {
         "format": FORMAT,
-        "pattern": PATTERN,
+        "pattern": str(common_pattern(checkpoint.layers)),
         "method": method if isinstance(method, str) else None,
         "layers": layers,
         "dense_layers": {
@@ -70,12 +72,13 @@ def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]
     stored = {part: checkpoint.tensors[f"{name}.{part}"] for part in spec.tensor_shapes()}
     values = stored["core_values"]
     size = sum(tensor.nbytes for tensor in stored.values())
-    element = values.nbytes // (values.shape[0] * values.shape[1])
+    element = values.nbytes // prod(values.shape)
     wrappers = sum(stored[part].nbytes for part in ("left", "right") if part in stored)
     dense = rows * cols * element
     return {
         "shape": [rows, cols],
         "block": spec.block,
+        "pattern": str(spec.pattern),
         "dtype": values.dtype,
         "bytes": size,
         "dense_bytes": dense,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from armor.checkpoint.format import DAMAGED, RUN_FILE, LayerSpec, from_metadata, short
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
@@ -15,11 +16,13 @@ from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import read_config
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
+from armor.codes import bits, ones
 from armor.errors import ArmorError
 from armor.packed import PackedLayer
 from armor.sparsity import valid_indices
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_PIECE = 1 << 20
 _PARTS = ("core_values", "core_indices", "left", "right")
 
 
@@ -59,23 +62,64 @@ class Checkpoint:
         return cls(folder, config, layers, joined, tensors, run)
 
     def layer(self, name: str) -> PackedLayer:
-        """One pruned layer, loaded. Raises `ArmorError` unless every group keeps exactly 2 of 4."""
+        """One pruned layer, loaded. Raises `ArmorError` unless it keeps what its pattern says."""
         self.check_pattern(name)
         spec = self.layers[name]
         parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
-        return PackedLayer(in_features=spec.shape[1], **parts)
+        return PackedLayer.of(spec.shape[1], parts, spec.pattern)
 
     def check_pattern(self, name: str) -> None:
-        """Raise `ArmorError` unless every group of this layer keeps exactly 2 of 4.
+        """Raise `ArmorError` unless this layer keeps what its pattern says, group by group.
 
         Only a piece of the indices is in memory at a time, whatever size the file claims.
         """
-        for chunk in self.tensors[f"{name}.core_indices"].chunks():
-            if not valid_indices(torch.frombuffer(bytearray(chunk), dtype=torch.uint8)):
-                raise ArmorError(
-                    f"{self.folder}: layer {short(name)} has indices that do not name 2 of every 4;"
-                    f" {DAMAGED}"
-                )
+        spec, stored = self.layers[name], self.tensors[f"{name}.core_indices"]
+        kept = 0
+        for piece, covered in _pieces(stored, spec):
+            if not valid_indices(piece, spec.pattern, covered):
+                raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
+            kept += ones(piece) if spec.count is not None else 0
+        if spec.count not in (None, kept):
+            raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
+
+
+def check_layer(name: str, layer: PackedLayer) -> None:
+    """Raise `ArmorError` unless a layer in memory keeps what its pattern says."""
+    indices = layer.core_indices
+    sound = valid_indices(indices, layer.pattern, layer.in_features)
+    if not sound or (layer.count is not None and ones(indices) != layer.count):
+        raise ArmorError(_bad_indices(name, LayerSpec.of(layer)))
+
+
+def _bad_indices(name: str, spec: LayerSpec) -> str:
+    if spec.count is not None:
+        return f"layer {short(name)}: its bitmap does not keep {spec.count} entries; {DAMAGED}"
+    named = f"{spec.pattern.kept} of every {spec.pattern.group}"
+    return f"layer {short(name)} has indices that do not name {named}; {DAMAGED}"
+
+
+def _pieces(stored: StoredTensor, spec: LayerSpec) -> Iterator[tuple[Tensor, int]]:
+    """Indices, uint8 (rows, bytes), a megabyte or so at a time, and how many inputs they cover.
+
+    Whole rows, or a part of a long one that ends with a code. (Of 2:4 all bytes are alike.)
+    """
+    height, width = stored.shape
+    inputs = spec.shape[1]
+    if width <= _PIECE:
+        for chunk in stored.chunks(_PIECE // width * width):
+            yield _bytes(chunk).view(-1, width), inputs
+        return
+    step = bits(spec.pattern) << 17
+    covered = (8 << 17) * (spec.pattern.group or 1)
+    for row in range(height):
+        left = inputs
+        for chunk in replace(stored, offset=stored.offset + row * width, nbytes=width).chunks(step):
+            yield _bytes(chunk).view(1, -1), min(left, covered)
+            left -= covered
+
+
+def _bytes(chunk: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(chunk), dtype=torch.uint8)
 
 
 def read_layers(folder: str | Path) -> Iterator[tuple[str, PackedLayer]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from armor.checkpoint.format import LayerSpec
+
 _TEXT = """\
 **Run `import armor` before `from_pretrained`: without it transformers loads RANDOM weights.**
 
@@ -16,8 +20,8 @@ inputs = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))
 ```
 
-This is a language model with {layers} linear layers pruned to 2:4 sparsity by ARMOR (arXiv
-2510.05528): each weight is stored as `A S B`, a packed 2:4 core S between two block-diagonal
+This is a language model with {layers} linear layers pruned to {pattern} sparsity by ARMOR (arXiv
+2510.05528): each weight is stored as `A S B`, a packed {pattern} core S between two block-diagonal
 matrices A and B (a baseline method has S alone). All other tensors are those of the dense model,
 and so is its licence.
 
@@ -27,6 +31,7 @@ and so is its licence.
 """
 
 
-def readme(layers: int) -> str:
-    """The text for a checkpoint with this many pruned layers."""
-    return _TEXT.format(layers=layers)
+def readme(layers: Mapping[str, LayerSpec]) -> str:
+    """The text for a checkpoint with these pruned layers."""
+    patterns = dict.fromkeys(str(spec.pattern) for spec in layers.values())
+    return _TEXT.format(layers=len(layers), pattern=" and ".join(patterns))

@@ -46,13 +46,13 @@ class StoredTensor:
     offset: int
     nbytes: int
 
-    def chunks(self) -> Iterator[bytes]:
-        """The raw bytes, a few megabytes at a time."""
+    def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
+        """The raw bytes, a few megabytes at a time: `size`, but for the last."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             left = self.nbytes
             while left:
-                chunk = file.read(min(left, _CHUNK))
+                chunk = file.read(min(left, size))
                 if not chunk:
                     raise ArmorError(f"{self.path} became shorter while it was read; start again")
                 left -= len(chunk)

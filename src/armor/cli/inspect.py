@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ def inspect_command(
 ) -> None:
     """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, certificate.
 
-    Checks the whole folder on the way: metadata, shapes, and that each group of 4 keeps exactly 2.
+    Checks the whole folder on the way: metadata, shapes, and that each group keeps what its
+    pattern says.
 
     Example: [bold]armor inspect qwen-armor --json qwen.json[/bold]
     """
@@ -56,8 +58,10 @@ def _table(found: dict[str, Any]) -> Table:
     elements = sum(layer["dense_bytes"] for layer in layers.values())
     wrappers = sum(layer["overhead"] * layer["dense_bytes"] for layer in layers.values())
     table.add_column("layer", f"all {totals['layers']}", overflow="fold")
+    mixed = len({layer["pattern"] for layer in layers.values()}) > 1
     columns = [
         ("out × in", ""),
+        *([("pattern", "")] if mixed else []),
         ("block", ""),
         ("over-\nhead", f"{wrappers / elements:.1%}" if wrappers else ""),
         ("bytes", size(totals["bytes"])),
@@ -73,6 +77,7 @@ def _table(found: dict[str, Any]) -> Table:
         cells = [
             name.removeprefix(prefix),
             f"{rows}×{cols}",
+            *([layer["pattern"]] if mixed else []),
             str(layer["block"] or "-"),
             f"{layer['overhead']:.1%}" if layer["block"] else "-",
             size(layer["bytes"]),
@@ -89,8 +94,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
     totals, layers = found["totals"], found["layers"]
     method = found["method"] or "not recorded"
     lines = [
-        f"pattern        {found['pattern']}, checked in every group (format {found['format']},"
-        f" method {method})",
+        f"pattern        {_patterns(layers)} (format {found['format']}, method {method})",
         f"pruned layers  {size(totals['bytes'])} of {size(totals['dense_bytes'])} dense:"
         f" {totals['ratio']:.3f}",
         f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
@@ -112,6 +116,18 @@ def _summary(found: dict[str, Any]) -> list[str]:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(f"left dense     {names[0]}{more}: {note}")
     return lines
+
+
+def _patterns(layers: dict[str, dict[str, Any]]) -> str:
+    """Each pattern, the most frequent first, and how it was checked."""
+    counts = Counter(layer["pattern"] for layer in layers.values())
+    named = [
+        pattern if len(counts) == 1 else f"{pattern} ({count} layers)"
+        for pattern, count in counts.most_common()
+    ]
+    checked = ["checked in every group"] if any(":" in pattern for pattern in counts) else []
+    checked += ["entries counted"] if any("%" in pattern for pattern in counts) else []
+    return f"{', '.join(named)}, {', '.join(checked)}"
 
 
 def _claims(found: dict[str, Any]) -> bool:

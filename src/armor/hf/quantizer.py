@@ -14,7 +14,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 
 from armor.checkpoint.format import DAMAGED, METHOD, LayerSpec
-from armor.checkpoint.reader import check_tensors
+from armor.checkpoint.reader import check_layer, check_tensors
 from armor.checkpoint.tensorfile import read_file
 from armor.checkpoint.weights import INDEX, SINGLE, read_weights
 from armor.errors import ArmorError
@@ -24,7 +24,6 @@ from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.names import fuses_experts, layer_renaming
 from armor.runtime import prepare
-from armor.sparsity import valid_indices
 
 
 def register() -> None:
@@ -71,10 +70,8 @@ class ArmorQuantizer(HfQuantizer):
         for name, layer in _armor_layers(model):
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
-            if not layer.core_indices.is_meta and not valid_indices(layer.core_indices):
-                raise ArmorError(
-                    f"layer {name} has indices that do not name 2 of every 4; {DAMAGED}"
-                )
+            if not layer.core_indices.is_meta:
+                check_layer(name, layer.packed())
         prepare(model)
         # The tensors are plain floats: .half() and .float() are as safe as on a dense model.
         model.is_quantized = False
@@ -174,6 +171,13 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         )
     rows, cols = spec.shape
     new = ArmorLinear(
-        cols, rows, spec.block, old.bias is not None, dtype=old.weight.dtype, device="meta"
+        cols,
+        rows,
+        spec.block,
+        old.bias is not None,
+        dtype=old.weight.dtype,
+        device="meta",
+        pattern=spec.pattern,
+        count=spec.count,
     )
     setattr(model.get_submodule(parent), child, new.train(old.training))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def _layer(
     name: str, spec: LayerSpec, tensors: Mapping[str, StoredTensor], record: dict[str, Any]
 ) -> Layer:
     stored = {part: tensors[f"{name}.{part}"].nbytes for part in spec.tensor_shapes()}
-    dense = 2 * stored["core_values"]  # two of four values are kept
+    values = tensors[f"{name}.core_values"]
+    dense = values.nbytes // prod(values.shape) * prod(spec.shape)
     certificate = record.get("certificate")
     losses, times = _numbers(record.get("losses")), _numbers(record.get("times"))
     return Layer(
@@ -141,6 +143,7 @@ def _layer(
         losses=losses,
         times=times if len(times) == len(losses) else (),
         error=number(record.get("output_error")),
+        pattern=str(spec.pattern),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ class Layer:
         bytes, dense_bytes: packed without bias, and as it was. overhead: wrappers over dense.
         loss, nowag_loss, sparsegpt_loss: relative proxy losses. certificate: see the record.
         losses, times: after each iteration, and seconds since the layer's start.
-        error: mean squared norm of what its output lost.
+        error: mean squared norm of what its output lost. pattern: of its core.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Layer:
     losses: tuple[float, ...] = ()
     times: tuple[float, ...] = ()
     error: float | None = None
+    pattern: str = "2:4"
 
     @property
     def kind(self) -> str:
@@ -90,6 +92,12 @@ class Run:
     dense_layers: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory: int | None = None
+
+    @property
+    def patterns(self) -> str:
+        """The layers' patterns, the most frequent first: "2:4", "2:4 and 50%"."""
+        counts = Counter(layer.pattern for layer in self.layers)
+        return " and ".join(pattern for pattern, _ in counts.most_common())
 
     @cached_property
     def mean_ratio(self) -> float | None:

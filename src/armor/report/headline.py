@@ -31,7 +31,7 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
         found += [tile for data in report.evals.values() for tile in _measured(data)][:2]
     if run is not None:
         sizes = run.sizes
-        packed = f"{size(sizes.packed)} of {size(sizes.dense)}"
+        packed = f"{size(sizes.packed)} of {size(sizes.dense)}, {run.patterns}"
         found.append(Tile(f"{sizes.packed / sizes.dense:.2f}×", "pruned layers, of dense", packed))
         whole, dense = sizes.packed + sizes.rest, sizes.dense + sizes.rest
         note = f"{size(whole)} of {size(dense)}"

@@ -43,6 +43,7 @@ def render(report: Report) -> tuple[str, list[Figure]]:
         .get_template("page.html")
         .render(
             report=report,
+            title=f"{report.title}, {chief.patterns}" if chief else report.title,
             css=Markup(css()),
             best=best,
             summary=summary(report.rows, best) if report.rows else summary_of_run(chief),

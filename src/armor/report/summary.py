@@ -46,7 +46,7 @@ def summary_of_run(run: Run | None) -> str:
         return ""
     sizes, (good, asked) = run.sizes, run.certified
     sentence = (
-        f"{len(run.layers)} layers pruned to 2:4 by {run.method}, at "
+        f"{len(run.layers)} layers pruned to {run.patterns} by {run.method}, at "
         f"{sizes.packed / sizes.dense:.2f} of their dense bytes"
     )
     if run.mean_ratio is not None:

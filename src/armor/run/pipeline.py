@@ -317,7 +317,11 @@ class Pipeline:
         results: int = 1,
     ) -> list[Job]:
         """One job for each part of the windows; those that need it get the block's layers too."""
-        solved = {} if task == "advance" else {f"solved/{k}": v for k, v in self._solved.items()}
+        solved = {}
+        if task != "advance":
+            for linear, ref in self._solved.items():
+                own = self._plans[self._name(args["index"], linear)].pattern
+                solved[f"solved/{own}/{linear}"] = ref
         return [
             Job(
                 task,

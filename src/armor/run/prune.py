@@ -23,6 +23,7 @@ from armor.models.check import digest_weights
 from armor.models.load import load_tokenizer
 from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
+from armor.pattern import Pattern
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
 from armor.run.measure import check_size, sized
@@ -178,7 +179,10 @@ def prune(
         )
         joined = streamed.layout.joined
         layers = _Layers(store, list(todo))
-        assemble(source, out, layers, run, joined=joined, replace=replaceable)
+        patterns = {
+            name: Pattern.parse(plan.settings(config).pattern) for name, plan in todo.items()
+        }
+        assemble(source, out, layers, run, joined=joined, replace=replaceable, patterns=patterns)
         store.remove()
     finally:
         store.close()

@@ -22,6 +22,7 @@ from armor.factorize.scaling import cast
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.packed import PackedLayer
+from armor.pattern import Pattern
 from armor.run.job import Job, Tensors
 from armor.run.memory import trim_memory
 from armor.run.open import open_model
@@ -126,13 +127,14 @@ class Worker:
         Args:
             hidden: hidden states before the block. dense: those of the dense model, to get the
                 cross moment too.
-            solved: the packed layers of the block so far, as ``solved/LINEAR``.
+            solved: the packed layers of the block so far, as
+                ``solved/PATTERN/LINEAR``; no PATTERN is the run's.
 
         Returns:
             The number of tokens; ``second`` and maybe ``cross``, summed.
         """
         block = self._at(index)
-        block.apply(solved)
+        block.apply(solved, self._spec.config.pattern)
         twins = self._noted.get((index, part), {}).pop(linear, None) if dense is not None else None
         moments = Moments()
         for number, (batch, states) in enumerate(hidden.items()):
@@ -167,7 +169,7 @@ class Worker:
             The tokens of each; ``second/LINEAR`` and maybe ``cross/LINEAR``, summed.
         """
         block = self._at(index)
-        block.apply(solved)
+        block.apply(solved, self._spec.config.pattern)
         moments = {linear: Moments() for linear in linears}
         for batch, states in hidden.items():
             inputs = self._input(block.pruned, index, states, routed.path)
@@ -259,7 +261,7 @@ class Worker:
     ) -> tuple[None, Tensors]:
         """One part of the windows through the pruned block."""
         block = self._at(index)
-        block.apply(solved)
+        block.apply(solved, self._spec.config.pattern)
         device = self._spec.device
         return None, {
             batch: self._call(index, states).run(block.pruned, states.to(device))
@@ -334,12 +336,17 @@ class _Block:
         self._done: set[str] = set()
         self._device = device
 
-    def apply(self, solved: Mapping[str, Tensors]) -> None:
-        """Put packed layers, ``solved/LINEAR``, in the place of their linears."""
+    def apply(self, solved: Mapping[str, Tensors], common: str) -> None:
+        """Put packed layers, ``solved/PATTERN/LINEAR``, in the place of their linears.
+
+        `common` is the pattern of those that name none.
+        """
         for key in solved.keys() - self._done:
-            linear = self.pruned.get_submodule(key.removeprefix("solved/"))
+            _, own, name = key.split("/")
+            linear = self.pruned.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            packed = PackedLayer(linear.in_features, **solved[key])
+            pattern = Pattern.parse(own or common)
+            packed = PackedLayer.of(linear.in_features, solved[key], pattern)
             weight = cast(packed.to_factors(), torch.float32).dense().to(self._device)
             linear.weight = nn.Parameter(weight, requires_grad=False)
             self._done.add(key)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.runtime import reference
 from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
@@ -28,6 +29,7 @@ def linear(
     right: Tensor | None = None,
     bias: Tensor | None = None,
     packed: Tensor | None = None,
+    pattern: Pattern = TWO_OF_FOUR,
 ) -> Tensor:
     """``A (S (B x)) + bias`` on the fastest backend that can, or the one `use` asks for.
 
@@ -37,6 +39,7 @@ def linear(
         left: A, (ceil(out/b), b, b), or None for no wrappers. right: B, (ceil(in/b), b, b) or None.
         bias: (out,) or None.
         packed: what `pack` made of these tensors, or None.
+        pattern: of the core.
 
     Returns:
         (..., out), the dtype of `x`.
@@ -46,18 +49,19 @@ def linear(
     """
     weights = (core_values, left, right, bias)
     if torch.is_grad_enabled() and any(w is not None and w.requires_grad for w in weights):
-        layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+        layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right, pattern)
         y = reference.matmul(x.reshape(-1, x.shape[-1]), whole(layer, packed), bias, None)
         return y.view(*x.shape[:-1], y.shape[-1])
     # The operator's dispatch costs microseconds: only where a graph or a gradient needs it.
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
-        return linear_operator(x, core_values, core_indices, left, right, bias, packed)
-    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+        kept, group = pattern.kept, pattern.group
+        return linear_operator(x, core_values, core_indices, left, right, bias, packed, kept, group)
+    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right, pattern)
     return run(x, layer, bias, packed)
 
 
 def linears(x: Tensor, calls: Sequence[Arguments]) -> list[Tensor]:
-    """`linear` of each of several layers with the same input, together where that is faster.
+    """`linear` of each of several 2:4 layers with the same input, together where that is faster.
 
     Args:
         x: (..., in), without a gradient.

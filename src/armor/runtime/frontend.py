@@ -14,7 +14,8 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.packed import PackedLayer
-from armor.runtime.backend import Backend, Sharing, Verdict
+from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.runtime.backend import YES, Backend, Sharing, Verdict
 from armor.runtime.compressed import whole
 
 BACKENDS = ("cpu", "triton", "semi_structured", "reference")
@@ -49,6 +50,7 @@ def backends(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str | None = None,
     batch: int = 1,
+    pattern: Pattern | str = TWO_OF_FOUR,
 ) -> list[Status]:
     """Every backend and the reason why it is not used.
 
@@ -56,11 +58,13 @@ def backends(
         shape: (out, in) of a layer; without it only what this machine has is considered.
         dtype, device, batch: of the layer and the call, with `shape`; device None is a GPU if
             there is one.
+        pattern: of the layer's core, such as "4:8".
     """
+    pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     found = []
     for name in BACKENDS:
-        verdict = backend(name).is_available()
+        verdict = backend(name).is_available() and _knows(name, pattern)
         if verdict and shape is not None:
             verdict = backend(name).is_supported(shape, dtype, device, batch)
         found.append(Status(name, bool(verdict), verdict.reason))
@@ -100,7 +104,12 @@ def order(device: torch.device, batch: int) -> tuple[str, ...]:
 
 
 def choose(
-    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, packed: bool
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    batch: int,
+    packed: bool,
+    pattern: Pattern = TWO_OF_FOUR,
 ) -> str:
     """The name of the backend for a call; `packed`: whether `prepare` has packed the layer.
 
@@ -109,7 +118,7 @@ def choose(
     """
     wanted = forced()
     if wanted is not None:
-        verdict = _verdict(wanted, shape, dtype, device, batch)
+        verdict = _verdict(wanted, shape, dtype, device, batch, pattern)
         if not verdict:
             raise ArmorError(f"backend {wanted} cannot run this layer: {verdict.reason}")
         return wanted
@@ -117,16 +126,30 @@ def choose(
         # Packing takes longer than a call: it is done once, by `prepare`, or not at all.
         if name == "semi_structured" and not packed:
             continue
-        if _verdict(name, shape, dtype, device, batch):
+        if _verdict(name, shape, dtype, device, batch, pattern):
             return name
     return "reference"
 
 
 def _verdict(
-    name: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+    name: str,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    batch: int,
+    pattern: Pattern,
 ) -> Verdict:
+    if not (known := _knows(name, pattern)):
+        return known
     module = backend(name)
     return module.is_available() and module.is_supported(shape, dtype, device, batch)
+
+
+def _knows(name: str, pattern: Pattern) -> Verdict:
+    """Whether a backend computes from the packed form of this pattern."""
+    if pattern == TWO_OF_FOUR or name == "reference":
+        return YES
+    return Verdict("its kernels read 2:4 only; the reference backend unpacks other patterns")
 
 
 def run(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
@@ -161,4 +184,4 @@ def run_shared(
 def _name(x: Tensor, layer: PackedLayer, packed: bool) -> str:
     if x.dtype != layer.core_values.dtype or x.device != layer.core_values.device:
         return "reference"  # mixed dtypes or devices: torch's own error message
-    return choose(layer.shape, x.dtype, x.device, len(x), packed)
+    return choose(layer.shape, x.dtype, x.device, len(x), packed, layer.pattern)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.packed import PackedLayer
+from armor.pattern import Pattern
 from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
 from armor.runtime.reference import times_blocks
@@ -19,7 +20,7 @@ from armor.sparsity import unpack
 
 _SCHEMA = (
     "(Tensor x, Tensor core_values, Tensor core_indices, Tensor? left, Tensor? right,"
-    " Tensor? bias, Tensor? packed) -> Tensor"
+    " Tensor? bias, Tensor? packed, int kept, int group) -> Tensor"
 )
 
 
@@ -32,20 +33,28 @@ def linear_operator(
     right: Tensor | None,
     bias: Tensor | None,
     packed: Tensor | None,
+    kept: int,
+    group: int,
 ) -> Tensor:
-    """See `armor.runtime.linear`; gradients with respect to x only."""
-    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right)
+    """See `armor.runtime.linear`; gradients with respect to x only.
+
+    The pattern is `kept` of every `group`, both 0 if unstructured.
+    """
+    pattern = Pattern(kept, group)
+    layer = PackedLayer(x.shape[-1], core_values, core_indices, left, right, pattern)
     return run(x, layer, bias, packed)
 
 
 @linear_operator.register_fake
-def _(x: Tensor, core_values: Tensor, *others: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], core_values.shape[0])
+def _(x: Tensor, core_values: Tensor, core_indices: Tensor, *others: Any) -> Tensor:
+    unstructured = others[-1] == 0
+    rows = (core_indices if unstructured else core_values).shape[0]
+    return x.new_empty(*x.shape[:-1], rows)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, indices, left, right, _, packed = inputs
-    ctx.in_features = x.shape[-1]
+    x, values, indices, left, right, _, packed, kept, group = inputs
+    ctx.in_features, ctx.pattern = x.shape[-1], Pattern(kept, group)
     ctx.save_for_backward(values, indices, left, right, packed)
 
 
@@ -55,10 +64,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     layer = whole(PackedLayer(ctx.in_features, values, indices), packed)
     if left is not None:
         grad = times_blocks(grad, left.mT)
-    grad = grad @ unpack(values, layer.core_indices, ctx.in_features)
+    grad = grad @ unpack(values, layer.core_indices, ctx.in_features, ctx.pattern)
     if right is not None:
         grad = times_blocks(grad, right.mT)
-    return grad, None, None, None, None, None, None
+    return grad, None, None, None, None, None, None, None, None
 
 
 @torch.library.custom_op(
@@ -76,7 +85,7 @@ def linears_operator(
     bias: list[Tensor | None],
     packed: list[Tensor | None],
 ) -> list[Tensor]:
-    """See `armor.runtime.api.linears`; no gradients."""
+    """See `armor.runtime.api.linears`; 2:4, no gradients."""
     tensors = zip(core_values, core_indices, left, right, strict=True)
     layers = [PackedLayer(x.shape[-1], *each) for each in tensors]
     return run_shared(x, layers, bias, packed)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR
 from armor.runtime.backend import Sharing
 from armor.runtime.compressed import positions
 from armor.runtime.frontend import DECODE_ROWS, backend, forced, order
@@ -17,6 +18,8 @@ def pack(layer: PackedLayer) -> Tensor | None:
 
     It begins with the kept values in their stored order, so that the layer can share them.
     """
+    if layer.pattern != TWO_OF_FOUR:
+        return None
     values = layer.core_values
     for name in order(values.device, DECODE_ROWS + 1):
         candidate = backend(name)
@@ -51,7 +54,7 @@ def prepare(model: nn.Module) -> None:
     for parent in model.modules():
         siblings: dict[int, list[ArmorLinear]] = {}
         for child in parent.children():
-            if isinstance(child, ArmorLinear) and _is_here(child):
+            if isinstance(child, ArmorLinear) and child.pattern == TWO_OF_FOUR and _is_here(child):
                 siblings.setdefault(child.in_features, []).append(child)
         for group in siblings.values():
             if len(group) > 1 and _gains_from_sharing(group[0].core_values.device):

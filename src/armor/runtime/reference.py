@@ -31,7 +31,8 @@ def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | 
     """See `Backend.matmul`; differentiable in everything but the indices."""
     if layer.right is not None:
         x = times_blocks(x, layer.right)
-    y = functional.linear(x, unpack(layer.core_values, layer.core_indices, layer.in_features))
+    core = unpack(layer.core_values, layer.core_indices, layer.in_features, layer.pattern)
+    y = functional.linear(x, core)
     if layer.left is not None:
         y = times_blocks(y, layer.left)
     return y if bias is None else y + bias
