@@ -107,6 +107,30 @@ def test_ablation_runs_in_pieces_and_draws(shared: Path, tmp_path: Path) -> None
         assert (tmp_path / f"ablation-{name}.png").stat().st_size > 5000
 
 
+def test_budget_compares_at_equal_bytes_and_draws(
+    monkeypatch: pytest.MonkeyPatch, shared: Path, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from budget import CASES, draw, key, table, uniform
+
+    rules, size = uniform(shared / "models" / "babyllama-1m", 16)
+    assert {rule["block"] for rule in rules.values()} == {16}
+    assert size == pytest.approx(0.734, abs=1e-3)
+    runs = {
+        key(case.model, block, 0, kind): {
+            **{"model": case.model, "block": block, "kind": kind, "seed": 0, "seconds": 1.0},
+            **{"size": 1 - block / 100, "perplexity": {"stories": 2.0 + block, "wiki": 30.0}},
+        }
+        for case in CASES
+        for block in (0, *case.blocks)
+        for kind in (("uniform", "size") if block else ("dense",))
+    }
+    text = table(runs, {"machine": {"cpu": "one", "threads": 1}, "max_chars": 100})
+    assert "| babyllama-1m | chosen | 0.8400 | 18.0000 | 30.0000 | 1 | 1 |" in text
+    draw(runs, tmp_path / "budget.png")
+    assert (tmp_path / "budget.png").stat().st_size > 5000
+
+
 def test_ablation_names_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     from ablation import CASES, PRESETS, Store, sweep

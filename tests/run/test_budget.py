@@ -237,6 +237,34 @@ def test_what_cannot_be(model: Path, sized: Settings, tmp_path: Path) -> None:
             PruneConfig(size=0.6, **other)  # type: ignore[arg-type]
 
 
+def test_nothing_to_choose_is_nothing_to_measure(
+    model: Path, sized: Settings, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    progress = Progress(measured=lambda name, *_: seen.append(name))
+    overrides = {"*": {"block": 8}}
+    result = armor.prune(model, sized(overrides=overrides), tmp_path / "out", progress=progress)
+    assert not seen
+    assert {plan.block for plan in result.plans} == {8}
+    with pytest.raises(ArmorError, match="cannot be reached"):
+        armor.prune(model, sized(overrides=overrides, size=0.6), tmp_path / "small")
+
+
+def test_gradients_that_are_not_finite_are_one_line(
+    model: Path, sized: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from armor.run import measure
+
+    original = measure._squares
+
+    def broken(*args: Any) -> dict[str, torch.Tensor]:
+        return {name: squares * torch.inf for name, squares in original(*args).items()}
+
+    monkeypatch.setattr(measure, "_squares", broken)
+    with pytest.raises(ArmorError, match="not finite on the calibration text"):
+        armor.prune(model, sized(), tmp_path / "out")
+
+
 def test_a_recipe_fixes_what_it_names() -> None:
     shapes = {"a": (512, 512), "b": (512, 512), "c": (512, 512)}
     overrides = {"a": {"block": 16}, "b": {"skip": True}}

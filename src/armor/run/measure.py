@@ -61,9 +61,10 @@ def sized(
         See `choose`.
 
     Raises:
-        ArmorError: `config.size` is less than the smallest blocks take.
+        ArmorError: no choice but to leave every layer dense, or gradients that are not finite.
     """
-    check_size(plans, config, itemsize)
+    if not any(plan.blocks for plan in plans):
+        return choose(plans, config, itemsize, {})
     path = store.folder / TRIALS / _HARMS
     if not path.is_file():
         trials = Store(path.with_suffix(""), manifest)
@@ -180,6 +181,11 @@ def _measure(
     harms: dict[str, dict[str, float]] = {}
     for name in tried:
         own = squares.get(model.layout.path(name))  # None: of an expert that no token reached
+        if own is not None and not torch.isfinite(own).all():
+            raise ArmorError(
+                f"the gradients of {name} are not finite on the calibration text: change the text,"
+                " or leave out the size"
+            )
         harms[name] = {
             block: 0.0 if own is None else float((errors * own.double()).sum())
             for block, errors in trials.load(name).items()
