@@ -118,8 +118,13 @@ def test_budget_compares_at_equal_bytes_and_draws(
     assert size == pytest.approx(0.734, abs=1e-3)
     runs = {
         key(case.model, block, 0, kind): {
-            **{"model": case.model, "block": block, "kind": kind, "seed": 0, "seconds": 1.0},
-            **{"size": 1 - block / 100, "perplexity": {"stories": 2.0 + block, "wiki": 30.0}},
+            "model": case.model,
+            "block": block,
+            "kind": kind,
+            "seed": 0,
+            "seconds": 1.0,
+            "size": 1 - block / 100,
+            "perplexity": {"stories": 2.0 + block, "wiki": 30.0},
         }
         for case in CASES
         for block in (0, *case.blocks)
