@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from armor.errors import ArmorError
+from armor.factorize.factors import Factors
 from armor.linear import ArmorLinear
+from armor.pattern import Pattern
 from armor.runtime import use
 from armor.runtime.operator import linear_operator
 
@@ -34,6 +37,32 @@ def test_opcheck(make_call, block: int | None) -> None:
     )
     torch.library.opcheck(linear_operator, arguments)
     torch.library.opcheck(linear_operator, (call.x.requires_grad_(), *arguments[1:]))
+
+
+@pytest.mark.parametrize("pattern", [Pattern(4, 8), Pattern(1, 4), Pattern(0, 0, 75)], ids=str)
+def test_other_patterns(pattern: Pattern) -> None:
+    """Alone, under a compiler, and backwards."""
+    core = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(6, 16, dtype=torch.bool)
+    if pattern.is_unstructured:
+        mask.view(-1)[::4] = True
+    else:
+        mask.view(6, -1, pattern.group)[..., : pattern.kept] = True
+    core *= mask
+    layer = ArmorLinear.from_factors(Factors(core, mask, pattern=pattern))
+    x = torch.randn(3, 16, requires_grad=True)
+    torch.testing.assert_close(layer(x), x @ core.T)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(gradient, core.sum(0).expand(3, 16))
+    call = layer.arguments()
+    arguments = (x.detach(), *call, pattern.kept, pattern.group)
+    torch.library.opcheck(linear_operator, arguments)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), x @ core.T)
+    with use("cpu"), pytest.raises(ArmorError, match="kernels read 2:4 only"):
+        layer(x)
 
 
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
