@@ -32,7 +32,7 @@ def test_rules_reach_the_plan_and_later_ones_win(tmp_path: Path) -> None:
           "*": {block: 8}
           "*.qkv": {block: 4}
           "*.1": {skip: true}
-          "layers.1.*": {method: sparsegpt, pattern: "2:4"}
+          "layers.1.*": {method: sparsegpt, pattern: "4:8"}
         """,
     )
     plans = {plan.name: plan for plan in make_plan(SHAPES, config)}
@@ -43,6 +43,7 @@ def test_rules_reach_the_plan_and_later_ones_win(tmp_path: Path) -> None:
     assert plans["layers.1.q"].method == "sparsegpt"
     assert plans["layers.1.q"].block is None
     assert plans["layers.1.q"].settings(config).method == "sparsegpt"
+    assert plans["layers.1.q"].settings(config).pattern == "4:8"
     assert plans["layers.0.q"].settings(config) == config
 
 
@@ -65,7 +66,8 @@ def test_a_recipe_survives_json(tmp_path: Path) -> None:
         ("layers: {'*': {blocks: 8}}", "unknown 'blocks'; valid: skip, method, pattern, block"),
         ("layers: {'*': {block: 6}}", "neither auto nor a multiple of 4"),
         ("layers: {'*': {method: hope}}", "valid: armor, nowag"),
-        ("layers: {'*': {pattern: '5:1'}}", "pattern '5:1'"),
+        ("layers: {'*': {pattern: '5:1'}}", "layers '*': unknown pattern '5:1'"),
+        ("layers: {'*': {pattern: 2:4}}", "write the pattern in quotes"),
         ("layers: {'*': {skip: maybe}}", "neither true nor false"),
         ("model: {linears: ['*']}", "blocks must name"),
         ("model: {blocks: a, linears: x}", "not a list of globs"),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.recipe import check_description, check_overrides
 
 METHODS = ("armor", "nowag", "wanda", "sparsegpt", "magnitude")
 OBJECTIVES = ("full", "diag")
 TARGETS = ("compensated", "dense")
 SOLVERS = ("exact", "adam")
-PATTERNS = ("2:4",)
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"objective": "full", "target": "compensated", "solver": "exact"},
     "paper": {"objective": "diag", "target": "dense", "solver": "exact"},
@@ -32,7 +32,8 @@ class PruneConfig:
         target: "compensated" (undo the error of the layers before) or "dense" (the paper's).
         solver: "exact" (closed-form steps) or "adam" (the paper's loop).
         iterations: ceiling on solver iterations; None takes the solver's own default.
-        pattern: sparsity of the core, "N:M".
+        pattern: sparsity of the core: "N:M" with M 2, 4 or 8, or a share of zeros such as "50%"
+            (unstructured). "adam" knows 2:4 only.
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
         size: bytes of the pruned layers over those of the dense ones, all together; then the block
@@ -82,8 +83,9 @@ class PruneConfig:
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("target", self.target, TARGETS)
         _one_of("solver", self.solver, SOLVERS)
-        _one_of("pattern", self.pattern, PATTERNS)
-        check_overrides(self.overrides, METHODS, PATTERNS)
+        patterns = {Pattern.parse(self.pattern), *check_overrides(self.overrides, METHODS)}
+        if self.solver == "adam" and patterns != {TWO_OF_FOUR}:
+            raise ArmorError("solver adam is the paper's loop, for 2:4 only; take solver exact")
         check_description(self.model)
         if type(self.lm_head) is not bool:
             raise ArmorError(f"lm_head must be true or false, not {self.lm_head!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.pattern import Pattern
 
 #: What a recipe may say of the layers that a glob matches.
 RULES = ("skip", "method", "pattern", "block")
@@ -40,23 +41,35 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     }
 
 
-def check_overrides(overrides: Any, methods: tuple[str, ...], patterns: tuple[str, ...]) -> None:
-    """Raise `ArmorError` unless `overrides` maps globs to sound rules."""
+def check_overrides(overrides: Any, methods: tuple[str, ...]) -> list[Pattern]:
+    """The patterns that `overrides` names; `ArmorError` unless it maps globs to sound rules."""
     if not isinstance(overrides, Mapping):
         raise ArmorError("the recipe's layers are not a table of globs")
+    patterns = []
     for glob, rules in overrides.items():
         if not isinstance(glob, str) or not isinstance(rules, Mapping):
             raise ArmorError(f"recipe, layers {glob!r}: give a table such as {{block: 64}}")
         where = f"recipe, layers {glob!r}"
         _known(where, rules, RULES)
-        for key, valid in (("method", methods), ("pattern", patterns)):
-            if key in rules and rules[key] not in valid:
-                raise ArmorError(f"{where}: {key} {rules[key]!r}; valid: {', '.join(valid)}")
+        if "method" in rules and rules["method"] not in methods:
+            raise ArmorError(f"{where}: method {rules['method']!r}; valid: {', '.join(methods)}")
+        if "pattern" in rules:
+            patterns.append(_pattern(where, rules["pattern"]))
         block = rules.get("block", "auto")
         if block != "auto" and (type(block) is not int or block < 4 or block % 4):
             raise ArmorError(f"{where}: block {block!r} is neither auto nor a multiple of 4")
         if type(rules.get("skip", False)) is not bool:
             raise ArmorError(f"{where}: skip is neither true nor false")
+    return patterns
+
+
+def _pattern(where: str, given: Any) -> Pattern:
+    if not isinstance(given, str):  # YAML reads a bare 2:4 as a number to the base 60
+        raise ArmorError(f'{where}: write the pattern in quotes, such as "2:4", not {given!r}')
+    try:
+        return Pattern.parse(given)
+    except ArmorError as error:
+        raise ArmorError(f"{where}: {error}") from None
 
 
 def check_description(model: Any) -> None:

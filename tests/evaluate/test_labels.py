@@ -27,6 +27,12 @@ def test_names_and_settings() -> None:
     assert (small.block_size, small.damping, small.samples) == (8, 0.5, 4)
     assert found["armor-block_size=auto"].block_size is None
     assert found["armor-target=dense"].target == "dense"
+    eight = parse_methods("nowag:pattern=4:8:seed=1,armor:pattern=50%")
+    assert list(eight) == ["nowag-pattern=4of8-seed=1", "armor-pattern=50%"]
+    assert (eight["nowag-pattern=4of8-seed=1"].pattern, eight["armor-pattern=50%"].pattern) == (
+        "4:8",
+        "50%",
+    )
     assert list(parse_methods(",".join(LABELS))) == list(LABELS)
     assert parse_methods("armor-adam")["armor-adam"].solver == "adam"
 
@@ -43,6 +49,8 @@ def test_names_and_settings() -> None:
         ("armor:samples", "'samples': '' is not a number"),
         ("armor:damping=much", "'much' is not a number"),
         ("armor:block_size=6", "not a positive multiple of 4"),
+        ("armor:pattern=5:4", "unknown pattern '5:4'"),
+        ("armor-adam:pattern=4:8", "for 2:4 only; take solver exact"),
         ("armor:seed=auto", "'auto' is not a number"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.run.plan import choose_block, make_plan, overhead
+from armor.pattern import Pattern
+from armor.run.plan import choose_block, make_plan, overhead, packed_size
 
 SHAPES = {"layers.0.q": (64, 64), "layers.0.up": (172, 64), "layers.1.q": (64, 64)}
 
@@ -53,6 +54,21 @@ def test_globs() -> None:
         make_plan(SHAPES, PruneConfig(include=("nothing",)))
     with pytest.raises(ArmorError, match="nothing to prune"):
         make_plan(SHAPES, PruneConfig(exclude=("*",)))
+
+
+def test_patterns_have_sizes_of_their_own() -> None:
+    """Positions of 4:8 take 7 bits of a group's 128 (70 masks), a bitmap one of 16."""
+    shape = (640, 640)
+    sizes = [
+        packed_size(shape, None, pattern=Pattern.parse(text)) for text in ("2:4", "4:8", "50%")
+    ]
+    assert sizes == pytest.approx([0.5 + 4 / 64, 0.5 + 7 / 128, 0.5 + 1 / 16])
+
+
+def test_a_block_holds_whole_groups() -> None:
+    with pytest.raises(ArmorError, match="block 12 is not a multiple of 8, for 4:8"):
+        make_plan(SHAPES, PruneConfig(pattern="4:8", block_size=12))
+    assert make_plan({"big": (640, 640)}, PruneConfig(pattern="3:4", block_size=12))[0].block == 12
 
 
 def test_baselines_have_no_wrappers() -> None:

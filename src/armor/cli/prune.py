@@ -54,7 +54,12 @@ def prune_command(
     iterations: Annotated[
         int | None, typer.Option(metavar="N", help="Ceiling on solver iterations.")
     ] = None,
-    pattern: Annotated[str, typer.Option(metavar="N:M", help="Sparsity of the core.")] = "2:4",
+    pattern: Annotated[
+        str,
+        typer.Option(
+            metavar="N:M|P%", help="Sparsity of the core: 2:4, 4:8, ...; 50%: zeros anywhere."
+        ),
+    ] = "2:4",
     block_size: Annotated[
         str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
     ] = "auto",
@@ -115,7 +120,7 @@ def prune_command(
     log: Log = None,
     tensorboard: Board = None,
 ) -> None:
-    """Prune a causal language model to 2:4 sparsity, in one shot.
+    """Prune a causal language model to 2:4 or another sparsity, in one shot.
 
     Interrupted, killed or out of disk? The same command goes on where it stopped.
 

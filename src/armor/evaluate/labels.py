@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from armor.config import PRESETS, PruneConfig
@@ -35,10 +36,10 @@ def parse_methods(text: str, **common: Any) -> dict[str, PruneConfig]:
     known = {**LABELS, **MORE_LABELS}
     found: dict[str, PruneConfig] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        name, *changes = word.split(":")
+        name, *changes = re.split(r":(?!\d)", word)  # not the colon of pattern=2:4
         if name not in known:
             raise ArmorError(f"unknown method {name!r}; valid: {', '.join(known)}")
-        label = "-".join([name, *changes])
+        label = "-".join([name, *changes]).replace(":", "of")  # the label names a folder
         if label in found:
             raise ArmorError(f"method {word} is given twice")
         own = dict(_setting(change) for change in changes)

@@ -23,6 +23,7 @@ from armor.checkpoint.jsonfile import read_json, write_json
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.streamed import StreamedModel
+from armor.pattern import Pattern
 from armor.run.budget import Choice, allocate
 from armor.run.engines import Where, open_engine
 from armor.run.job import Job, Tensors
@@ -82,7 +83,9 @@ def check_size(plans: Sequence[LayerPlan], config: PruneConfig, itemsize: int) -
     """Raise `ArmorError` if no choice of blocks is as small as `config.size`."""
     assert config.size is not None
     counted = [plan for plan in plans if not plan.dense]
-    least = sum(min(choice.nbytes for choice in _choices(plan, itemsize)) for plan in counted)
+    least = sum(
+        min(choice.nbytes for choice in _choices(plan, config, itemsize)) for plan in counted
+    )
     dense = sum(_dense_bytes(plan, itemsize) for plan in counted)
     if least > config.size * dense:
         raise ArmorError(
@@ -103,7 +106,8 @@ def choose(
     counted = {plan.name: plan for plan in plans if not plan.dense}
     whole = sum(_dense_bytes(plan, itemsize) for plan in counted.values())
     choices = {
-        name: _choices(plan, itemsize, harms.get(name, {})) for name, plan in counted.items()
+        name: _choices(plan, config, itemsize, harms.get(name, {}))
+        for name, plan in counted.items()
     }
     chosen = allocate(choices, math.floor(config.size * whole))
     assert chosen is not None  # see check_size
@@ -131,13 +135,14 @@ def choose(
 
 
 def _choices(
-    plan: LayerPlan, itemsize: int, harms: Mapping[str, float] | None = None
+    plan: LayerPlan, config: PruneConfig, itemsize: int, harms: Mapping[str, float] | None = None
 ) -> list[Choice]:
     """What may become of a layer; of one whose block is given, that alone."""
     dense = _dense_bytes(plan, itemsize)
+    pattern = Pattern.parse(plan.settings(config).pattern)
 
     def nbytes(block: int | None) -> int:
-        return round(packed_size(plan.shape, block, itemsize) * dense)
+        return round(packed_size(plan.shape, block, itemsize, pattern) * dense)
 
     if not plan.blocks:
         return [Choice(plan.block, nbytes(plan.block), 0.0)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
+from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.sparsity import packed_shapes
 
 
@@ -97,30 +98,43 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
         plan = replace(plan, note=f"{method}, by the recipe")
     if method != "armor":
         return plan
+    parsed = Pattern.parse(pattern)
     block, note = rules.get("block", config.block_size), ""
     if config.size is not None and "block" not in rules:
-        if blocks := candidates(shape, itemsize):
+        if blocks := candidates(shape, itemsize, parsed):
             return replace(plan, blocks=blocks)
         note = f"{pattern} with block {AUTO_BLOCKS[-1]} would not be smaller"
         return LayerPlan(name, shape, dense=True, note=note)
     if block in (None, "auto"):
         block, note = choose_block(shape, config.overhead_budget)
-    if (size := packed_size(shape, block, itemsize)) >= 1.0:
+    if block % max(parsed.group, 4):
+        raise ArmorError(
+            f"{name}: block {block} is not a multiple of {parsed.group}, for {pattern}"
+        )
+    if (size := packed_size(shape, block, itemsize, parsed)) >= 1.0:
         note = f"{pattern} with block {block} would be {size:.2f}x dense"
         return LayerPlan(name, shape, dense=True, note=note)
     return replace(plan, block=block, note=plan.note or note)
 
 
-def candidates(shape: tuple[int, int], itemsize: int) -> tuple[int, ...]:
+def candidates(
+    shape: tuple[int, int], itemsize: int, pattern: Pattern = TWO_OF_FOUR
+) -> tuple[int, ...]:
     """The blocks that make a layer smaller, ascending: those that divide both dims, or else any."""
-    blocks = [block for block in AUTO_BLOCKS[::-1] if packed_size(shape, block, itemsize) < 1.0]
+    sizes = {block: packed_size(shape, block, itemsize, pattern) for block in AUTO_BLOCKS[::-1]}
+    blocks = [block for block, size in sizes.items() if size < 1.0]
     dividing = tuple(block for block in blocks if all(size % block == 0 for size in shape))
     return dividing or tuple(blocks)
 
 
-def packed_size(shape: tuple[int, int], block: int | None, itemsize: int = 2) -> float:
+def packed_size(
+    shape: tuple[int, int],
+    block: int | None,
+    itemsize: int = 2,
+    pattern: Pattern = TWO_OF_FOUR,
+) -> float:
     """Bytes of a pruned layer over those of the dense one, positions counted."""
-    values, indices = packed_shapes(*shape)
+    values, indices = packed_shapes(*shape, pattern)
     dense = shape[0] * shape[1]
     wrappers = 0.0 if block is None else overhead(shape, block)
     return (prod(values) + prod(indices) / itemsize) / dense + wrappers
@@ -135,7 +149,8 @@ def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
     if config.method != "armor":
         return False
     if (block := config.block_size) is not None:
-        return all(packed_size(shape, block) < 1.0 for shape in shapes)
+        pattern = Pattern.parse(config.pattern)
+        return all(packed_size(shape, block, pattern=pattern) < 1.0 for shape in shapes)
     whole = sum(rows for rows, _ in shapes), shapes[0][1]
     block = choose_block(whole, config.overhead_budget)[0]
     return all(choose_block(shape, config.overhead_budget) == (block, "") for shape in shapes)
