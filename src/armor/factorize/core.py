@@ -9,7 +9,7 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.factorize.kernels.reference import PAIRS
-from armor.factorize.masks import gain_tables, masks_of
+from armor.factorize.masks import gain_tables, terms_of
 from armor.pattern import Pattern
 
 BACKENDS = ("numba", "triton", "torch")
@@ -60,28 +60,23 @@ def sweep_masks(
     pattern: Pattern,
     price: Tensor | None = None,
     backend: str | None = None,
+    tables: Tensor | None = None,
 ) -> None:
     """`sweep` for any pattern; `choice` holds codes of `masks_of` the pattern.
 
     Args:
         price: of a kept entry, float (): masks of every size compete by gain less price. None: a
             group keeps as many entries as it has; an unstructured core keeps its count.
-        backend: "numba" or "torch"; None takes Numba on the CPU and PyTorch, which is slower, on
-            any other device: only 2:4 has a Triton kernel.
+        backend: "numba" (float32 only) or "torch"; None takes Numba for float32 on the CPU, else
+            PyTorch, which is slower: of all patterns only 2:4 has a Triton kernel.
+        tables: `gain_tables` of `gram_right`, where the caller has them.
     """
-    name = backend or ("numba" if core.device.type == "cpu" else "torch")
+    fast = core.device.type == "cpu" and core.dtype == torch.float32
+    name = backend or ("numba" if fast else "torch")
     kernel = import_module(f"armor.factorize.kernels.{name}_masks")
-    sizes = torch.tensor([len(mask) for mask in masks_of(pattern)])
-    if price is None:
-        costs = torch.zeros(len(sizes), device=core.device)
-        first = torch.searchsorted(sizes, sizes)
-        last = torch.searchsorted(sizes, sizes, right=True)
-    else:
-        costs = price * sizes.to(core.device)
-        first, last = torch.zeros_like(sizes), torch.full_like(sizes, len(sizes))
-    first, last = first.to(core.device), last.to(core.device)
-    tables = gain_tables(gram_right, pattern)
-    kernel.sweep(residual, core, choice, gram_left, gram_right, tables, first, last, costs)
+    if tables is None:
+        tables = gain_tables(gram_right, pattern)
+    kernel.sweep(residual, core, choice, gram_left, gram_right, tables, terms_of(pattern), price)
 
 
 def default_backend(device: torch.device) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from armor.pattern import TWO_OF_FOUR, Pattern
 
 #: Entries to a group where the pattern has none: an unstructured core.
 FREE_GROUP = 4
+#: Terms of a mask are summed so many at a time.
+CHUNK = 5
 #: A pivot below this share of its diagonal entry counts as zero.
 _LEAST_PIVOT = 1e-5
 
@@ -56,6 +60,39 @@ def choice_of(mask: Tensor, pattern: Pattern = TWO_OF_FOUR) -> Tensor:
     return table[keys.int()]
 
 
+@dataclass(frozen=True)
+class Terms:
+    """The products of two forces that the masks' gains are sums of, mask after mask.
+
+    Attributes:
+        one, two: int64 (terms,), the positions that meet, one <= two. Each mask's are filled up to
+            a multiple of `CHUNK`, with 0 and 0 to the weight 0.
+        starts: int64 (masks + 1,): mask m has ``starts[m]:starts[m+1]``.
+        sizes: int64 (masks,), positions kept.
+    """
+
+    one: Tensor
+    two: Tensor
+    starts: Tensor
+    sizes: Tensor
+
+
+@cache
+def terms_of(pattern: Pattern) -> Terms:
+    """The terms of `masks_of` the pattern."""
+    ones: list[int] = []
+    twos: list[int] = []
+    starts = [0]
+    for mask in masks_of(pattern):
+        pairs = list(combinations_with_replacement(mask, 2))
+        pairs += [(0, 0)] * (-len(pairs) % CHUNK)
+        ones += [one for one, _ in pairs]
+        twos += [two for _, two in pairs]
+        starts.append(len(ones))
+    sizes = [len(mask) for mask in masks_of(pattern)]
+    return Terms(*map(torch.tensor, (ones, twos, starts, sizes)))
+
+
 def gain_tables(gram_right: Tensor, pattern: Pattern) -> Tensor:
     """What each mask of each group gains, as quadratic forms of the force p on the group.
 
@@ -67,8 +104,8 @@ def gain_tables(gram_right: Tensor, pattern: Pattern) -> Tensor:
         gram_right: H, (j, b, b), positive semi-definite.
 
     Returns:
-        (j, b/M, M*(M+1)/2, masks), in the dtype of `gram_right`: the upper triangle of E, row by
-        row, entries off the diagonal doubled.
+        (j, b/M, terms), in the dtype of `gram_right`: the entries of E that `terms_of` names,
+        those off the diagonal doubled.
     """
     width = group_of(pattern)
     masks = masks_of(pattern)
@@ -76,25 +113,14 @@ def gain_tables(gram_right: Tensor, pattern: Pattern) -> Tensor:
     groups = size // width
     corner = gram_right.double().reshape(blocks, groups, width, groups, width)
     corner = corner.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-    rows = {pair: n for n, pair in enumerate(_triangle(width))}
-    tables = gram_right.new_zeros(blocks, groups, len(rows), len(masks))
-    for kept in sorted({len(mask) for mask in masks} - {0}):
-        codes = [code for code, mask in enumerate(masks) if len(mask) == kept]
-        places = torch.tensor([masks[code] for code in codes], device=corner.device)
-        parts = corner[:, :, places.unsqueeze(2), places.unsqueeze(1)]
-        inverses = _inverses(parts).to(gram_right.dtype)
-        first, last = codes[0], codes[-1] + 1  # masks of a size are neighbours
-        for one in range(kept):
-            for two in range(one, kept):
-                at = [rows[masks[code][one], masks[code][two]] for code in codes]
-                entry = inverses[..., one, two] * (1 if one == two else 2)
-                columns = torch.arange(first, last, device=corner.device)
-                tables[:, :, torch.tensor(at, device=corner.device), columns] = entry
-    return tables
-
-
-def _triangle(width: int) -> list[tuple[int, int]]:
-    return [(one, two) for one in range(width) for two in range(one, width)]
+    found = []
+    for kept in sorted({len(mask) for mask in masks} - {0}):  # masks of a size are neighbours
+        places = torch.tensor([mask for mask in masks if len(mask) == kept], device=corner.device)
+        inverses = _inverses(corner[:, :, places.unsqueeze(2), places.unsqueeze(1)])
+        one, two = torch.triu_indices(kept, kept, device=corner.device)
+        entries = inverses[..., one, two] * torch.where(one == two, 1.0, 2.0)
+        found.append(pad(entries, (0, -len(one) % CHUNK)).flatten(2))
+    return torch.cat(found, -1).to(gram_right.dtype)
 
 
 def _inverses(parts: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from armor.factorize.core import pair_inverses, sweep, sweep_masks
 from armor.factorize.factors import Factors
-from armor.factorize.masks import choice_of, group_of, mask_of
+from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.factorize.wrappers import inverse
@@ -221,7 +221,8 @@ class Workspace:
                 curved = self._right(self._left(left, change), gram_right)
                 gain += _gain(change, residual[rows], curved)
             return gain
-        inverses = pair_inverses(gram_right) if self.pattern == TWO_OF_FOUR else None
+        is_pair = self.pattern == TWO_OF_FOUR
+        systems = pair_inverses(gram_right) if is_pair else gain_tables(gram_right, self.pattern)
         moved = self.one  # G dS
         groups = self.block // group_of(self.pattern)
         for j in range(self.rights):
@@ -231,11 +232,12 @@ class Workspace:
             core = state.core[:, span].contiguous()
             choice = state.choice[:, codes].contiguous()
             right = gram_right[j : j + 1]
-            if inverses is not None:
-                pair = inverses[j : j + 1]
-                sweep(rest, core, choice, gram_left, right, inverses=pair)
+            own = systems[j : j + 1]
+            if is_pair:
+                sweep(rest, core, choice, gram_left, right, inverses=own)
             else:
-                sweep_masks(rest, core, choice, gram_left, right, self.pattern, price)
+                args = self.pattern, price
+                sweep_masks(rest, core, choice, gram_left, right, *args, tables=own)
             change = core - state.core[:, span]
             pushed = self._left(gram_left, change)
             if weigh:

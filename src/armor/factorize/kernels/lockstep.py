@@ -21,7 +21,7 @@ _ZERO, _ONE, _INFINITE = np.float32(0), np.float32(1), np.float32(np.inf)
 
 
 @njit(**_JIT)
-def _earlier_panels(pull, weight, moved, first, size):  # type: ignore[no-untyped-def]
+def earlier_panels(pull, weight, moved, first, size):  # type: ignore[no-untyped-def]
     """``pull -= G[first:first+4, :first] moved[:first]``, a 4 x 2 tile at a time."""
     line = size * _L
     for col in range(0, size, 2):
@@ -50,7 +50,7 @@ def _earlier_panels(pull, weight, moved, first, size):  # type: ignore[no-untype
 
 
 @njit(**_JIT)
-def _earlier_rows(pull, weight, moved, first, row, size):  # type: ignore[no-untyped-def]
+def earlier_rows(pull, weight, moved, first, row, size):  # type: ignore[no-untyped-def]
     """``pull[row] -= G[row, first:row] moved[first:row]`` inside of a panel."""
     line = size * _L
     for other in range(first, row):
@@ -61,7 +61,7 @@ def _earlier_rows(pull, weight, moved, first, row, size):  # type: ignore[no-unt
 
 
 @njit(forceinline=True, **_JIT)
-def _times_gram(change, gram, first, last, col, m0, m1, m2, m3):  # type: ignore[no-untyped-def]
+def times_gram(change, gram, first, last, col, m0, m1, m2, m3):  # type: ignore[no-untyped-def]
     """``(m0 .. m3) + dS[first:last] H[first:last, col:col+4]``."""
     for entry in range(first, last):
         d = load16(change, entry * _L)
@@ -144,7 +144,7 @@ def _group(pull, held, change, codes, gram, inverses, group, scale, recip, o0, o
 
 
 @njit(**_JIT)
-def _gather(pull, held, weight, residual, core, gram_left, first):  # type: ignore[no-untyped-def]
+def gather(pull, held, weight, residual, core, gram_left, first):  # type: ignore[no-untyped-def]
     """A panel of 4 rows of every block: its R, S and G, lanes last."""
     count, size = gram_left.shape[0], gram_left.shape[1]
     for lane in range(count):
@@ -157,14 +157,14 @@ def _gather(pull, held, weight, residual, core, gram_left, first):  # type: igno
 
 
 @njit(**_JIT)
-def _scatter(core, choice, held, codes, count, size, first):  # type: ignore[no-untyped-def]
+def scatter(core, choice, held, codes, count, size, first):  # type: ignore[no-untyped-def]
     """The panel's values and codes back to where they belong."""
     for lane in range(count):
         for row in range(4):
             at = lane * size + first + row
             for col in range(size):
                 core[at, col] = held[row, col, lane]
-            for group in range(size // 4):
+            for group in range(codes.shape[1]):
                 if codes[row, group, lane] >= _ZERO:
                     choice[at, group] = np.uint8(codes[row, group, lane])
 
@@ -176,7 +176,7 @@ def _sweep_row(pull, held, codes, change, moved, gram, inverses, scale):  # type
     recip = choose16(scale, zero16(), every16(_ONE) / scale, zero16())
     for group in range(size // 4):
         base, none = 4 * group, zero16()
-        o0, o1, o2, o3 = _times_gram(change, gram, 0, base, base, none, none, none, none)
+        o0, o1, o2, o3 = times_gram(change, gram, 0, base, base, none, none, none, none)
         _group(pull, held, change, codes, gram, inverses, group, scale, recip, o0, o1, o2, o3)
         at = base * _L
         store16(moved, at, o0)
@@ -187,7 +187,7 @@ def _sweep_row(pull, held, codes, change, moved, gram, inverses, scale):  # type
         at = col * _L
         m0, m1 = load16(moved, at), load16(moved, at + _L)
         m2, m3 = load16(moved, at + 2 * _L), load16(moved, at + 3 * _L)
-        m0, m1, m2, m3 = _times_gram(change, gram, col, size, col, m0, m1, m2, m3)
+        m0, m1, m2, m3 = times_gram(change, gram, col, size, col, m0, m1, m2, m3)
         store16(moved, at, m0)
         store16(moved, at + _L, m1)
         store16(moved, at + 2 * _L, m2)
@@ -205,10 +205,10 @@ def _sweep_lanes(residual, core, choice, gram_left, gram, inverses):  # type: ig
     change = np.empty((size, _L), np.float32)
     moved = np.empty((size, size, _L), np.float32)  # dS H
     for first in range(0, size, 4):
-        _gather(pull, held, weight, residual, core, gram_left, first)
-        _earlier_panels(pull, weight, moved, first, size)
+        gather(pull, held, weight, residual, core, gram_left, first)
+        earlier_panels(pull, weight, moved, first, size)
         for row in range(first, first + 4):
-            _earlier_rows(pull, weight, moved, first, row, size)
+            earlier_rows(pull, weight, moved, first, row, size)
             scale = load16(weight, ((row - first) * size + row) * _L)
             _sweep_row(
                 pull[row - first],
@@ -220,7 +220,7 @@ def _sweep_lanes(residual, core, choice, gram_left, gram, inverses):  # type: ig
                 inverses,
                 scale,
             )
-        _scatter(core, choice, held, codes, count, size, first)
+        scatter(core, choice, held, codes, count, size, first)
 
 
 @njit(parallel=True, **_JIT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from armor.factorize.masks import Terms
+
 
 def sweep(
     residual: Tensor,
@@ -13,24 +15,25 @@ def sweep(
     gram_left: Tensor,
     gram_right: Tensor,
     tables: Tensor,
-    first: Tensor,
-    last: Tensor,
-    costs: Tensor,
+    terms: Terms,
+    price: Tensor | None,
 ) -> None:
-    """Sweep every block of (i*b, j*b) matrices in place; see `numba_masks.sweep`."""
+    """Sweep every block of (i*b, j*b) matrices in place; see `reference_masks.sweep_block`.
+
+    Args:
+        residual, core: (i*b, j*b). choice: (i*b, j*b/M).
+        gram_left: (i, b, b). gram_right: (j, b, b).
+        tables: `masks.gain_tables`. terms: of the pattern.
+        price: of a kept entry, (), or None.
+    """
     size = gram_left.shape[1]
-    groups, _, masks = tables.shape[1:]
+    groups = tables.shape[1]
     width = size // groups
-    one, two = torch.triu_indices(width, width, device=core.device)
-    numbers = torch.arange(masks, device=core.device)
+    sizes = terms.sizes.to(core.device)
     pulls, cores = (_blocks(each, size, size) for each in (residual, core))
     codes = _blocks(choice, size, groups)
-    # E of each mask whole, for the values: (j, groups, masks, M, M)
-    whole = tables.new_zeros(*tables.shape[:2], masks, width, width)
-    entries = tables.mT * torch.where(one == two, 1.0, 0.5).to(tables.dtype)
-    whole[..., one, two] = entries
-    whole[..., two, one] = entries
-    costs = costs.to(core.dtype)
+    inverses = _inverses(tables, terms, width)
+    right = torch.arange(len(tables), device=core.device)
     changes = torch.empty_like(pulls)  # dS H
     for row in range(size):
         scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
@@ -45,17 +48,17 @@ def sweep(
             now = codes[:, :, row, group].long()
             own = scale * torch.einsum("ijc,jcd->ijd", held, gram_right[:, cols, cols])
             force = pull[..., cols] - scale * moved[..., cols] + own
-            gains = torch.einsum(
-                "ijp,jpm->ijm", force[..., one] * force[..., two], tables[:, group]
-            )
-            gains = gains - scale * costs
-            allowed = (numbers >= first[now].unsqueeze(-1)) & (numbers < last[now].unsqueeze(-1))
-            best, code = gains.masked_fill(~allowed, -torch.inf).max(-1, keepdim=True)
+            gains = torch.einsum("ija,jmab,ijb->ijm", force, inverses[:, group], force)
+            kept = (held * (2 * force - own)).sum(-1, keepdim=True)
+            if price is None:
+                gains.masked_fill_(sizes != sizes[now].unsqueeze(-1), -torch.inf)
+            else:
+                gains -= scale * price * sizes
+                kept -= price * sizes[now].unsqueeze(-1)
+            best, code = gains.max(-1, keepdim=True)
             # Gains are kept multiplied by `scale`, which does not change their order.
-            kept = (held * (2 * force - own)).sum(-1, keepdim=True) - costs[now].unsqueeze(-1)
             better = (best > scale * kept) & (scale > 0)
-            right = torch.arange(len(tables), device=core.device)
-            inverse = whole[right, group, code.squeeze(-1)]
+            inverse = inverses[right, group, code.squeeze(-1)]
             values = recip * torch.einsum("ijab,ijb->ija", inverse, force)
             change = torch.where(better, values - held, 0.0)
             moved += torch.einsum("ijc,jcd->ijd", change, gram_right[:, cols])
@@ -63,6 +66,20 @@ def sweep(
             codes[:, :, row, group] = torch.where(better.squeeze(-1), code.squeeze(-1), now).to(
                 choice.dtype
             )
+
+
+def _inverses(tables: Tensor, terms: Terms, width: int) -> Tensor:
+    """E of each mask, (j, groups, masks, M, M)."""
+    counts = terms.starts.diff()
+    mask = torch.repeat_interleave(torch.arange(len(counts)), counts).to(tables.device)
+    one, two = terms.one.to(tables.device), terms.two.to(tables.device)
+    inverses = tables.new_zeros(*tables.shape[:2], len(counts), width, width)
+    flat = inverses.flatten(2)
+    for row, column in ((one, two), (two, one)):
+        # Half of each entry from either side; those that fill up a chunk add 0.
+        place = ((mask * width + row) * width + column).expand_as(tables)
+        flat.scatter_add_(2, place, tables / 2)
+    return flat.view_as(inverses)
 
 
 def _blocks(matrix: Tensor, height: int, width: int) -> Tensor:
