@@ -12,7 +12,6 @@ from armor.sparsity import (
     nm_mask,
     pack,
     packed_shapes,
-    parse_pattern,
     unpack,
     unpack_mask,
     valid_indices,
@@ -112,13 +111,3 @@ def test_mask_keeps_the_largest(shape: tuple[int, int], n: int, seed: int) -> No
 
 def test_mask_ties_go_to_the_lower_index() -> None:
     assert nm_mask(torch.ones(1, 4)).tolist() == [[True, True, False, False]]
-
-
-@pytest.mark.parametrize("pattern", ["2", "4:2", "0:4", "a:b", "2:4:8", ""])
-def test_bad_patterns_are_refused(pattern: str) -> None:
-    with pytest.raises(ArmorError, match="not of the form N:M"):
-        parse_pattern(pattern)
-
-
-def test_good_pattern() -> None:
-    assert parse_pattern("2:4") == (2, 4)

@@ -10,17 +10,6 @@ from armor.errors import ArmorError
 from armor.pattern import TWO_OF_FOUR, Pattern
 
 
-def parse_pattern(pattern: str) -> tuple[int, int]:
-    """``"2:4"`` -> ``(2, 4)``: `n` kept of every `m`. Raises `ArmorError` on anything else."""
-    try:
-        n, m = (int(part) for part in pattern.split(":"))
-    except ValueError:
-        n = m = 0
-    if not 0 < n < m:
-        raise ArmorError(f"pattern {pattern!r} is not of the form N:M with 0 < N < M, such as 2:4")
-    return n, m
-
-
 def nm_mask(scores: Tensor, n: int = 2, m: int = 4) -> Tensor:
     """The `n` largest scores of every `m` consecutive entries of a row, ties to the lower index.
 
