@@ -1,0 +1,198 @@
+"""Patterns against each other: perplexity of small trained models, and the time of a sweep.
+
+    python benchmarks/patterns.py --models-dir ../shared/models --data-dir ../shared/data
+    python benchmarks/patterns.py --sweep
+
+Writes benchmarks/results/patterns.json and patterns.md; what is not measured anew stays. What is in
+--work already is not done again. The protocol is that of benchmarks/quality.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine, revision, use_threads, versions
+from quality import MODELS
+
+from armor.checkpoint.jsonfile import read_json, write_json, write_text
+from armor.config import PruneConfig
+from armor.evaluate.compare import compare
+from armor.factorize.core import sweep, sweep_masks
+from armor.factorize.masks import group_of, mask_of, masks_of
+from armor.pattern import TWO_OF_FOUR, Pattern
+
+HERE = Path(__file__).parent
+PATTERNS = ("2:4", "4:8", "50%")
+METHODS = ("wanda", "nowag", "sparsegpt", "armor")
+BLOCK = 16
+#: Of the sweeps that are timed: blocks down and across, and their sizes.
+LEFTS, RIGHTS, SIZES = 8, 8, (16, 32, 64, 128)
+
+
+def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Perplexity of every method under every pattern, by pattern, then method, then text."""
+    calibration, texts, chars = MODELS[name]
+    settings = {
+        f"{method}-{pattern.replace(':', 'of')}": PruneConfig(
+            calibration=str(args.data_dir / calibration),
+            method=method,
+            pattern=pattern,
+            block_size=BLOCK,
+            seq_len=256,
+            samples=args.samples,
+        )
+        for pattern in PATTERNS
+        for method in METHODS
+    }
+    rows = compare(
+        str(args.models_dir / name),
+        settings,
+        {Path(text).stem: args.data_dir / text for text in texts},
+        args.work / name,
+        seq_len=256,
+        max_chars=chars,
+    )
+    print(*(f"{row.label} {row.perplexity}" for row in rows), sep="\n", flush=True)
+    return {
+        "max_chars": chars,
+        "samples": args.samples,
+        "block": BLOCK,
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def sweep_times() -> list[dict[str, Any]]:
+    """Microseconds of a sweep per block of the core, float32, by pattern and block."""
+    found = []
+    draw = torch.Generator().manual_seed(0)
+    for size in SIZES:
+        left, right = (
+            torch.randn(count, size, 2 * size, generator=draw) for count in (LEFTS, RIGHTS)
+        )
+        left, right = left @ left.mT, right @ right.mT
+        residual = size * torch.randn(LEFTS * size, RIGHTS * size, generator=draw)
+        for text in PATTERNS:
+            pattern = Pattern.parse(text)
+            shape = (LEFTS * size, RIGHTS * size // group_of(pattern))
+            choice = torch.randint(0, len(masks_of(pattern)), shape, generator=draw)
+            choice = choice.to(torch.uint8)
+            start = torch.randn(residual.shape, generator=draw) * mask_of(choice, pattern)
+            best = float("inf")
+            for _ in range(6):  # the first one compiles
+                core, codes = start.clone(), choice.clone()
+                begin = time.perf_counter()
+                if pattern == TWO_OF_FOUR:
+                    sweep(residual, core, codes, left, right)
+                else:
+                    sweep_masks(residual, core, codes, left, right, pattern)
+                best = min(best, time.perf_counter() - begin)
+            found.append(
+                {"pattern": text, "block": size, "microseconds": 1e6 * best / (LEFTS * RIGHTS)}
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def quality_table(model: dict[str, Any]) -> list[str]:
+    """Perplexity by pattern and method, and armor's share of the best baseline's gap to dense."""
+    rows = {row["label"]: row for row in model["rows"]}
+    lines = []
+    for text, dense in rows["dense"]["perplexity"].items():
+        heads = " | ".join(METHODS)
+        lines += ["", f"{text}, dense {dense:.4g}:", ""]
+        lines += [f"| pattern | {heads} | gap left | linears of dense |", "|---|" + "---|" * 6]
+        for pattern in PATTERNS:
+            own = [rows[f"{method}-{pattern.replace(':', 'of')}"] for method in METHODS]
+            values = [row["perplexity"][text] for row in own]
+            left = (values[-1] - dense) / (min(values[:-1]) - dense)
+            size = own[-1]["linear_bytes"] / own[-1]["dense_linear_bytes"]
+            cells = " | ".join(f"{value:.4g}" for value in values)
+            lines.append(f"| {pattern} | {cells} | {left:.1%} | {size:.3f} |")
+    return lines
+
+
+def sweep_table(times: list[dict[str, Any]]) -> list[str]:
+    """Microseconds a block, and how many times those of 2:4."""
+    by = {(one["pattern"], one["block"]): one["microseconds"] for one in times}
+    lines = ["| block | " + " | ".join(PATTERNS) + " |", "|---|" + "---|" * len(PATTERNS)]
+    for size in SIZES:
+        first = by[PATTERNS[0], size]
+        cells = [f"{by[text, size]:.0f} ({by[text, size] / first:.1f}x)" for text in PATTERNS]
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def page(found: dict[str, Any]) -> str:
+    """Everything measured, each with when and at which revision."""
+    lines = [
+        "# Patterns",
+        "",
+        "Half of the core's entries are kept, under patterns that are ever freer. Windows of 256",
+        f"tokens, also in calibration; float32; armor with its default settings and block {BLOCK}.",
+        "gap left: armor's share of the best baseline's gap to dense, under the same pattern.",
+    ]
+    for name, model in sorted(found["models"].items()):
+        lines += ["", f"## {name}", "", _about(model)]
+        lines += [
+            f"The first {model['max_chars']:,} characters of each text; {model['samples']}"
+            " calibration windows.",
+            *quality_table(model),
+        ]
+    if "sweep" in found:
+        times = found["sweep"]
+        lines += ["", "## Time of a sweep over the core", "", _about(times)]
+        lines += [
+            "Microseconds a block, float32, one thread, tables of gains counted; in brackets how",
+            "many times those of 2:4, which has a kernel of its own.",
+            "",
+            *sweep_table(times["times"]),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _about(measured: dict[str, Any]) -> str:
+    return f"{measured['machine']['cpu']}, {measured['date']}, revision {measured['revision']}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models-dir", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--models", default="babyllama-1m,qwen3-1m")
+    parser.add_argument("--sweep", action="store_true", help="time the sweeps instead")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--work", type=Path, default=Path("build/patterns"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    about = {
+        "machine": {**machine(torch.device("cpu")), "versions": versions()},
+        "revision": revision(),
+        "date": str(date.today()),
+    }
+    store = args.results / "patterns.json"
+    found = read_json(store) if store.is_file() else {"models": {}}
+    args.results.mkdir(parents=True, exist_ok=True)
+
+    def keep() -> None:
+        write_json(store, found)
+        write_text(args.results / "patterns.md", page(found))
+
+    if args.sweep:
+        use_threads(1)
+        found["sweep"] = {**about, "times": sweep_times()}
+        keep()
+        return
+    if args.models_dir is None or args.data_dir is None:
+        parser.error("--models-dir and --data-dir are needed")
+    for name in args.models.split(","):
+        found["models"][name] = {**about, **perplexities(args, name)}
+        keep()
+
+
+if __name__ == "__main__":
+    main()
