@@ -13,6 +13,7 @@ from armor.factorize.kernels import reference_masks
 from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of, masks_of, terms_of
 from armor.factorize.problem import Problem
 from armor.pattern import Pattern
+from armor.run.threads import threads
 
 PATTERNS = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "7:8", "50%"]
 
@@ -123,6 +124,23 @@ def test_a_sweep_matches_the_plain_one(
         for n, each in enumerate((codes, choice)):
             values[n] += float(cost) * int(mask_of(each, pattern).sum())
     assert values[0] == pytest.approx(values[1], rel=tolerance)
+
+
+def test_a_sweep_is_the_same_on_any_number_of_threads() -> None:
+    """However the blocks are dealt out to them."""
+    pattern = Pattern.parse("4:8")
+    draw = torch.Generator().manual_seed(3)
+    left, right = (torch.randn(n, 16, 24, generator=draw) for n in (37, 2))
+    left, right = left @ left.mT, right @ right.mT
+    residual = torch.randn(37 * 16, 32, generator=draw)
+    found = []
+    for count in (1, 2):
+        core, codes = torch.zeros_like(residual), torch.zeros(37 * 16, 4, dtype=torch.uint8)
+        with threads(count):
+            sweep_masks(residual, core, codes, left, right, pattern)
+        found.append(core)
+    assert torch.equal(*found)
+    assert found[0].any()
 
 
 def quadratic(error: Tensor, left: Tensor, right: Tensor) -> float:

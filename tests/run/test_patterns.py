@@ -9,12 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import armor
-from armor import config as settings
 from armor.config import PruneConfig
-
-pytestmark = pytest.mark.skipif(
-    getattr(settings, "PATTERNS", None) == ("2:4",), reason="settings take no other pattern yet"
-)
 
 
 @pytest.mark.parametrize("method", ["armor", "wanda"])
