@@ -37,6 +37,7 @@ LEFTS, RIGHTS, SIZES = 8, 8, (16, 32, 64, 128)
 def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Perplexity of every method under every pattern, by pattern, then method, then text."""
     calibration, texts, chars = MODELS[name]
+    chars = args.max_chars or chars
     settings = {
         f"{method}-{pattern.replace(':', 'of')}": PruneConfig(
             calibration=str(args.data_dir / calibration),
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--models", default="babyllama-1m,qwen3-1m")
     parser.add_argument("--sweep", action="store_true", help="time the sweeps instead")
+    parser.add_argument("--max-chars", type=int, help="of each text, for all models")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--work", type=Path, default=Path("build/patterns"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
