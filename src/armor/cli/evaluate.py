@@ -27,6 +27,12 @@ def evaluate_command(
             metavar="FILE|hf:NAME|wikitext2|c4", help="Text for perplexity; may be repeated."
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DENSE", help="Compare its predictions (of the same vocabulary) on the texts."
+        ),
+    ] = None,
     seq_len: Annotated[
         int | None,
         typer.Option(
@@ -63,16 +69,19 @@ def evaluate_command(
     """Measure perplexity and bits per byte over non-overlapping token windows, and run tasks.
 
     On a CPU in float32; on a GPU in the dtype of the checkpoint. Perplexities compare only at equal
-    text, vocabulary and window; bits per byte compare across vocabularies. Tasks need the extra
-    armor-prune\\[eval].
+    text, vocabulary and window; bits per byte compare across vocabularies. With --reference also
+    how far the predictions are from that model's: KL divergence and the share of equal top tokens.
+    Tasks need the extra armor-prune\\[eval].
 
     Example: [bold]armor eval qwen-armor --ppl test.txt --tasks quick --json eval.json[/bold]
+
+    Example: [bold]armor eval qwen-armor --ppl test.txt --reference Qwen/Qwen2.5-7B[/bold]
     """
     from rich.console import Console
 
     from armor.checkpoint.jsonfile import check_file
     from armor.cli.progress import WindowProgress
-    from armor.cli.table import perplexity_table, task_table
+    from armor.cli.table import divergence_table, perplexity_table, task_table
     from armor.evaluate.measure import Measurement
     from armor.evaluate.tasks import parse_tasks
 
@@ -82,6 +91,8 @@ def evaluate_command(
         raise ArmorError(
             "nothing to evaluate: give --ppl FILE, --ppl hf:NAME[:CONFIG] or --tasks NAME,..."
         )
+    if reference is not None and not texts:
+        raise ArmorError("--reference compares predictions on a text; give one: --ppl FILE")
     if task_dir is not None and not specs:
         raise ArmorError("--task-dir defines tasks; name those to run: --tasks NAME,...")
     check_file(json)
@@ -89,7 +100,7 @@ def evaluate_command(
     for text in texts:
         check_text(text)
     found = find_tasks(specs, task_dir)
-    work = Measurement(model, chosen, json, fresh)
+    work = Measurement(model, chosen, json, fresh, reference)
     work.record.about["max_chars"] = max_chars
     console = Console(highlight=False)
     rows = []
@@ -98,6 +109,9 @@ def evaluate_command(
             rows.append(work.perplexity(text, seq_len, max_chars, bar.step))
     if rows:
         console.print(perplexity_table(rows))
+        if reference is not None:
+            console.print()
+            console.print(divergence_table(rows))
     if found is not None:
         rows = []
         for spec in found.specs:

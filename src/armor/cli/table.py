@@ -30,6 +30,22 @@ def perplexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def divergence_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a text, from `Divergence.to_dict`, all against one reference."""
+    first = f"against {Path(rows[0]['reference']).name}"
+    table = _empty(first, "KL, nats/token", "±95 %", "same top token")
+    for row in rows:
+        value = math.inf if row["kl"] is None else row["kl"]
+        low, high = row["kl_ci95"] or (None, None)
+        table.add_row(
+            Path(row["source"]).name,
+            f"{value:.5f}",
+            "-" if low is None or high is None else f"{(high - low) / 2:.5f}",
+            f"{row['same_top1']:.2%}",
+        )
+    return table
+
+
 def task_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line a task, from `TaskResult.to_dict`; the headline value with its standard error."""
     table = _empty("task", "shots", "metric", "value", "±1 s.e.", "documents", "seconds")

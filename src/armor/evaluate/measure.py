@@ -30,7 +30,12 @@ class Measurement:
     """
 
     def __init__(
-        self, model: str, device: str = "cpu", record: Path | None = None, fresh: bool = False
+        self,
+        model: str,
+        device: str = "cpu",
+        record: Path | None = None,
+        fresh: bool = False,
+        reference: str | None = None,
     ) -> None:
         """Find the model; its weights are read when they are first needed.
 
@@ -39,15 +44,14 @@ class Measurement:
             device: "cpu" (in float32) or "cuda" (in the dtype of the checkpoint).
             record: JSON file that keeps the results; see `Record`.
             fresh: measure again what `record` holds.
+            reference: folder or Hub id of a model to compare predictions with; on the same device.
 
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
         """
-        if not Path(model).exists() and store_folder(Path(model)).is_dir():
-            raise ArmorError(
-                f"{model} is not finished: give the same armor prune command again to go on"
-            )
-        self.folder = resolve(model)
+        self.folder = _found(model)
+        self.reference = reference
+        self._reference_folder = None if reference is None else _found(reference)
         self.device = device
         self.reused = 0
         about = {"model": model, "model_id": model_id(self.folder)}
@@ -62,10 +66,22 @@ class Measurement:
     @cached_property
     def network(self) -> Any:
         """The model, loaded."""
-        dtype = torch.float32 if self.device == "cpu" else None
-        network = load_model(str(self.folder), dtype, self.device)
+        network = self._load(self.folder)
         self.record.about["dtype"] = str(network.dtype).removeprefix("torch.")
         return network
+
+    @cached_property
+    def reference_network(self) -> Any:
+        """The reference, loaded; None without one. Raises `ArmorError` for another vocabulary."""
+        folder = self._reference_folder
+        if folder is None:
+            return None
+        if load_tokenizer(str(folder)).get_vocab() != self.tokenizer.get_vocab():
+            raise ArmorError(
+                f"{self.reference} has another vocabulary than {self.folder}; predictions compare"
+                " over one vocabulary only: give the model it was made from as --reference"
+            )
+        return self._load(folder)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -79,18 +95,24 @@ class Measurement:
         max_chars: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, Any]:
-        """The row of a text: `PerplexityResult.to_dict` and ``max_chars``; see `evaluate`."""
+        """The row of a text: `PerplexityResult.to_dict` and ``max_chars``; see `evaluate`.
+
+        With a reference, ``reference`` is its name.
+        """
 
         def measure() -> dict[str, Any]:
+            reference = self.reference_network  # refused before the model is read
             result = evaluate(
                 self.network,
                 self.tokenizer,
                 text,
                 seq_len=seq_len,
                 max_chars=max_chars,
+                reference=reference,
                 progress=progress,
             )
-            return {**result.to_dict(), "max_chars": max_chars}
+            named = {} if reference is None else {"reference": self.reference}
+            return {**result.to_dict(), "max_chars": max_chars, **named}
 
         return self._row("perplexity", self._key(text, seq_len, max_chars), measure)
 
@@ -118,7 +140,13 @@ class Measurement:
         return key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
 
     def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
-        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device)
+        folder = self._reference_folder
+        other = () if folder is None else (model_id(folder),)
+        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device, *other)
+
+    def _load(self, folder: Path) -> Any:
+        dtype = torch.float32 if self.device == "cpu" else None
+        return load_model(str(folder), dtype, self.device)
 
     def _row(self, kind: str, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         row = self.record.known(key)
@@ -128,3 +156,12 @@ class Measurement:
             self.reused += 1
         self.record.add(kind, key, row)
         return row
+
+
+def _found(model: str) -> Path:
+    """The folder of `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
+    if not Path(model).exists() and store_folder(Path(model)).is_dir():
+        raise ArmorError(
+            f"{model} is not finished: give the same armor prune command again to go on"
+        )
+    return resolve(model)
