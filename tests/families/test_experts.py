@@ -12,6 +12,7 @@ from torch import nn
 
 import armor
 from armor.calibrate.data import token_windows
+from armor.checkpoint.weights import read_weights
 from armor.config import PruneConfig
 from armor.models.experts import split_experts
 from armor.models.load import load_model
@@ -43,6 +44,37 @@ def test_other_methods_and_targets(
     assert len(result.records) == family.linears
     model = armor.load(tmp_path / "out")
     assert torch.isfinite(model(torch.arange(20)[None]).logits).all()
+
+
+@MOE
+@pytest.mark.parametrize("pattern", ["4:8", "50%"])
+def test_other_patterns_the_whole_way(
+    source: Path, family: Any, text: Path, tmp_path: Path, pattern: str
+) -> None:
+    # (The attention's small matrices would not shrink with blocks of 8.)
+    others = {"*self_attn*": {"pattern": "2:4", "block": 4}}
+    config = settings(text, pattern=pattern, block_size=8, overrides=others)
+    result = armor.prune(source, config, tmp_path / "out")
+    assert len(result.records) == family.linears
+    assert all(record.certificate for record in result.records.values())
+    found = armor.inspect(tmp_path / "out")["layers"]
+    assert {layer["pattern"] for name, layer in found.items() if "experts" in name} == {pattern}
+
+    armor.export_dense(tmp_path / "out", tmp_path / "twin")
+    ids = torch.arange(10, 58).view(2, 24)
+    with torch.no_grad():
+        ours, theirs = (
+            model(ids, use_cache=False).logits
+            for model in (armor.load(tmp_path / "out"), load_model(str(tmp_path / "twin")))
+        )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    before, packed, after = map(read_weights, (source, tmp_path / "out", tmp_path / "twin"))
+    assert before.keys() == after.keys()
+    pruned = {f"{name}.weight" for name in result.records}
+    for name, stored in before.items():
+        written = b"".join(stored.chunks())
+        assert (b"".join(after[name].chunks()) == written) == (name not in pruned)
+        assert name in pruned or b"".join(packed[name].chunks()) == written
 
 
 @MOE

@@ -21,6 +21,13 @@ from armor.run.store import store_folder
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
+#: One layer after the other of another pattern or method.
+MIXED: dict[str, dict[str, Any]] = {
+    "*.gate_proj": {"pattern": "4:8", "block": 8},
+    "*.down_proj": {"pattern": "50%"},
+    "*.0.*.v_proj": {"pattern": "75%", "method": "sparsegpt"},
+    "*.up_proj": {"method": "wanda"},
+}
 
 
 class Seen:
@@ -59,8 +66,8 @@ def interrupted(tiny_model: Path, settings: Settings, tmp_path: Path) -> Callabl
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"target": "dense"}, {"method": "wanda"}],
-    ids=["compensated", "dense", "wanda"],
+    [{}, {"target": "dense"}, {"method": "wanda"}, {"overrides": MIXED}],
+    ids=["compensated", "dense", "wanda", "mixed"],
 )
 @pytest.mark.parametrize("after", [1, 4, 9, 14])
 def test_goes_on_with_the_same_bytes(
@@ -181,6 +188,16 @@ def test_other_settings_are_refused_by_name(
         armor.prune(tiny_model, settings(**changes), tmp_path / "out")
     assert "--fresh" in str(caught.value)
     armor.prune(tiny_model, settings(**changes), tmp_path / "out", fresh=True)
+
+
+def test_a_recipe_in_another_order_is_refused(
+    tiny_model: Path, settings: Settings, tmp_path: Path, interrupted: Callable[..., Seen]
+) -> None:
+    rules: dict[str, Any] = {"*": {"pattern": "50%"}, "*.q_proj": {"pattern": "75%"}}
+    interrupted(2, overrides=rules)
+    other = settings(overrides=dict(reversed(rules.items())))
+    with pytest.raises(ArmorError, match="order of the recipe was"):
+        armor.prune(tiny_model, other, tmp_path / "out")
 
 
 def test_another_text_or_model_is_refused(

@@ -17,8 +17,11 @@ from torch import Tensor
 import armor
 from armor.config import PruneConfig
 
-#: The packages whose code decides on the result.
-_CODE = ("baselines", "calibrate", "factorize", "models", "run")
+#: The code that decides on the result.
+_CODE = (
+    *("baselines/", "calibrate/", "factorize/", "models/", "run/"),
+    *("codes.py", "packed.py", "pattern.py", "sparsity.py"),
+)
 
 
 def make_manifest(
@@ -36,6 +39,7 @@ def make_manifest(
     model = {key: value for key, value in model.items() if key != "_name_or_path"}
     settings = config.to_dict()
     del settings["calibration"]  # its tokens count, wherever they came from
+    settings["order of the recipe"] = list(config.overrides)  # a later glob wins
     return {
         "settings": settings,
         "calibration": hash_tensors({"windows": windows}),
@@ -88,7 +92,7 @@ def code_digest() -> str:
     """SHA-256 of the code that decides on the result, hexadecimal."""
     root = Path(armor.__file__).parent
     total = hashlib.sha256()
-    for package in _CODE:
-        for path in sorted((root / package).rglob("*.py")):
+    for name in _CODE:
+        for path in sorted((root / name).rglob("*.py")) if name.endswith("/") else [root / name]:
             total.update(path.read_bytes())
     return total.hexdigest()
