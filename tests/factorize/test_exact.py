@@ -1,6 +1,7 @@
 """The exact solver: every step is a minimiser, every run falls, nothing ends above its start."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -185,3 +186,25 @@ def test_a_representable_weight_is_found_better_than_any_baseline() -> None:
     problem = Problem(target, torch.ones(32, dtype=torch.float64))
     _, losses = factorize(problem, 8, [nowag(problem)], 200)
     assert losses[-1] < 0.15 * losses[0]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_step_made_of_rounding_errors_is_not_taken(
+    full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, best = worked(make_problem(16, 16, full, torch.float32))
+    other = best.copy()
+    kept = best.copy()
+    step = Workspace._sweep_core
+
+    def runaway(self: Workspace, state: State, **settings: Any) -> Tensor:
+        return step(self, state, **settings) + 1e9
+
+    monkeypatch.setattr(Workspace, "_sweep_core", runaway)
+    work.iterate(other)
+    assert other.loss == torch.inf
+    other.core.fill_(torch.inf)
+    other.left.fill_(torch.nan)
+    other.leap_from(best, torch.zeros(()))
+    for one, two in zip(other.tensors()[:4], kept.tensors()[:4], strict=True):
+        assert torch.equal(one, two)

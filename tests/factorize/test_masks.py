@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from armor.baselines import nowag, sparsegpt
-from armor.factorize.core import sweep_masks
+from armor.factorize.core import pair_inverses, sweep_masks
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference_masks
 from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of, masks_of, terms_of
@@ -198,3 +198,12 @@ def test_dead_inputs_and_rows_keep_the_count() -> None:
     factors, _ = factorize(problem, 16, [nowag(problem, pattern)], 20, pattern=pattern)
     assert int(factors.mask.sum()) == pattern.count((24, 40))
     assert torch.isfinite(factors.dense()).all()
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "50%"])
+def test_entries_that_all_but_cancel_get_no_large_values(pattern: str) -> None:
+    gram = torch.eye(8)
+    gram[0, 1] = gram[1, 0] = 1 - 1e-4  # noise in the difference would come out 70 times as large
+    parsed = Pattern.parse(pattern)
+    assert gain_tables(gram.unsqueeze(0), parsed).abs().max() < 2
+    assert pair_inverses(gram.unsqueeze(0)).abs().max() < 2

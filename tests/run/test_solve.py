@@ -1,13 +1,18 @@
 """One layer through either solver."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 from armor.config import PruneConfig
+from armor.factorize.exact import factorize
+from armor.factorize.factors import Factors
+from armor.factorize.problem import Problem
+from armor.run import solve
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerInputs, solve_layer
+from armor.run.solve import CertificateError, LayerInputs, solve_certified, solve_layer
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])
@@ -44,3 +49,30 @@ def test_adams_times_go_with_its_losses() -> None:
     plan = LayerPlan("layer", (8, 16), 4)
     _, record = solve_layer(plan, LayerInputs(weight, second), config, torch.float32)
     assert len(record.times) == len(record.losses) == 4  # start, 100, 200, 250
+
+
+def test_a_layer_that_breaks_the_certificate_is_solved_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def coarse(problem: Problem, *args: Any) -> tuple[Factors, list[float]]:
+        factors, losses = factorize(problem, *args)
+        if problem.target.dtype == torch.float32:
+            factors.core.mul_(1e10)
+        return factors, losses
+
+    monkeypatch.setattr(solve, "factorize", coarse)
+    draw = torch.Generator().manual_seed(0)
+    weight, second = torch.randn(16, 16, generator=draw), torch.eye(16)
+    config = PruneConfig(target="dense", iterations=5)
+    plan = LayerPlan("layer", (16, 16), 8, note="small")
+
+    def inputs(precision: torch.dtype) -> LayerInputs:
+        return LayerInputs(weight.to(precision), second.to(precision))
+
+    with pytest.raises(CertificateError, match="layer: loss"):
+        solve_layer(plan, inputs(torch.float32), config, torch.bfloat16)
+    factors, record = solve_certified(plan, inputs, config, torch.bfloat16)
+    assert record.certificate
+    assert record.note == "small; solved in float64: float32 was too coarse"
+    assert factors.core.dtype == torch.bfloat16
+    assert record.loss < record.nowag_loss

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.factorize.kernels.reference import PAIRS
-from armor.factorize.masks import gain_tables, terms_of
+from armor.factorize.masks import LEAST_PIVOT, gain_tables, terms_of
 from armor.pattern import Pattern
 
 BACKENDS = ("numba", "triton", "torch")
@@ -100,7 +100,7 @@ def pair_inverses(gram_right: Tensor) -> Tensor:
     h12 = torch.stack([corner[:, one, two] for one, two in PAIRS], -1)
     h22 = torch.stack([corner[:, two, two] for _, two in PAIRS], -1)
     det = h11 * h22 - h12 * h12
-    regular = det > 1e-5 * h11 * h22
+    regular = det > LEAST_PIVOT * h11 * h22
     det = torch.where(regular, det, 1.0)
     use_first = h11 >= h22
     alone1 = torch.where(use_first & (h11 > 0), 1 / h11, 0.0)

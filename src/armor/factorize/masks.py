@@ -16,8 +16,9 @@ from armor.pattern import TWO_OF_FOUR, Pattern
 FREE_GROUP = 4
 #: Terms of a mask are summed so many at a time.
 CHUNK = 5
-#: A pivot below this share of its diagonal entry counts as zero.
-_LEAST_PIVOT = 1e-5
+#: A pivot below this share of its diagonal entry counts as zero. Far above rounding: values that
+#: all but cancel soak up the noise of the first iterations, and grow without end.
+LEAST_PIVOT = 1e-3
 
 
 def group_of(pattern: Pattern) -> int:
@@ -125,7 +126,7 @@ def gain_tables(gram_right: Tensor, pattern: Pattern) -> Tensor:
 
 def _inverses(parts: Tensor) -> Tensor:
     """Inverses of symmetric (..., k, k) by pivots in order, without those that are zero."""
-    least = _LEAST_PIVOT * parts.diagonal(dim1=-2, dim2=-1)
+    least = LEAST_PIVOT * parts.diagonal(dim1=-2, dim2=-1)
     swept = parts.clone()
     used = torch.zeros_like(least, dtype=torch.bool)
     for place in range(parts.shape[-1]):

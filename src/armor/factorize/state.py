@@ -35,13 +35,15 @@ class State:
     def leap_from(self, best: State, step: Tensor) -> None:
         """Become the point `step` beyond `best` on the line from here to it.
 
-        Values of the core move only where both have the same mask. A step of 0 gives `best`.
+        Values of the core move only where both have the same mask. A step of 0 gives `best`, even
+        where this point is not finite.
         """
         group = self.core.shape[1] // self.choice.shape[1]
         kept = (self.choice == best.choice).repeat_interleave(group, dim=1)
-        self.left.sub_(best.left).mul_(-step).add_(best.left)
-        self.right.sub_(best.right).mul_(-step).add_(best.right)
-        self.core.sub_(best.core).mul_(kept).mul_(-step).add_(best.core)
+        for own, its in ((self.left, best.left), (self.right, best.right)):
+            own.sub_(its).nan_to_num_(0.0, 0.0, 0.0).mul_(-step).add_(its)
+        self.core.sub_(best.core).nan_to_num_(0.0, 0.0, 0.0).mul_(kept)
+        self.core.mul_(-step).add_(best.core)
         self.choice.copy_(best.choice)
 
 

@@ -159,8 +159,13 @@ class Workspace:
             state.loss += error.mul_(force).sum(dtype=torch.float64)
 
     def step_core(self, state: State) -> None:
-        """One sweep over the groups of the core; needs the force in `two` and the loss."""
-        state.loss = state.loss - self._sweep_core(state)
+        """One sweep over the groups of the core; needs the force in `two` and the loss.
+
+        A gain that is not finite, or larger than the loss, is made of rounding errors: the loss of
+        such a state is infinite.
+        """
+        loss = state.loss - self._sweep_core(state)
+        state.loss = torch.where(loss >= 0, loss, torch.inf)
 
     def settle(self, state: State, count: int) -> None:
         """Let the core keep exactly `count` entries: the least drop out, or the best come in.

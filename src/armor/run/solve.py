@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -66,14 +67,37 @@ class LayerInputs:
     """What the calibration says about one layer.
 
     Attributes:
-        weight: W, (out, in) float32.
-        second: E[x x^T], (in, in) float32, as measured.
-        cross: E[x_dense x^T], (in, in) float32, for the compensated target, else None.
+        weight: W, (out, in), float32 or float64: that is computed in.
+        second: E[x x^T], (in, in), as measured.
+        cross: E[x_dense x^T], (in, in), for the compensated target, else None.
     """
 
     weight: Tensor
     second: Tensor
     cross: Tensor | None = None
+
+
+class CertificateError(RuntimeError):
+    """What the solver ends at breaks the certificate: rounding errors, or a bug."""
+
+
+def solve_certified(
+    plan: LayerPlan,
+    inputs: Callable[[torch.dtype], LayerInputs],
+    config: PruneConfig,
+    dtype: torch.dtype,
+) -> tuple[Factors, LayerRecord]:
+    """`solve_layer` in float32; where that breaks the certificate, in float64, with a note.
+
+    Args:
+        inputs: what the calibration says, in the dtype asked for.
+    """
+    try:
+        return solve_layer(plan, inputs(torch.float32), config, dtype)
+    except CertificateError:
+        note = "solved in float64: float32 was too coarse"
+        plan = replace(plan, note="; ".join(filter(None, (plan.note, note))))
+        return solve_layer(plan, inputs(torch.float64), config, dtype)
 
 
 def solve_layer(
@@ -82,7 +106,7 @@ def solve_layer(
     """Prune one layer by the method of `config`; factors are returned in `dtype`.
 
     Raises:
-        RuntimeError: the certificate does not hold (never seen; it would be a bug).
+        CertificateError: the certificate does not hold.
     """
     begin = time.perf_counter()
     config = plan.settings(config)
@@ -101,7 +125,7 @@ def solve_layer(
     zero = problem.zero_loss()
 
     def relative(factors: Factors) -> float:
-        return problem.loss(factors.dense().float() / rows / cols) / zero
+        return problem.loss(factors.dense().to(problem.target.dtype) / rows / cols) / zero
 
     clock: list[float] = []  # after each iteration
 
@@ -110,7 +134,6 @@ def solve_layer(
 
     bounds = {name: relative(start) for name, start in starts.items()}
     if config.method == "armor":
-        assert plan.block is not None
         # One by one: each is as large as the weight.
         scaled = (
             replace(start, core=start.core / rows / cols)
@@ -118,27 +141,9 @@ def solve_layer(
         )
         if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
             trim_memory()
-        ready = time.perf_counter() - begin
-        if config.solver == "adam":
-            factors, losses = factorize_adam(
-                problem,
-                plan.block,
-                list(scaled),
-                config.iterations or ITERATIONS,
-                config.seed,
-                tick,
-            )
-        else:
-            factors, losses = factorize(
-                problem,
-                plan.block,
-                scaled,
-                config.iterations or DEFAULT_ITERATIONS,
-                config.seed,
-                tick,
-                pattern,
-            )
-        times = [ready, *_every(KEEP if config.solver == "adam" else 1, clock)]
+        times = [time.perf_counter() - begin]
+        factors, losses = _factorize(problem, plan, scaled, config, tick)
+        times += _every(KEEP if config.solver == "adam" else 1, clock)
         if config.objective == "diag":
             factors = fold(factors, rows.squeeze(-1), cols)
         factors = balance(factors)
@@ -151,7 +156,7 @@ def solve_layer(
     falling = config.solver == "adam" or all(after <= before for before, after in pairwise(losses))
     certificate = falling and loss <= min(bounds.values())
     if config.method == "armor" and not certificate:
-        raise RuntimeError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
+        raise CertificateError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
     return factors, LayerRecord(
         plan.shape,
         plan.block,
@@ -164,7 +169,30 @@ def solve_layer(
         plan.note,
         [round(seconds, 5) for seconds in times],
         output.loss(torch.zeros_like(output.target)),
-        output.loss(factors.dense().float()),
+        output.loss(factors.dense().to(output.target.dtype)),
+    )
+
+
+def _factorize(
+    problem: Problem,
+    plan: LayerPlan,
+    starts: Iterable[Factors],
+    config: PruneConfig,
+    tick: Callable[[float], None],
+) -> tuple[Factors, list[float]]:
+    """By the solver of `config`; its kept losses."""
+    assert plan.block is not None
+    if config.solver == "adam":
+        iterations = config.iterations or ITERATIONS
+        return factorize_adam(problem, plan.block, list(starts), iterations, config.seed, tick)
+    return factorize(
+        problem,
+        plan.block,
+        starts,
+        config.iterations or DEFAULT_ITERATIONS,
+        config.seed,
+        tick,
+        Pattern.parse(config.pattern),
     )
 
 

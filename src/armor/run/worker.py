@@ -27,7 +27,7 @@ from armor.run.job import Job, Tensors
 from armor.run.memory import trim_memory
 from armor.run.open import open_model
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerInputs, LayerRecord, solve_layer
+from armor.run.solve import LayerInputs, LayerRecord, solve_certified
 from armor.run.threads import SHARED_FROM, threads
 
 #: The dense model's inputs to a block's linears are kept up to this size, so that it runs once a
@@ -275,15 +275,15 @@ class Worker:
             trim_memory()
         weight = f"{self._model.layout.path(plan.name)}.weight"
         dtype = self._model.dtype(weight)
-        factors, record = solve_layer(
-            plan,
-            LayerInputs(
-                self._model.load(weight, self._spec.device),
-                **{name: moment.to(self._spec.device) for name, moment in moments.items()},
-            ),
-            self._spec.config,
-            dtype,
-        )
+        device = self._spec.device
+
+        def inputs(precision: torch.dtype) -> LayerInputs:
+            return LayerInputs(
+                self._model.load(weight, device).to(precision),
+                **{name: moment.to(device, precision) for name, moment in moments.items()},
+            )
+
+        factors, record = solve_certified(plan, inputs, self._spec.config, dtype)
         return record, PackedLayer.from_factors(factors.to("cpu")).tensors()
 
     def trial(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
@@ -296,14 +296,17 @@ class Worker:
         few = min(TRIAL_ITERATIONS, config.iterations or TRIAL_ITERATIONS)
         config = replace(config, solver="exact", target="dense", iterations=few)
         weight = f"{self._model.layout.path(plan.name)}.weight"
-        inputs = LayerInputs(
-            self._model.load(weight, self._spec.device), moments["second"].to(self._spec.device)
-        )
-        judge = Problem(inputs.weight, inputs.second)
+        dense = self._model.load(weight, self._spec.device)
+        second = moments["second"].to(self._spec.device)
+        judge = Problem(dense, second)
+
+        def inputs(precision: torch.dtype) -> LayerInputs:
+            return LayerInputs(dense.to(precision), second.to(precision))
+
         errors: Tensors = {}
         for block in plan.blocks:
             own = replace(plan, block=block)
-            factors, record = solve_layer(own, inputs, config, self._model.dtype(weight))
+            factors, record = solve_certified(own, inputs, config, self._model.dtype(weight))
             errors[str(block)] = judge.row_losses(factors.dense().float())
         return record, errors
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from armor.factorize.masks import LEAST_PIVOT
+
 #: The six ways to keep 2 of 4, in the order of the `choice` codes.
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
@@ -74,7 +76,7 @@ def pair_inverses(gram_right: NDArray[np.floating]) -> NDArray[np.floating]:
             a, b = 4 * group + one, 4 * group + two
             h11, h12, h22 = gram_right[a, a], gram_right[a, b], gram_right[b, b]
             det = h11 * h22 - h12 * h12
-            if det > 1e-5 * h11 * h22:
+            if det > LEAST_PIVOT * h11 * h22:
                 out[group, code] = h22 / det, -h12 / det, h11 / det
             elif h11 >= h22 and h11 > 0:
                 out[group, code] = 1 / h11, 0, 0
