@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -66,3 +68,11 @@ def _masks(kept: int, group: int) -> tuple[tuple[int, ...], ...]:
 
 
 TWO_OF_FOUR = Pattern(2, 4)
+
+
+def counted(patterns: Iterable[Pattern | str]) -> str:
+    """How many layers have which pattern, the most frequent first: "9 layers 2:4, 1 layer 50%"."""
+    return ", ".join(
+        f"{count} {'layer' if count == 1 else 'layers'} {pattern}"
+        for pattern, count in Counter(map(str, patterns)).most_common()
+    )

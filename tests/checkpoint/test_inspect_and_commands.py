@@ -105,7 +105,7 @@ def test_inspect_command_without_losses(
 def test_a_baseline_claims_no_certificate(
     make: Callable[..., Any], app: typer.Typer, tmp_path: Path
 ) -> None:
-    shutil.copytree(make().folder, tmp_path / "packed")
+    shutil.copytree(make(block=None).folder, tmp_path / "packed")
     file = tmp_path / "packed" / "armor_run.json"
     run = json.loads(file.read_text())
     run["config"] = {"method": "wanda"}

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import armor
 from armor.checkpoint import Checkpoint, export_dense, inspect, read_layers
 from armor.checkpoint.format import from_metadata, to_metadata
+from armor.cli.inspect import inspect_command
 from armor.errors import ArmorError
 from armor.runtime import backends
 
@@ -52,6 +53,23 @@ def test_the_whole_way(make, tmp_path: Path, patterns: tuple[str, ...]) -> None:
     metadata = Checkpoint.open(made.folder).config["quantization_config"]
     assert metadata["pattern"] == described["pattern"] == Counter(given).most_common(1)[0][0]
     assert to_metadata(from_metadata(metadata)) == metadata
+
+
+def test_mixed_patterns_in_words(
+    make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = make(patterns=("2:4", "4:8", "50%", "1:2")).folder
+    words = "4 layers 2:4, 4 layers 4:8, 3 layers 50%, 3 layers 1:2"
+    text = " ".join((folder / "README.md").read_text().split())
+    assert f"14 linear layers pruned to mixed patterns ({words}) by ARMOR" in text
+    inspect_command(folder)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("0.self_attn.q_proj ") for line in lines)
+    assert f"patterns       {words}" in lines
+    alone = make(patterns=("50%",)).folder
+    assert "14 linear layers pruned to 50% sparsity by ARMOR" in (alone / "README.md").read_text()
 
 
 def named(made: Any, pattern: str) -> str:

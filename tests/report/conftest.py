@@ -14,6 +14,7 @@ from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
 from armor.checkpoint.jsonfile import write_json
 from armor.evaluate.checkpoints import RESULTS
 from armor.evaluate.compare import Row, with_gaps
+from armor.pattern import Pattern
 from armor.report import name_comparison
 
 PERPLEXITY = {"dense": 2.175, "wanda": 25.4, "sparsegpt": 3.86, "armor-paper": 2.7, "armor": 2.308}
@@ -35,14 +36,22 @@ def layer_record(depth: int, share: float = 1.0) -> dict[str, Any]:
     }
 
 
-def make_checkpoint(folder: Path, label: str = "armor", depths: int = 3) -> Path:
-    """A checkpoint of small float32 layers and an embedding of 4,000 bytes."""
+def make_checkpoint(
+    folder: Path, label: str = "armor", depths: int = 3, last: str = "2:4", **about: Any
+) -> Path:
+    """A checkpoint of small float32 layers and an embedding of 4,000 bytes.
+
+    `last` is the pattern of the last layer, which has no wrappers if it is another; `about` more
+    of its record.
+    """
     block = 8 if label.startswith("armor") else None
     specs, tensors = {}, {"model.embed_tokens.weight": torch.zeros(100, 10)}
     for depth in range(depths):
         for kind, shape in SHAPES.items():
             name = f"model.layers.{depth}.{kind}"
             specs[name] = LayerSpec(shape, block)
+            if last != "2:4" and name == f"model.layers.{depths - 1}.{list(SHAPES)[-1]}":
+                specs[name] = LayerSpec(shape, None, Pattern.parse(last))
             for part, size in specs[name].tensor_shapes().items():
                 dtype = torch.uint8 if part == "core_indices" else torch.float32
                 tensors[f"{name}.{part}"] = torch.zeros(size, dtype=dtype)
@@ -72,7 +81,8 @@ def make_checkpoint(folder: Path, label: str = "armor", depths: int = 3) -> Path
         },
         "dense_layers": {"model.layers.9.odd": "excluded"},
     }
-    write_json(folder / RUN_FILE, run)
+    run["config"] |= about.pop("config", {})
+    write_json(folder / RUN_FILE, run | about)
     return folder
 
 
@@ -151,3 +161,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make() -> Callable[..., Path]:
     """`make_comparison`."""
     return make_comparison
+
+
+@pytest.fixture
+def one() -> Callable[..., Path]:
+    """`make_checkpoint`."""
+    return make_checkpoint

@@ -197,6 +197,22 @@ def test_the_best_run_is_open_and_the_others_folded(page: str) -> None:
     assert "Left dense: model.layers.9.odd (excluded)." in page
 
 
+def test_mixed_patterns(one: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = {"*.2.mlp.*": {"pattern": "4:8", "method": "wanda"}, "*.q_proj": {"block": 8}}
+    folder = one(tmp_path / "mixed", last="4:8", config={"overrides": recipe, "model": {}})
+    page = written(folder, tmp_path)
+    text = " ".join(page.split())
+    assert "pruned to mixed patterns (5 layers 2:4, 1 layer 4:8) by armor" in text
+    assert "all are certified" in text  # the baseline's layer, without wrappers, is not asked
+    rows = {row[0]: row for row in Reader(page).rows}
+    assert rows["layer"][2] == "pattern"
+    last = rows["model.layers.2.mlp.down_proj"]
+    assert last[1:5] + last[-1:] == ["32 × 64", "4:8", "–", "–", "–"]
+    rules = "*.2.mlp.*: pattern 4:8, method wanda; *.q_proj: block 8"
+    assert f"<dt>overrides</dt><dd>{rules}</dd>" in text
+    assert "<dt>model</dt><dd></dd>" not in text
+
+
 def test_infinite_perplexity_is_told_and_not_drawn(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:

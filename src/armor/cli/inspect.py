@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from armor.pattern import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,14 +52,13 @@ def _table(found: dict[str, Any]) -> Table:
 
     layers: dict[str, dict[str, Any]] = found["layers"]
     has_losses = any(layer["loss"] is not None for layer in layers.values())
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_footer=True
-    )
+    mixed = len({layer["pattern"] for layer in layers.values()}) > 1
+    padding = (0, 1 if mixed else 2, 0, 0)  # names of 18 characters find their place
+    table = Table(box=None, padding=padding, pad_edge=False, header_style="bold", show_footer=True)
     totals = found["totals"]
     elements = sum(layer["dense_bytes"] for layer in layers.values())
     wrappers = sum(layer["overhead"] * layer["dense_bytes"] for layer in layers.values())
     table.add_column("layer", f"all {totals['layers']}", overflow="fold")
-    mixed = len({layer["pattern"] for layer in layers.values()}) > 1
     columns = [
         ("out × in", ""),
         *([("pattern", "")] if mixed else []),
@@ -68,7 +68,7 @@ def _table(found: dict[str, Any]) -> Table:
     ]
     if has_losses:
         columns += [("loss", ""), ("loss /\nNoWag-P", _mean_ratio(layers))]
-    columns += [("cert.", "")] if _claims(found) else []
+    columns += [("cert.", "")] if _certificates(layers) else []
     for title, footer in columns:
         table.add_column(title, footer, justify="right", no_wrap=True)
     prefix = _common_prefix(list(layers))
@@ -85,7 +85,7 @@ def _table(found: dict[str, Any]) -> Table:
         if has_losses:
             loss = layer["loss"]
             cells += ["-" if loss is None else f"{loss:.2g}", _against(layer)]
-        cells += [_mark(layer["certificate"])] if _claims(found) else []
+        cells += [_mark(_certificate(layer))] if _certificates(layers) else []
         table.add_row(*cells)
     return table
 
@@ -94,15 +94,15 @@ def _summary(found: dict[str, Any]) -> list[str]:
     totals, layers = found["totals"], found["layers"]
     method = found["method"] or "not recorded"
     lines = [
-        f"pattern        {_patterns(layers)} (format {found['format']}, method {method})",
+        f"{_patterns(layers)} (format {found['format']}, method {method})",
         f"pruned layers  {size(totals['bytes'])} of {size(totals['dense_bytes'])} dense:"
         f" {totals['ratio']:.3f}",
         f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
         f" dense: {totals['model_bytes'] / totals['dense_model_bytes']:.3f}",
     ]
-    if _claims(found):
+    if certificates := _certificates(layers):
         lines.append(
-            f"certified      {totals['certified']} of {totals['layers']} layers:"
+            f"certified      {sum(certificates)} of {len(certificates)} layers:"
             " loss never rose, ends at or below baselines'"
         )
     errors = {name: layer["output_error"] or 0.0 for name, layer in layers.items()}
@@ -119,21 +119,24 @@ def _summary(found: dict[str, Any]) -> list[str]:
 
 
 def _patterns(layers: dict[str, dict[str, Any]]) -> str:
-    """Each pattern, the most frequent first, and how it was checked."""
-    counts = Counter(layer["pattern"] for layer in layers.values())
-    named = [
-        pattern if len(counts) == 1 else f"{pattern} ({count} layers)"
-        for pattern, count in counts.most_common()
-    ]
-    checked = ["checked in every group"] if any(":" in pattern for pattern in counts) else []
-    checked += ["entries counted"] if any("%" in pattern for pattern in counts) else []
-    return f"{', '.join(named)}, {', '.join(checked)}"
+    """The patterns, and how they were checked."""
+    each = [layer["pattern"] for layer in layers.values()]
+    checked = ["checked in every group"] if any(":" in pattern for pattern in each) else []
+    checked += ["entries counted"] if any("%" in pattern for pattern in each) else []
+    if len(set(each)) == 1:
+        return f"pattern        {each[0]}, {checked[0]}"
+    return f"patterns       {counted(each)}\n               {', '.join(checked)}"
 
 
-def _claims(found: dict[str, Any]) -> bool:
-    """Whether the layers have certificates; a baseline's loss is nobody's promise."""
-    known = (layer["certificate"] is not None for layer in found["layers"].values())
-    return found["method"] == "armor" and any(known)
+def _certificate(layer: dict[str, Any]) -> bool | None:
+    """None without wrappers: a baseline's loss is nobody's promise."""
+    return None if layer["block"] is None else layer["certificate"]
+
+
+def _certificates(layers: dict[str, dict[str, Any]]) -> list[bool]:
+    """Those that there are."""
+    found = map(_certificate, layers.values())
+    return [certificate for certificate in found if certificate is not None]
 
 
 def size(count: float) -> str:

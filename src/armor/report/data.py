@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,6 +52,11 @@ class Layer:
         return next((int(part) for part in self.name.split(".") if part.isdecimal()), 0)
 
     @property
+    def certified(self) -> bool | None:
+        """Its certificate; None of a baseline's layer, which has no wrappers and claims nothing."""
+        return None if self.block is None else self.certificate
+
+    @property
     def ratio(self) -> float | None:
         """Its loss over NoWag-P's."""
         return self.over(self.nowag_loss)
@@ -95,9 +99,9 @@ class Run:
 
     @property
     def patterns(self) -> str:
-        """The layers' patterns, the most frequent first: "2:4", "2:4 and 50%"."""
-        counts = Counter(layer.pattern for layer in self.layers)
-        return " and ".join(pattern for pattern, _ in counts.most_common())
+        """The pattern that all layers share, or "mixed patterns"."""
+        found = {layer.pattern for layer in self.layers}
+        return "mixed patterns" if len(found) > 1 else "".join(found)
 
     @cached_property
     def mean_ratio(self) -> float | None:
@@ -117,8 +121,7 @@ class Run:
     @property
     def certified(self) -> tuple[int, int]:
         """Layers whose certificate holds, and layers that have one; a baseline claims none."""
-        layers = self.layers if self.method == "armor" else []
-        asked = [layer.certificate for layer in layers if layer.certificate is not None]
+        asked = [layer.certified for layer in self.layers if layer.certified is not None]
         return sum(asked), len(asked)
 
 

@@ -109,6 +109,7 @@ def _run(run: Run, first: bool) -> dict[str, Any]:
             "loss": any(layer.loss is not None for layer in layers),
             "share": run.total_error > 0,
             "certificate": run.certified[1] > 0,
+            "patterns": len({layer.pattern for layer in layers}) > 1,
         },
         "dense": _by_note(run.dense_layers),
     }

@@ -13,6 +13,9 @@ _ARMOR_ONLY = frozenset(
     }
 )
 
+#: A recipe that --save-recipe wrote has a rule for every layer.
+MOST_RULES = 8
+
 
 def settings_tables(
     settings: Mapping[str, Mapping[str, Any]],
@@ -44,15 +47,27 @@ def _readable(config: Mapping[str, Any]) -> dict[str, str]:
     return {
         name.replace("_", " "): _text(value)
         for name, value in config.items()
-        if (armor or name not in _ARMOR_ONLY) and value not in ((), [])
+        if (armor or name not in _ARMOR_ONLY) and value not in ((), [], {})
     }
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "auto"
+    if isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values()):
+        return _rules(value)
     if isinstance(value, Mapping):  # texts that were given as strings
         return ", ".join(f"{name} {str(item)[:12]}" for name, item in value.items())
     if isinstance(value, (tuple, list)):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _rules(overrides: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a recipe says of the layers: "*.q_proj: pattern 4:8, block 16; *.o_proj: skip True"."""
+    each = [
+        f"{glob}: {', '.join(f'{name} {value}' for name, value in rules.items())}"
+        for glob, rules in overrides.items()
+    ]
+    more = [f"and {len(each) - MOST_RULES} more"] if len(each) > MOST_RULES else []
+    return "; ".join(each[:MOST_RULES] + more)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from armor.pattern import counted
 from armor.report.data import Run
 from armor.report.numbers import perplexity
 
@@ -45,8 +46,10 @@ def summary_of_run(run: Run | None) -> str:
     if run is None:
         return ""
     sizes, (good, asked) = run.sizes, run.certified
+    patterns = {layer.pattern for layer in run.layers}
+    which = f" ({counted(layer.pattern for layer in run.layers)})" if len(patterns) > 1 else ""
     sentence = (
-        f"{len(run.layers)} layers pruned to {run.patterns} by {run.method}, at "
+        f"{len(run.layers)} layers pruned to {run.patterns}{which} by {run.method}, at "
         f"{sizes.packed / sizes.dense:.2f} of their dense bytes"
     )
     if run.mean_ratio is not None:
