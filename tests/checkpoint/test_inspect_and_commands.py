@@ -102,6 +102,28 @@ def test_inspect_command_without_losses(
     assert "certi" not in result.output
 
 
+def test_the_size_that_blocks_were_chosen_for(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path
+) -> None:
+    shutil.copytree(make().folder, tmp_path / "packed")
+    file = tmp_path / "packed" / "armor_run.json"
+    run = json.loads(file.read_text())
+    harms = {Q_PROJ: {"8": 3.0, "16": 2.0}, DOWN: {"8": 2.0, "16": None}, "gone": {"16": 1.0}}
+    budget = {"size": 0.75, "reached": 0.74804, "harms": harms}
+    file.write_text(json.dumps(run | {"budget": budget}))
+    found = inspect(tmp_path / "packed")
+    kept = {"size": 0.75, "reached": 0.74804, "blocks": {"16": 2}, "dense": 1}
+    assert found["budget"] == kept
+    assert (found["layers"][Q_PROJ]["harm"], found["layers"][DOWN]["harm"]) == (2.0, None)
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "packed")])
+    line = "size           0.7480, 0.75 asked for; layers: 2 block 16, 1 dense"
+    assert line in result.output.splitlines()
+    for damaged in (3, {}, {"size": 0.75}, budget | {"harms": [1]}, budget | {"reached": "much"}):
+        file.write_text(json.dumps(run | {"budget": damaged}))
+        found = inspect(tmp_path / "packed")
+        assert found["budget"] is found["layers"][Q_PROJ]["harm"] is None
+
+
 def test_a_baseline_claims_no_certificate(
     make: Callable[..., Any], app: typer.Typer, tmp_path: Path
 ) -> None:

@@ -213,6 +213,30 @@ def test_mixed_patterns(one: Callable[..., Path], tmp_path: Path) -> None:
     assert "<dt>model</dt><dd></dd>" not in text
 
 
+def test_blocks_chosen_for_a_size(one: Callable[..., Path], tmp_path: Path) -> None:
+    harms = {
+        f"model.layers.{depth}.{kind}": {"8": 1.0 + depth, "16": 0.5}
+        for depth in range(4)
+        for kind in ("self_attn.q_proj", "mlp.down_proj")
+    }
+    del harms["model.layers.1.mlp.down_proj"]  # its block was given
+    budget = {"size": 0.75, "reached": 0.74804, "harms": harms}
+    config = {"size": 0.75}
+    page = written(one(tmp_path / "sized", config=config, budget=budget), tmp_path)
+    text = " ".join(page.split())
+    assert "take 0.7480 of their dense bytes; 0.75 was asked for" in text
+    rows = [row for row in Reader(page).rows if len(row) == 4]
+    assert rows[0] == ["layers", "block 8", "dense", "of the harm"]
+    assert rows[1:4] == [
+        ["q_proj", "3", "1", "60.0 %"],
+        ["down_proj", "2", "1", "40.0 %"],
+        ["all", "5", "2", "100 %"],
+    ]
+    assert "The dashed line is the budget" not in text
+    assert "<dt>size</dt><dd>0.75</dd>" in text
+    assert "<dt>overhead budget</dt>" not in text
+
+
 def test_infinite_perplexity_is_told_and_not_drawn(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:

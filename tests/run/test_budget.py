@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,16 @@ def test_the_size_is_kept_and_the_bytes_do_not_depend_on_workers(
     inside = armor_bytes(tmp_path / "one")
     kept = sum(inside.get(p.name, 4 * p.shape[0] * p.shape[1]) for p in counted)
     assert kept / dense == pytest.approx(record["budget"]["reached"])
+    shown = armor.inspect(tmp_path / "one")
+    blocks = Counter(str(plan.block) for plan in counted if not plan.dense)
+    assert shown["budget"] == {
+        "size": size,
+        "reached": record["budget"]["reached"],
+        "blocks": blocks,
+        "dense": sum(plan.dense for plan in counted),
+    }
+    for name, layer in shown["layers"].items():
+        assert layer["harm"] == record["budget"]["harms"][name][str(layer["block"])] > 0
     assert kept <= size * dense
     armor.prune(model, sized(size=size), tmp_path / "two", workers=2)
     assert weights(tmp_path / "two") == weights(tmp_path / "one")

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from armor.checkpoint.budget import Budget
 from armor.checkpoint.format import FORMAT, LayerSpec, common_pattern
 from armor.checkpoint.jsonfile import number
 from armor.checkpoint.reader import Checkpoint
@@ -26,7 +27,11 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         parameters over dense ones) and, None where armor_run.json does not tell, ``loss``,
         ``nowag_loss``,
         ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
-        and ``output_error`` (mean squared norms);
+        and ``output_error`` (mean squared norms), ``harm`` (of its block, where a size was asked
+        for: how much the model minds it; only comparisons matter);
+        ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
+        dense of all layers that could be pruned), ``blocks``: block -> how many layers got it,
+        ``dense``: how many stay dense;
         ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
         ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
         ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``.
@@ -36,8 +41,12 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     """
     checkpoint = Checkpoint.open(folder)
     records = _mapping(checkpoint.run.get("layers"))
+    blocks = {name: spec.block for name, spec in checkpoint.layers.items()}
+    budget = Budget.read(checkpoint.run.get("budget"), blocks)
     layers = {
-        name: _layer(checkpoint, name, spec) | _record(_mapping(records.get(name)))
+        name: _layer(checkpoint, name, spec)
+        | _record(_mapping(records.get(name)))
+        | {"harm": budget.harms.get(name) if budget else None}
         for name, spec in checkpoint.layers.items()
     }
     packed = sum(layer["bytes"] for layer in layers.values())
@@ -49,6 +58,7 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         "pattern": str(common_pattern(checkpoint.layers)),
         "method": method if isinstance(method, str) else None,
         "layers": layers,
+        "budget": None if budget is None else _budget(budget),
         "dense_layers": {
             name: note
             for name, note in _mapping(checkpoint.run.get("dense_layers")).items()
@@ -84,6 +94,16 @@ def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]
         "dense_bytes": dense,
         "ratio": size / dense,
         "overhead": wrappers / dense,
+    }
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    counts = budget.counts
+    return {
+        "size": budget.size,
+        "reached": budget.reached,
+        "blocks": {str(block): count for block, count in counts.items() if block is not None},
+        "dense": counts.get(None, 0),
     }
 
 

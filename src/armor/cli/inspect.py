@@ -100,6 +100,8 @@ def _summary(found: dict[str, Any]) -> list[str]:
         f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
         f" dense: {totals['model_bytes'] / totals['dense_model_bytes']:.3f}",
     ]
+    if found["budget"] is not None:
+        lines.append(_budget(found["budget"]))
     if certificates := _certificates(layers):
         lines.append(
             f"certified      {sum(certificates)} of {len(certificates)} layers:"
@@ -126,6 +128,14 @@ def _patterns(layers: dict[str, dict[str, Any]]) -> str:
     if len(set(each)) == 1:
         return f"pattern        {each[0]}, {checked[0]}"
     return f"patterns       {counted(each)}\n               {', '.join(checked)}"
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    """Size, and how many layers got which block for it."""
+    counts = [f"{count} block {block}" for block, count in budget["blocks"].items()]
+    counts += [f"{budget['dense']} dense"] if budget["dense"] else []
+    chosen = f"; layers: {', '.join(counts)}" if counts else ""
+    return f"size           {budget['reached']:.4f}, {budget['size']:g} asked for{chosen}"
 
 
 def _certificate(layer: dict[str, Any]) -> bool | None:

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from armor.checkpoint.budget import Budget
 from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.jsonfile import number, read_json, write_json
 from armor.checkpoint.reader import Checkpoint
@@ -118,6 +119,7 @@ def read_run(folder: Path, label: str) -> Run:
         {key: str(why) for key, why in _mapping(record.get("dense_layers")).items()},
         number(record.get("seconds")),
         None if memory is None else int(memory),
+        Budget.read(record.get("budget"), {layer.name: layer.block for layer in layers}),
     )
 
 

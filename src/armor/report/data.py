@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from armor.checkpoint.budget import Budget
 from armor.report.numbers import geometric_mean
 
 if TYPE_CHECKING:
@@ -42,9 +43,8 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The last part of its name; that of an expert's says so."""
-        last = self.name.rsplit(".", 1)[-1]
-        return f"experts.{last}" if ".experts." in self.name else last
+        """See `kind_of`."""
+        return kind_of(self.name)
 
     @property
     def depth(self) -> int:
@@ -64,6 +64,12 @@ class Layer:
     def over(self, base: float | None) -> float | None:
         """Its loss over `base`; None where either is unknown or `base` is zero."""
         return None if self.loss is None or not base else self.loss / base
+
+
+def kind_of(name: str) -> str:
+    """The last part of a layer's name; that of an expert's says so."""
+    last = name.rsplit(".", 1)[-1]
+    return f"experts.{last}" if ".experts." in name else last
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class Run:
     dense_layers: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory: int | None = None
+    budget: Budget | None = None
 
     @property
     def patterns(self) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from armor.report import numbers
+from armor.report.blocks import Blocks
 from armor.report.charts.axes import clip
 from armor.report.charts.speed import CONTENDERS, cases, speedup
 from armor.report.data import Report, Run
@@ -111,6 +112,7 @@ def _run(run: Run, first: bool) -> dict[str, Any]:
             "certificate": run.certified[1] > 0,
             "patterns": len({layer.pattern for layer in layers}) > 1,
         },
+        "blocks": run.budget and Blocks.of(run.budget),
         "dense": _by_note(run.dense_layers),
     }
 

@@ -44,10 +44,13 @@ def settings_tables(
 
 def _readable(config: Mapping[str, Any]) -> dict[str, str]:
     armor = config.get("method") == "armor"
+    unused = set() if armor else _ARMOR_ONLY
+    # Either a size or these decide on the blocks.
+    unused |= {"size"} if config.get("size") is None else {"block_size", "overhead_budget"}
     return {
         name.replace("_", " "): _text(value)
         for name, value in config.items()
-        if (armor or name not in _ARMOR_ONLY) and value not in ((), [], {})
+        if name not in unused and value not in ((), [], {})
     }
 
 

@@ -1,0 +1,37 @@
+"""The blocks that were chosen for a size of the whole, by kind of layer, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from armor.checkpoint.budget import Budget
+from armor.report.data import kind_of
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How many layers of each kind got which block.
+
+    Attributes:
+        blocks: the columns, ascending; None, the last, for layers that stay dense.
+        rows: kind -> a count for each of `blocks`, and the kind's share of all harm (None if there
+            is none); "all" is the last.
+    """
+
+    blocks: list[int | None]
+    rows: dict[str, tuple[list[int], float | None]]
+
+    @classmethod
+    def of(cls, budget: Budget) -> Blocks:
+        """The table of `budget`."""
+        columns = list(budget.counts)
+        total = sum(budget.harms.values())
+        kinds: dict[str, list[str]] = {}
+        for name in budget.blocks:
+            kinds.setdefault(kind_of(name), []).append(name)
+        rows = {}
+        for kind, names in {**kinds, "all": list(budget.blocks)}.items():
+            own = [budget.blocks[name] for name in names]
+            harm = sum(budget.harms.get(name, 0.0) for name in names)
+            rows[kind] = [own.count(block) for block in columns], harm / total if total else None
+        return cls(columns, rows)
