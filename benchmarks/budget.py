@@ -4,8 +4,10 @@
 
 Each small trained model is pruned with one block for every layer (the largest that fits where a
 layer takes none so large) and, at the bytes that this takes, with `size`; several seeds draw the
-calibration windows. Every finished run is in benchmarks/results/budget.json and is not done again;
-budget.md has all of them, docs/images/budget.png the curves.
+calibration windows. Measured are perplexity and the divergence from the dense model's predictions,
+which tells where perplexity does not: an undertrained model may gain by being pruned. Every
+finished run is in benchmarks/results/budget.json and is not done again; budget.md has all of them,
+docs/images/budget.png the curves.
 """
 
 import argparse
@@ -35,18 +37,24 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the text it is calibrated on, its domain, and the blocks to compare with."""
+    """A model, the domain of the text it is calibrated on, and the blocks to compare with."""
 
     model: str
-    calibration: str
     domain: str
     blocks: tuple[int, ...]
 
 
+CALIBRATION = {
+    "stories": "data/tinystories/tinystories_train_sample.txt",
+    "wiki": "data/wikitext2/wikitext2-valid.txt",
+}
 CASES = (
-    Case("babyllama-1m", "data/tinystories/tinystories_train_sample.txt", "stories", (16, 32)),
-    Case("wide-llama", "data/wikitext2/wikitext2-valid.txt", "wiki", (16, 32)),
+    Case("babyllama-1m", "stories", (16, 32)),
+    Case("wide-llama", "stories", (16,)),
+    Case("wide-llama", "wiki", (16,)),
 )
+#: What is measured on each text: entries of a run, with the heading.
+MEASURES = {"perplexity": "perplexity", "kl": "KL from dense, nats/token"}
 
 
 def uniform(folder: Path, block: int) -> tuple[dict[str, Any], float]:
@@ -69,13 +77,17 @@ def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) 
     """Prune and evaluate: `kind` is "dense", "uniform" or "size"."""
     model, folder = args.shared / "models" / case.model, args.work / "pruned"
     shutil.rmtree(folder, ignore_errors=True)
-    row: dict[str, Any] = {"model": case.model, "kind": kind, "block": block, "seed": seed}
+    row: dict[str, Any] = {"model": case.model, "domain": case.domain}
+    row |= {"kind": kind, "block": block, "seed": seed}
     if kind != "dense":
         rules, size = uniform(model, block)
         # A hair more: the bytes of the uniform choice, and not one less by rounding.
         changes = {"overrides": rules} if kind == "uniform" else {"size": size * (1 + 1e-9)}
         config = PruneConfig(
-            calibration=str(args.shared / case.calibration), seq_len=WINDOW, seed=seed, **changes
+            calibration=str(args.shared / CALIBRATION[case.domain]),
+            seq_len=WINDOW,
+            seed=seed,
+            **changes,
         )
         begin = time.perf_counter()
         result = prune(model, config, folder, fresh=True)
@@ -83,22 +95,31 @@ def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) 
         row["blocks"] = {plan.name: plan.block for plan in result.plans}
         record = read_json(folder / "armor_run.json")
         row["size"] = record["budget"]["reached"] if kind == "size" else size
-    work = Measurement(str(model if kind == "dense" else folder))
-    row["perplexity"] = {
-        name: work.perplexity(str(args.shared / text), WINDOW, args.max_chars)["perplexity"]
-        for name, text in TEXTS.items()
-    }
+    dense = kind == "dense"
+    work = Measurement(str(model if dense else folder), reference=None if dense else str(model))
+    for name, text in TEXTS.items():
+        found = work.perplexity(str(args.shared / text), WINDOW, args.max_chars)
+        found = {"kl": 0.0, "same_top1": 1.0} | found  # of the dense model from itself
+        for measure in (*MEASURES, "same_top1"):
+            row.setdefault(measure, {})[name] = found[measure]
     return row | {"revision": revision()}
 
 
-def key(model: str, block: int, seed: int, kind: str) -> str:
-    return f"{model} {kind} {block} seed {seed}"
+def key(case: Case, block: int, seed: int, kind: str) -> str:
+    return f"{case.model} on {case.domain} {kind} {block} seed {seed}"
 
 
 def rows_of(runs: dict[str, Any], case: Case, block: int, kind: str) -> list[dict[str, Any]]:
     """The runs of all seeds."""
-    wanted = (case.model, block, kind)
-    return [r for r in runs.values() if (r["model"], r["block"], r["kind"]) == wanted]
+    names = ("model", "domain", "block", "kind")
+    wanted = [case.model, case.domain, block, kind]
+    return [row for row in runs.values() if [row[name] for name in names] == wanted]
+
+
+def spread(values: list[float], form: str) -> str:
+    """The mean, and of several the range."""
+    span = f" [{min(values):{form}}, {max(values):{form}}]" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{span}"
 
 
 def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
@@ -106,12 +127,15 @@ def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
     lines = [
         "# Blocks by a size for the whole, against one block for every layer",
         "",
-        f"{about['machine']['cpu']}, {about['machine']['threads']} thread; perplexity on the first"
-        f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens; mean and"
-        " [range] over the seeds that draw the calibration windows.",
+        f"{about['machine']['cpu']}, {about['machine']['threads']} thread; on the first"
+        f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens: perplexity,"
+        " mean KL divergence from the dense model (nats a token) and share of equal top tokens."
+        " Mean and [range] over the seeds that draw the calibration windows.",
         "",
-        "| model | blocks | size | stories | wiki | seconds | seeds |",
-        "|---" * 7 + "|",
+        "| model, calibrated on | blocks | size | "
+        + " | ".join(f"{text} | KL {text} | top {text}" for text in TEXTS)
+        + " | seconds | seeds |",
+        "|---" * (5 + 3 * len(TEXTS)) + "|",
     ]
     for case in CASES:
         for block in (0, *case.blocks):
@@ -120,63 +144,73 @@ def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
                 if not rows:
                     continue
                 name = {"dense": "dense", "uniform": f"{block} at most", "size": "chosen"}[kind]
-                cells = [f"{case.model} | {name} | {rows[0].get('size', 1.0):.4f}"]
+                which = f"{case.model}, {case.domain}"
+                cells = [f"{which} | {name} | {rows[0].get('size', 1.0):.4f}"]
                 for text in TEXTS:
-                    values = [row["perplexity"][text] for row in rows]
-                    span = f" [{min(values):.4f}, {max(values):.4f}]" if len(values) > 1 else ""
-                    cells.append(f"{mean(values):.4f}{span}")
+                    cells += [
+                        spread([row["perplexity"][text] for row in rows], ".4f"),
+                        spread([row["kl"][text] for row in rows], ".5f"),
+                        spread([row["same_top1"][text] for row in rows], ".2%"),
+                    ]
                 cells.append(f"{mean(row.get('seconds', 0) for row in rows):.0f}")
                 lines.append(f"| {' | '.join(cells)} | {len(rows)} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(runs: dict[str, Any], path: Path) -> None:
-    """Perplexity against size: a line for one block everywhere, one for chosen blocks."""
+    """Perplexity and divergence against size: one block everywhere, and chosen blocks."""
+    panels = [(text, measure) for text in TEXTS for measure in MEASURES]
+    size = (3.2 * len(panels), 2.6 * len(CASES))
     drawing, grid = plt.subplots(
-        len(CASES), len(TEXTS), figsize=(8.4, 2.8 * len(CASES)), layout="constrained", squeeze=False
+        len(CASES), len(panels), figsize=size, layout="constrained", squeeze=False
     )
     styles = {
         "uniform": ("one block for every layer", COLOURS["adam"], "s"),
         "size": ("chosen for the size", COLOURS["exact"], "o"),
     }
     for line, case in zip(grid, CASES, strict=True):
-        for axes, text in zip(line, TEXTS, strict=True):
+        for axes, (text, measure) in zip(line, panels, strict=True):
             for kind, (label, colour, marker) in styles.items():
                 means = []
                 for block in case.blocks:
                     if not (rows := rows_of(runs, case, block, kind)):
                         continue
-                    points = [(row["size"], row["perplexity"][text]) for row in rows]
+                    points = [(row["size"], row[measure][text]) for row in rows]
                     axes.plot(*zip(*points, strict=True), marker, color=colour, ms=3, alpha=0.5)
                     means.append((points[0][0], mean(y for _, y in points)))
-                axes.plot(*(zip(*means, strict=True) if means else ()), color=colour, label=label)
+                line_of = zip(*means, strict=True) if means else ()
+                axes.plot(*line_of, marker=marker, color=colour, label=label)
             for row in rows_of(runs, case, 0, "dense"):
-                level = row["perplexity"][text]
-                axes.axhline(level, color=COLOURS["dense"], linestyle="--", label="dense")
-            same = "the calibration's domain" if text == case.domain else "another domain"
-            axes.set_title(f"{case.model}: {text} ({same})", fontsize=8)
+                axes.axhline(
+                    row[measure][text], color=COLOURS["dense"], linestyle="--", label="dense"
+                )
+            axes.set_title(
+                f"{case.model} calibrated on {case.domain}: {text}"
+                + ("" if text == case.domain else " (another domain)"),
+                fontsize=8,
+            )
             axes.grid(True, color="#dddddd", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
             axes.set_xlabel("size, share of dense", fontsize=8)
-        line[0].set_ylabel("perplexity", fontsize=8)
+            axes.set_ylabel(MEASURES[measure], fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-    drawing.savefig(path, dpi=110)
+    drawing.savefig(path, dpi=100)
     plt.close(drawing)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=Path, required=True, help="models/ and data/")
-    parser.add_argument("--max-chars", type=int, default=400_000, help="of each text (%(default)s)")
+    parser.add_argument("--max-chars", type=int, default=200_000, help="of each text (%(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run after this long")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("build/budget"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images")
-    parser.add_argument("--models", default=",".join(case.model for case in CASES))
+    parser.add_argument("--models", default=",".join(sorted({case.model for case in CASES})))
     args = parser.parse_args()
     use_threads(args.threads)
     path = args.out / "budget.json"
@@ -196,14 +230,14 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     late = 0
     for case, *which in todo:
-        name = key(case.model, *which)
+        name = key(case, *which)
         if case.model not in args.models.split(",") or name in runs:
             continue
         if time.monotonic() > end:
             late += 1
             continue
         runs[name] = run(case, *which, args)
-        print(name, runs[name]["perplexity"], runs[name].get("size"), flush=True)
+        print(name, *(runs[name][measure] for measure in MEASURES), flush=True)
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(path, {**about, "runs": runs})
     write_text(args.out / "budget.md", table(runs, about))

@@ -117,21 +117,25 @@ def test_budget_compares_at_equal_bytes_and_draws(
     assert {rule["block"] for rule in rules.values()} == {16}
     assert size == pytest.approx(0.734, abs=1e-3)
     runs = {
-        key(case.model, block, 0, kind): {
+        key(case, block, 0, kind): {
             "model": case.model,
+            "domain": case.domain,
             "block": block,
             "kind": kind,
             "seed": 0,
             "seconds": 1.0,
             "size": 1 - block / 100,
             "perplexity": {"stories": 2.0 + block, "wiki": 30.0},
+            "kl": {"stories": block / 100, "wiki": 0.5},
+            "same_top1": {"stories": 1 - block / 200, "wiki": 0.7},
         }
         for case in CASES
         for block in (0, *case.blocks)
         for kind in (("uniform", "size") if block else ("dense",))
     }
     text = table(runs, {"machine": {"cpu": "one", "threads": 1}, "max_chars": 100})
-    assert "| babyllama-1m | chosen | 0.8400 | 18.0000 | 30.0000 | 1 | 1 |" in text
+    figures = "18.0000 | 0.16000 | 92.00% | 30.0000 | 0.50000 | 70.00%"
+    assert f"| babyllama-1m, stories | chosen | 0.8400 | {figures} | 1 | 1 |" in text
     draw(runs, tmp_path / "budget.png")
     assert (tmp_path / "budget.png").stat().st_size > 5000
 
