@@ -52,20 +52,25 @@ def load_vector(builder: Any, pointer: Any, item: ir.Type, count: int) -> Any:
     return loaded
 
 
-def _to_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
-    """`count` stored numbers as float32: float32, bfloat16 (as uint16) or float16 (as int16)."""
+def to_float(builder: Any, stored: Any, dtype: Any) -> Any:
+    """Numbers as float32: stored in float32, bfloat16 (as uint16) or float16 (as int16)."""
 
-    def wide(item: ir.Type) -> ir.Type:
-        return item if count == 1 else ir.VectorType(item, count)
+    def alike(item: ir.Type) -> ir.Type:
+        kind = stored.type
+        return ir.VectorType(item, kind.count) if isinstance(kind, ir.VectorType) else item
 
     if dtype == types.float32:
-        return load_vector(builder, pointer, _F32, count)
+        return stored
     if dtype == types.uint16:
-        bits = builder.zext(load_vector(builder, pointer, _I16, count), wide(_I32))
-        sixteen = ir.Constant(wide(_I32), 16 if count == 1 else [16] * count)
-        return builder.bitcast(builder.shl(bits, sixteen), wide(_F32))
-    half = builder.bitcast(load_vector(builder, pointer, _I16, count), wide(ir.HalfType()))
-    return builder.fpext(half, wide(_F32))
+        bits = builder.zext(stored, alike(_I32))
+        sixteen = 16 if bits.type == _I32 else [16] * bits.type.count
+        return builder.bitcast(builder.shl(bits, ir.Constant(bits.type, sixteen)), alike(_F32))
+    return builder.fpext(builder.bitcast(stored, alike(ir.HalfType())), alike(_F32))
+
+
+def _load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
+    item = _F32 if dtype == types.float32 else _I16
+    return to_float(builder, load_vector(builder, pointer, item, count), dtype)
 
 
 @intrinsic
@@ -84,7 +89,7 @@ def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _to_float(builder, pointer, signature.args[0].dtype, LANES)
+        return _load_float(builder, pointer, signature.args[0].dtype, LANES)
 
     return vector(array, types.intp), codegen
 
@@ -95,7 +100,7 @@ def load1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _to_float(builder, pointer, signature.args[0].dtype, 1)
+        return _load_float(builder, pointer, signature.args[0].dtype, 1)
 
     return types.float32(array, types.intp), codegen
 

@@ -132,8 +132,8 @@ def test_a_count_that_lies(make, tmp_path: Path, count: object) -> None:
         Checkpoint.open(tmp_path / "spoiled")
 
 
-def test_backends_say_why() -> None:
+def test_every_pattern_runs_on_the_cpu_backend() -> None:
     found = {status.name: status for status in backends((64, 64), torch.float32, "cpu", 1, "4:8")}
     assert found["reference"].usable
-    assert not found["cpu"].usable
-    assert "read 2:4 only" in found["cpu"].reason
+    assert found["cpu"].usable
+    assert found["triton"].reason

@@ -12,6 +12,7 @@ from torch import Tensor
 from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
 from armor.packed import PackedLayer
+from armor.pattern import Pattern
 from armor.runtime import reference
 from armor.sparsity import nm_mask
 
@@ -35,6 +36,7 @@ class Call:
             layer.core_indices,
             wide(layer.left),
             wide(layer.right),
+            layer.pattern,
         )
         flat = self.x.double().reshape(-1, layer.in_features)
         y = reference.matmul(flat, doubled, wide(self.bias), None)
@@ -67,6 +69,7 @@ def make_call() -> MakeCall:
         contiguous: bool = True,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        pattern: str = "2:4",
     ) -> Call:
         generator = torch.Generator().manual_seed(seed)
 
@@ -74,16 +77,22 @@ def make_call() -> MakeCall:
             return torch.randn(shape, generator=generator)
 
         core = normal(rows, cols)
-        mask = nm_mask(normal(rows, cols))
+        kept = Pattern.parse(pattern)
+        if kept.is_unstructured:
+            mask = torch.rand(rows, cols, generator=generator) < kept.density
+            mask[rows // 2] = False
+        else:
+            mask = nm_mask(normal(rows, cols), kept.kept, kept.group)
         core *= (torch.rand(rows, cols, generator=generator) > 0.1) * mask
-        factors = Factors(core, mask)
+        factors = Factors(core, mask, pattern=kept)
         if block is not None:
             eye = torch.eye(block)
             left = eye + 0.3 * normal(-(-rows // block), block, block)
             right = eye + 0.3 * normal(-(-cols // block), block, block)
-            factors = Factors(core, mask, left, right)
+            factors = Factors(core, mask, left, right, kept)
         packed = PackedLayer.from_factors(cast(factors, dtype))
-        layer = PackedLayer(cols, **{name: t.to(device) for name, t in packed.tensors().items()})
+        tensors = {name: tensor.to(device) for name, tensor in packed.tensors().items()}
+        layer = PackedLayer(cols, **tensors, pattern=kept)
         x = normal(batch, cols) if contiguous else normal(cols, 2 * batch)[:, ::2].T
         offset = normal(rows).to(device, dtype) if bias else None
         return Call(x.to(device, dtype), layer, offset)

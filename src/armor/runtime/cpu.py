@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from armor.packed import PackedLayer
-from armor.runtime import cpu_bfloat16, cpu_kernels
+from armor.pattern import TWO_OF_FOUR
+from armor.runtime import cpu_bfloat16, cpu_expand, cpu_kernels
 from armor.runtime.backend import YES, Verdict
+from armor.runtime.cpu_core import VIEWS, as_array, core_arrays
 from armor.runtime.reference import times_blocks
 from armor.runtime.simd import has_amx, has_float16
 from armor.runtime.simd_bfloat16 import has_dot
@@ -24,8 +27,6 @@ _FEW_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kerne
 _SERIAL = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
-# How the kernels get each dtype (NumPy has no bfloat16, Numba no float16): see `simd`.
-_VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 _NONE = torch.empty(0, 0, 0)
 
 
@@ -42,7 +43,7 @@ def is_supported(
     """float32, bfloat16 and float16 on the CPU, any shape and batch."""
     if device.type != "cpu":
         return Verdict(f"the tensors are on {device.type}")
-    if dtype not in _VIEWS:
+    if dtype not in VIEWS:
         return Verdict(f"{dtype} is none of float32, bfloat16, float16")
     if dtype == torch.float16 and not has_float16():
         return Verdict("the processor does not convert float16 (no F16C)")
@@ -73,23 +74,26 @@ def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | 
 def _few(x: Tensor, layer: PackedLayer) -> Tensor:
     """One pass over the values; everything between the wrappers stays float32."""
     batch, cols = x.shape
-    rows, kept = layer.core_values.shape
+    rows, _ = layer.shape
     tile = 1 if batch == 1 else -(-batch // 4) * 4
     width = max(
-        -(-kept // 16) * 32, 0 if layer.right is None else len(layer.right) * layer.right.shape[1]
+        -(-cols // 32) * 32, 0 if layer.right is None else len(layer.right) * layer.right.shape[1]
     )
     inputs = torch.zeros(tile, width)
     inputs[:batch, :cols] = x
     height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
     outputs = torch.zeros(tile, height)
-    cpu_kernels.few_rows(
-        _array(layer.core_values),
-        _array(layer.core_indices),
-        _array(_NONE if layer.left is None else layer.left),
-        _array(_NONE if layer.right is None else layer.right),
+    others = (
+        as_array(_NONE if layer.left is None else layer.left),
+        as_array(_NONE if layer.right is None else layer.right),
         inputs.numpy(),
         outputs.numpy(),
     )
+    if layer.pattern == TWO_OF_FOUR:
+        values, indices = as_array(layer.core_values), as_array(layer.core_indices)
+        cpu_kernels.few_rows(values, indices, *others)
+    else:
+        cpu_expand.few_rows(*core_arrays(layer), *others)
     return outputs[:batch, :rows].to(x.dtype).contiguous()
 
 
@@ -97,12 +101,14 @@ def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
     """`_few` with the processor's instructions for bfloat16, rounded to it between the factors."""
     if layer.right is not None:
         x = _times_blocks_bfloat16(x, layer.right)
-    batch = len(x)
-    rows, kept = layer.core_values.shape
-    x = functional.pad(x, (0, -(-kept // 32) * 64 - x.shape[1], 0, -len(x) % cpu_bfloat16.TILE))
-    y = torch.empty(rows, len(x))
-    values, indices = _array(layer.core_values), _array(layer.core_indices)
-    cpu_bfloat16.core_rows(values, indices, _array(x), y.numpy())
+    batch, cols = x.shape
+    x = functional.pad(x, (0, -cols % 64, 0, -batch % cpu_bfloat16.TILE))
+    y = torch.empty(layer.shape[0], len(x))
+    if layer.pattern == TWO_OF_FOUR:
+        values, indices = as_array(layer.core_values), as_array(layer.core_indices)
+        cpu_bfloat16.core_rows(values, indices, as_array(x), y.numpy())
+    else:
+        cpu_expand.core_rows(*core_arrays(layer), as_array(x), y.numpy())
     y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
     return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
 
@@ -111,21 +117,40 @@ def _many(x: Tensor, layer: PackedLayer) -> Tensor:
     """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
     if layer.right is not None:
         x = times_blocks(x, layer.right)
-    rows, kept = layer.core_values.shape
-    x = functional.pad(x, (0, 2 * kept - x.shape[1]))
-    height = min(rows, max(1, _PANEL_BYTES // (2 * kept * x.element_size())))
-    panel = x.new_empty(height, 2 * kept)
-    narrow = x.element_size() == 2
-    unpack = cpu_kernels.unpack_rows16 if narrow else cpu_kernels.unpack_rows32
-    values = layer.core_values.detach().contiguous()
-    source = values.view(torch.uint16) if narrow else values
-    target = panel.view(torch.uint64) if narrow else panel
+    unpack, width = _unpacker(layer)
+    x = functional.pad(x, (0, width - x.shape[1]))
+    rows, _ = layer.shape
+    height = min(rows, max(1, _PANEL_BYTES // (width * x.element_size())))
+    panel = x.new_empty(height, width)
     y = x.new_empty(len(x), rows)
     for start in range(0, rows, height):
         stop = min(rows, start + height)
-        unpack(source.numpy(), _array(layer.core_indices), start, stop, target.numpy())
+        unpack(start, stop, panel)
         y[:, start:stop] = x @ panel[: stop - start].T
     return y if layer.left is None else times_blocks(y, layer.left)
+
+
+def _unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], int]:
+    """What unpacks rows start .. stop-1 of S into a panel, and how wide that is."""
+    if layer.pattern != TWO_OF_FOUR:
+        core = core_arrays(layer)
+
+        def expand(start: int, stop: int, panel: Tensor) -> None:
+            cpu_expand.unpack_rows(*core, start, stop, as_array(panel))
+
+        return expand, -(-layer.in_features // 16) * 16
+    values, indices = layer.core_values.detach().contiguous(), as_array(layer.core_indices)
+    narrow = values.element_size() == 2
+    source = (values.view(torch.uint16) if narrow else values).numpy()
+
+    def unpack(start: int, stop: int, panel: Tensor) -> None:
+        if narrow:
+            target = panel.view(torch.uint64).numpy()
+            cpu_kernels.unpack_rows16(source, indices, start, stop, target)
+        else:
+            cpu_kernels.unpack_rows32(source, indices, start, stop, panel.numpy())
+
+    return unpack, 2 * values.shape[1]
 
 
 def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
@@ -134,11 +159,5 @@ def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
         return times_blocks(x, blocks)
     padded = functional.pad(x, (0, count * size - x.shape[1]))
     y = torch.empty(len(x), count * size)
-    cpu_bfloat16.block_rows(_array(blocks), _array(padded), y.numpy())
+    cpu_bfloat16.block_rows(as_array(blocks), as_array(padded), y.numpy())
     return y[:, : x.shape[1]].to(x.dtype).contiguous()
-
-
-def _array(tensor: Tensor) -> Any:
-    """The tensor as the kernels want it: contiguous, bits of 16-bit floats as integers."""
-    tensor = tensor.detach().contiguous()
-    return tensor.view(_VIEWS.get(tensor.dtype, tensor.dtype)).numpy()

@@ -121,7 +121,7 @@ def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-d
 
 
 @njit(forceinline=True, **_JIT)
-def _block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
+def block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
     """y[:, row] = row `row` of blockdiag(blocks), times x; y may not be x."""
     size = blocks.shape[1]
     start = row // size * size
@@ -150,7 +150,7 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
     if right.shape[0]:
         inputs = x.copy()
         for row in prange(right.shape[0] * right.shape[1]):
-            _block_row(right, x, inputs, np.intp(row))
+            block_row(right, x, inputs, np.intp(row))
     else:
         inputs = x
     outputs = y.copy() if left.shape[0] else y
@@ -166,7 +166,7 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
             _four_rows(values, indices, inputs, outputs, np.intp(four) * 4)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
-            _block_row(left, outputs, y, np.intp(row))
+            block_row(left, outputs, y, np.intp(row))
 
 
 @njit(forceinline=True, **_JIT)

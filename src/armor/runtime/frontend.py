@@ -20,6 +20,7 @@ from armor.runtime.compressed import whole
 
 BACKENDS = ("cpu", "triton", "semi_structured", "reference")
 _READ_PACKED = ("triton", "semi_structured")  # these know the positions in their packed order
+_ANY_PATTERN = ("cpu", "reference")  # the others compute from 2:4 only
 ENVIRONMENT = "ARMOR_BACKEND"
 DECODE_ROWS = 32  # on a GPU, up to here a call is bound by memory
 
@@ -147,9 +148,11 @@ def _verdict(
 
 def _knows(name: str, pattern: Pattern) -> Verdict:
     """Whether a backend computes from the packed form of this pattern."""
-    if pattern == TWO_OF_FOUR or name == "reference":
+    if pattern == TWO_OF_FOUR or name in _ANY_PATTERN:
         return YES
-    return Verdict("its kernels read 2:4 only; the reference backend unpacks other patterns")
+    return Verdict(
+        "its kernels read 2:4 only; other patterns run on cpu, and on a GPU on reference"
+    )
 
 
 def run(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
