@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import armor
+from armor.calibrate.gradients import Draw, _sampled
 from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
@@ -94,42 +95,81 @@ def test_candidates_divide_where_some_do() -> None:
     assert candidates((16, 16), 4) == ()
 
 
-def test_the_gradients_are_those_of_the_model(
-    model: Path, text: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sized: Settings
+def test_the_harm_is_that_of_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sized: Settings
 ) -> None:
     """Block by block from the disk, against one backward pass through the whole model."""
-    from armor.run import measure
+    from armor.run import measure, worker
 
-    seen: list[dict[str, torch.Tensor]] = []
+    samples: dict[str, dict[str, torch.Tensor]] = {}
     windows: list[torch.Tensor] = []
-    original = measure._squares
+    tried: dict[tuple[str, str], torch.Tensor] = {}
+    sample, solve = measure._samples, worker.solve_certified
 
-    def spy(*args: Any) -> dict[str, torch.Tensor]:
-        windows.append(args[3])
-        seen.append(original(*args))
-        return seen[-1]
+    def spy(*args: Any) -> Any:
+        windows.append(args[4])
+        refs, tokens = sample(*args)
+        samples.update((name, args[2].engine.fetch(ref)) for name, ref in refs.items())
+        return refs, tokens
 
-    monkeypatch.setattr(measure, "_squares", spy)
+    def solved(plan: Any, *args: Any) -> Any:
+        factors, record = solve(plan, *args)
+        tried.setdefault((plan.name, str(plan.block)), factors.dense().float())
+        return factors, record
+
+    monkeypatch.setattr(measure, "_samples", spy)
+    monkeypatch.setattr(worker, "solve_certified", solved)
     armor.prune(model, sized(), tmp_path / "out")
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    expected: dict[str, torch.Tensor] = {}
+    inputs: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
+    for name in samples:
 
-    def add(name: str) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, outputs: tuple[torch.Tensor, ...]) -> None:
-            expected[name] = expected.get(name, torch.zeros(())) + outputs[0].square().sum((0, 1))
+        def hook(_module: Any, args: Any, output: torch.Tensor, name: str = name) -> None:
+            inputs[name] = args[0].detach()
+            output.register_hook(lambda gradient: gradients.update({name: gradient}))
 
-        return hook
-
-    for name, module in network.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_full_backward_hook(add(name))
+        network.get_submodule(name).register_forward_hook(hook)
     logits = network(windows[0]).logits
     torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), windows[0][:, 1:].flatten(), reduction="sum"
     ).backward()
-    assert seen[0].keys() == expected.keys()
-    for name, squares in expected.items():
-        torch.testing.assert_close(seen[0][name], squares, rtol=1e-3, atol=1e-6)
+    harms = json.loads((tmp_path / "out" / "armor_run.json").read_text())["budget"]["harms"]
+    assert harms.keys() == samples.keys()
+    assert any(len(own) > 1 for own in harms.values())
+    for name, own in harms.items():
+        weight = network.get_submodule(name).weight.data
+        # The inputs and gradients of each token stand side by side, whatever their order.
+        torch.testing.assert_close(
+            samples[name]["gradients"].double().T @ samples[name]["inputs"].double(),
+            network.get_submodule(name).weight.grad.double(),
+            rtol=0.1,
+            atol=0.01 * float(network.get_submodule(name).weight.grad.abs().max()),
+        )
+        for block, harm in own.items():
+            errors = inputs[name] @ (tried[name, block] - weight).T
+            total = (errors * gradients[name]).sum(-1).square().sum()
+            expected = float(total) / windows[0][:, 1:].numel() / 2
+            assert harm == pytest.approx(expected, rel=0.02)
+
+
+def test_few_tokens_stand_for_all() -> None:
+    """Unbiased: over many draws the mean is that of all tokens."""
+    linear = torch.nn.Linear(3, 2, bias=False)
+    inputs = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+
+    def total(draw: Draw) -> float:
+        with _sampled(torch.nn.Sequential(linear), ["0"], draw) as found:
+            linear(inputs).square().sum().backward()
+        assert len(found["inputs/0"]) == len(found["gradients/0"]) == max(1, 50 * draw.share)
+        return float(found["gradients/0"].double().square().sum())
+
+    whole = total(Draw(1.0, 0))
+    draws = [total(Draw(0.2, seed)) for seed in range(300)]
+    assert len(set(draws)) > 100
+    assert total(Draw(0.2, 5)) == draws[5]
+    assert sum(draws) / len(draws) == pytest.approx(whole, rel=0.1)
+    assert total(Draw(1e-9, 0)) > 0
 
 
 @pytest.mark.parametrize("size", [0.7, 0.9])
@@ -264,14 +304,15 @@ def test_nothing_to_choose_is_nothing_to_measure(
 def test_gradients_that_are_not_finite_are_one_line(
     model: Path, sized: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from armor.run import measure
+    from armor.run import worker
 
-    original = measure._squares
+    original = worker.block_gradient
 
-    def broken(*args: Any) -> dict[str, torch.Tensor]:
-        return {name: squares * torch.inf for name, squares in original(*args).items()}
+    def broken(*args: Any) -> Any:
+        back, samples = original(*args)
+        return back, {name: sample * torch.inf for name, sample in samples.items()}
 
-    monkeypatch.setattr(measure, "_squares", broken)
+    monkeypatch.setattr(worker, "block_gradient", broken)
     with pytest.raises(ArmorError, match="not finite on the calibration text"):
         armor.prune(model, sized(), tmp_path / "out")
 

@@ -1,9 +1,16 @@
-"""How much the model's loss minds an error in a layer's output: gradients, block by block."""
+"""How much the model's loss minds an error in a layer's output: gradients, block by block.
+
+To second order, an error e of a linear's output at one token adds (g . e)^2 / 2 to the divergence
+of the model's predictions, with g the gradient of the loss there (the empirical Fisher matrix).
+Which errors meet which gradients matters, so both are kept token by token, for some tokens.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +19,22 @@ from torch import Tensor, nn
 from armor.calibrate.stream import Call, replaced
 from armor.models.structure import Structure
 
-#: For each linear, by its name: its output's gradients, squared and summed over tokens, (out,).
-Squares = dict[str, Tensor]
+#: For each linear that was called ``inputs/LINEAR``, (tokens, in), and ``gradients/LINEAR``, those
+#: of the loss by its outputs, (tokens, out); bfloat16.
+Samples = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which tokens are kept: a `share` of them, at least one, drawn with `seed`."""
+
+    share: float
+    seed: int
+
+    def rows(self, total: int) -> Tensor:
+        """The numbers of the tokens that are kept of `total`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(total, generator=generator)[: math.ceil(self.share * total)]
 
 
 def loss_gradient(
@@ -22,68 +43,88 @@ def loss_gradient(
     hidden: Tensor,
     tokens: Tensor,
     as_tuple: bool,
-    head: str,
-) -> tuple[Tensor, Squares]:
+    linears: Iterable[str],
+    draw: Draw,
+) -> tuple[Tensor, Samples]:
     """The gradient of the loss, a sum over tokens, by the hidden states behind the blocks.
 
     Args:
         model: with the weights of all that comes after the blocks. hidden: (batch, seq, width).
-        tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple. head: its name.
+        tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple.
+        linears: those to keep samples of, behind the blocks.
 
     Returns:
-        (batch, seq, width), and the squares of the head.
+        (batch, seq, width), and the samples.
     """
     states = hidden.detach().requires_grad_()
 
     def forward(*_args: Any, **_kwargs: Any) -> Any:
         return (states,) if as_tuple else states
 
-    with replaced(structure, forward), torch.enable_grad(), _squared(model, [head]) as squares:
+    with (
+        replaced(structure, forward),
+        torch.enable_grad(),
+        _sampled(model, linears, draw) as samples,
+    ):
         logits = model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
         loss = nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"
         )
         (gradient,) = torch.autograd.grad(loss, states)
-    return gradient, squares
+    return gradient, samples
 
 
 def block_gradient(
-    block: nn.Module, call: Call, hidden: Tensor, gradient: Tensor
-) -> tuple[Tensor, Squares]:
+    block: nn.Module,
+    call: Call,
+    hidden: Tensor,
+    gradient: Tensor,
+    linears: Iterable[str],
+    draw: Draw,
+) -> tuple[Tensor, Samples]:
     """From the `gradient` behind `block` to that before it, both (batch, seq, width).
 
     Args:
-        hidden: hidden states before the block.
+        hidden: hidden states before the block. linears: those to keep samples of.
 
     Returns:
-        The gradient, and the squares of the linears that were called.
+        The gradient, and the samples.
     """
     states = hidden.detach().requires_grad_()
-    linears = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
-    with torch.enable_grad(), _squared(block, linears) as squares:
+    with torch.enable_grad(), _sampled(block, linears, draw) as samples:
         (before,) = torch.autograd.grad(call.traced(block, states), states, gradient)
-    return before, squares
+    return before, samples
 
 
 @contextmanager
-def _squared(module: nn.Module, linears: Iterable[str]) -> Iterator[Squares]:
-    """While active, a backward pass sums the squares of what reaches the outputs of `linears`."""
-    squares: Squares = {}
+def _sampled(module: nn.Module, linears: Iterable[str], draw: Draw) -> Iterator[Samples]:
+    """While active, a backward pass keeps what it meets at `linears`."""
+    samples: Samples = {}
+
+    def keep(name: str, tensor: Tensor) -> None:
+        own = tensor.to("cpu", torch.bfloat16)
+        samples[name] = torch.cat((samples[name], own)) if name in samples else own
 
     def watch(name: str) -> Callable[..., None]:
-        def add(gradient: Tensor) -> None:
-            own = gradient.flatten(0, -2).square().sum(0)
-            squares[name] = squares[name] + own if name in squares else own
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = args[0].detach().flatten(0, -2)
+            if not output.requires_grad or not len(inputs):
+                return
+            rows = draw.rows(len(inputs)).to(inputs.device)
+            # The few stand for all, in squares.
+            scale = math.sqrt(len(inputs) / len(rows))
 
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            if output.requires_grad:
-                output.register_hook(add)
+            def add(gradient: Tensor) -> None:
+                keep(f"inputs/{name}", inputs[rows])
+                keep(f"gradients/{name}", scale * gradient.flatten(0, -2)[rows])
+
+            output.register_hook(add)
 
         return hook
 
     handles = [module.get_submodule(name).register_forward_hook(watch(name)) for name in linears]
     try:
-        yield squares
+        yield samples
     finally:
         for handle in handles:
             handle.remove()

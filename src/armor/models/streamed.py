@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armor.calibrate.gradients import loss_gradient
+from armor.calibrate.gradients import Draw, Samples, loss_gradient
 from armor.calibrate.stream import behind
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
@@ -104,8 +104,8 @@ class StreamedModel:
             return behind(self.model, self.structure, head, hidden.cpu(), as_tuple)
 
     def loss_gradient(
-        self, hidden: Tensor, tokens: Tensor, as_tuple: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, hidden: Tensor, tokens: Tensor, as_tuple: bool, linears: Sequence[str], draw: Draw
+    ) -> tuple[Tensor, Samples]:
         """See `armor.calibrate.gradients.loss_gradient`; on the CPU."""
         head = self.model.get_output_embeddings()
         if head is None:
@@ -117,7 +117,7 @@ class StreamedModel:
                     name = _module_name(self.model, self.model.get_input_embeddings())
                     _set(head, "weight", self.load(f"{name}.weight"))
                 return loss_gradient(
-                    self.model, self.structure, hidden.cpu(), tokens, as_tuple, self.head or ""
+                    self.model, self.structure, hidden.cpu(), tokens, as_tuple, linears, draw
                 )
             finally:
                 head._parameters["weight"] = weight

@@ -1,10 +1,10 @@
 """Choosing each layer's block for a given size of the whole: what is tried, and what it tells.
 
-Two passes over the dense model. A backward pass over a few windows tells how much the loss minds an
-error in each output of each layer: the expected square of its gradient (the diagonal of the
-empirical Fisher matrix). A forward pass over all windows gathers moments, with which a few
-iterations of the solver tell each output's error for each block. The sum of their products is,
-up to a factor, the loss to expect.
+Two passes over the dense model. A backward pass over a few windows keeps, for some tokens, what
+each layer is fed and the gradient of the loss by what it puts out. A forward pass over all windows
+gathers moments, with which a few iterations of the solver give a weight for each block. Half the
+mean of (gradient . error of the output)^2 over the tokens is then the divergence to expect from
+it: see `armor.calibrate.gradients`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,9 +38,11 @@ from armor.run.worker import Spec
 
 #: The backward pass reads so many tokens, in whole batches: activations at every block are kept.
 BACKWARD_TOKENS = 8192
+#: Of these so many are kept.
+SAMPLED_TOKENS = 2048
 _HARMS = "harms.json"
 
-#: Harm of each block that was tried, by layer.
+#: Harm of each block that was tried, by layer: divergence to expect, nats a token.
 Harms = Mapping[str, Mapping[str, float]]
 #: Called with a layer's name, how many are measured, and how many there are.
 Measured = Callable[[str, int, int], None]
@@ -175,53 +178,65 @@ def _measure(
     engine = open_engine(where, spec, model, list(tried.values()), trials.scratch)
     try:
         scheduler, cores = Scheduler(engine), torch.get_num_threads()
-        squares = _squares(model, scheduler, hidden, windows, cores)
+        samples, tokens = _samples(model, list(tried), scheduler, hidden, windows, cores)
         pipeline = Pipeline(
-            model, tried, scheduler, trials, cores, windows.numel(), finished, task="trial"
+            model,
+            tried,
+            scheduler,
+            trials,
+            cores,
+            windows.numel(),
+            finished,
+            task="trial",
+            refs={name: {"sample": ref} for name, ref in samples.items()},
         )
         if first := pipeline.missing():
             pipeline.run(start(engine, trials, hidden, first[0], ("dense",)))
     finally:
         engine.close()
-    harms: dict[str, dict[str, float]] = {}
-    for name in tried:
-        own = squares.get(model.layout.path(name))  # None: of an expert that no token reached
-        if own is not None and not torch.isfinite(own).all():
-            raise ArmorError(
-                f"the gradients of {name} are not finite on the calibration text: change the text,"
-                " or leave out the size"
-            )
-        harms[name] = {
-            block: 0.0 if own is None else float((errors * own.double()).sum())
-            for block, errors in trials.load(name).items()
-        }
-    return harms
+    return {
+        name: {block: float(total) / (2 * tokens) for block, total in trials.load(name).items()}
+        for name in tried
+    }
 
 
-def _squares(
+def _samples(
     model: StreamedModel,
+    layers: Sequence[str],
     scheduler: Scheduler,
     hidden: Sequence[Tensors],
     windows: Tensor,
     cores: int,
-) -> Tensors:
-    """For each linear of the model, by its path: see `armor.calibrate.gradients.Squares`."""
+) -> tuple[dict[str, Any], int]:
+    """What the backward pass keeps of `layers`: see `armor.calibrate.gradients.Samples`.
+
+    Returns:
+        For each that was called a handle on ``inputs`` and ``gradients``; the predicted tokens
+        whose losses were added up.
+
+    Raises:
+        ArmorError: gradients that are not finite.
+    """
     engine, threads = scheduler.engine, forward_threads(cores)
     ids = batches(windows)
     count = max(1, BACKWARD_TOKENS // ids[0].numel())
     each = [{number: states} for part in hidden for number, states in part.items()][:count]
     last = len(model.structure.blocks)
-    squares: Tensors = {}
+    numbers = [int(number) for part in each for number in part]
+    share = min(1.0, SAMPLED_TOKENS / sum(ids[number].numel() for number in numbers))
+    names = {model.layout.path(name): name for name in layers}
+    samples: dict[str, Any] = {}
 
-    def run(task: str, index: int, results: int, **refs: list[Any]) -> list[list[Any]]:
+    def run(task: str, args: dict[str, Any], **refs: list[Any]) -> list[list[Any]]:
         """Handles of the results, result by result, each batch by batch."""
+        advances = task == "advance"
         jobs = [
             Job(
                 task,
-                {"index": index} | ({"part": number} if task == "advance" else {}),
+                args | ({"part": number} if advances else {}),
                 dict(zip(refs, own, strict=True)),
                 threads,
-                results,
+                1 if advances else 2,
                 urgent=True,
                 label="the backward pass",
             )
@@ -230,27 +245,41 @@ def _squares(
         done = [handles for _, handles in scheduler.each(jobs)]
         return [list(handles) for handles in zip(*done, strict=True)]
 
-    def collect(refs: list[Any], prefix: str) -> None:
-        for ref in refs:
-            for name, tensor in engine.fetch(ref).items():
-                path = f"{prefix}{name}"
-                squares[path] = squares[path] + tensor if path in squares else tensor.clone()
+    def back_through(task: str, index: int, prefix: str, **refs: list[Any]) -> list[Any]:
+        """Gradients before block `index` (behind the last for the head); keeps its samples."""
+        linears = [path.removeprefix(prefix) for path in names if path.startswith(prefix)]
+        if index == last:
+            linears = [path for path in linears if path == model.head]
+        args = {"index": index, "linears": linears, "share": share}
+        gradients, own = run(task, args, **refs)
+        parts = [engine.fetch(ref) for ref in own]
+        for linear in linears:
+            sample = {
+                kind: torch.cat(found)
+                for kind in ("inputs", "gradients")
+                if (found := [part[key] for part in parts if (key := f"{kind}/{linear}") in part])
+            }
+            name = names[f"{prefix}{linear}"]
+            if sample:  # not of an expert that no token reached
+                if not sample["gradients"].isfinite().all():
+                    raise ArmorError(
+                        f"the gradients of {name} are not finite on the calibration text: change"
+                        " the text, or leave out the size"
+                    )
+                samples[name] = engine.share(sample)
+        for ref in (*chain.from_iterable(refs.values()), *own):
+            engine.drop(ref)
+        return gradients
 
     inputs = [[engine.share(part) for part in each]]
     for index in range(last):
         model.prefetch(index + 1)
-        inputs += run("advance", index, 1, hidden=inputs[-1])
+        inputs += run("advance", {"index": index}, hidden=inputs[-1])
     tokens = [engine.share({number: ids[int(number)].double() for number in part}) for part in each]
-    back, own = run("loss_gradient", last, 2, hidden=inputs[-1], tokens=tokens)
-    collect(own, "")
-    for ref in (*inputs.pop(), *tokens, *own):
-        engine.drop(ref)
+    back = back_through("loss_gradient", last, "", hidden=inputs.pop(), tokens=tokens)
     for index in reversed(range(last)):
-        used = [*inputs[-1], *back]
-        back, own = run("block_gradient", index, 2, hidden=inputs.pop(), gradient=back)
-        collect(own, f"{model.structure.prefix}.{index}.")
-        for ref in (*used, *own):
-            engine.drop(ref)
+        prefix = f"{model.structure.prefix}.{index}."
+        back = back_through("block_gradient", index, prefix, hidden=inputs.pop(), gradient=back)
     for ref in back:
         engine.drop(ref)
-    return squares
+    return samples, sum(ids[number][:, 1:].numel() for number in numbers)

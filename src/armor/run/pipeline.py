@@ -52,6 +52,7 @@ class Pipeline:
         finished: called with a layer's name and record when it is in the store.
         kept: moments of the dense model, shared with other runs that need no other stream.
         task: what is done with each layer, a method of the worker like its `solve`.
+        refs: by layer name, further handles that its job gets.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Pipeline:
         finished: Callable[[str, LayerRecord], None],
         kept: DenseMoments | None = None,
         task: str = "solve",
+        refs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._model = model
         self._plans = plans
@@ -76,6 +78,7 @@ class Pipeline:
         self._finished = finished
         self._kept = kept
         self._task = task
+        self._refs = refs or {}
         self._solved: dict[str, Any] = {}  # handles of the block's packed layers, by linear
 
     def missing(self) -> list[int]:
@@ -302,7 +305,7 @@ class Pipeline:
                 job = Job(
                     self._task,
                     {"plan": plan},
-                    {"moments": moments},
+                    {"moments": moments, **self._refs.get(plan.name, {})},
                     threads=solve_threads(entries, together, self._cores),
                     size=entries * max(plan.shape),
                     label=plan.name,

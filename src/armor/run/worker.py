@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armor.calibrate.gradients import block_gradient
+from armor.calibrate.gradients import Draw, block_gradient
 from armor.calibrate.moments import Moments
 from armor.calibrate.routed import fed, fill, routes
 from armor.calibrate.stream import Call, Calls, input_of, merged, observe
 from armor.config import PruneConfig
-from armor.factorize.problem import Problem
 from armor.factorize.scaling import cast
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
@@ -218,43 +217,52 @@ class Worker:
         return moments.tokens, moments.sums()
 
     def loss_gradient(
-        self, index: int, hidden: Tensors, tokens: Tensors
+        self, index: int, linears: list[str], share: float, hidden: Tensors, tokens: Tensors
     ) -> tuple[None, Tensors, Tensors]:
-        """The gradient of the loss behind the last block, by batch, and the squares of the head.
+        """The gradient of the loss behind the last block, by batch, and samples of the head.
 
         Args:
-            index: number of blocks. hidden: hidden states behind the last. tokens: ids by batch,
-                as float64, which files between workers can hold.
+            index: number of blocks. linears: the head, if it is tried. share: of the tokens, to
+                keep. hidden: hidden states behind the last. tokens: ids by batch, as float64, which
+                files between workers can hold.
         """
         back: Tensors = {}
-        squares: Tensors = {}
+        samples: Tensors = {}
         for batch, states in hidden.items():
             as_tuple = self._spec.calls[index - 1][states.shape[0]].as_tuple
-            back[batch], own = self._model.loss_gradient(states, tokens[batch].long(), as_tuple)
-            _add(squares, own)
-        return None, back, squares
+            back[batch], own = self._model.loss_gradient(
+                states, tokens[batch].long(), as_tuple, linears, Draw(share, int(batch))
+            )
+            _append(samples, own)
+        return None, back, samples
 
     def block_gradient(
-        self, index: int, hidden: Tensors, gradient: Tensors
+        self, index: int, linears: list[str], share: float, hidden: Tensors, gradient: Tensors
     ) -> tuple[None, Tensors, Tensors]:
         """From the `gradient` behind the dense block to that before it, by batch.
 
         Args:
-            hidden: hidden states before the block.
+            linears: those that are tried. share: of the tokens, to keep. hidden: hidden states
+                before the block.
 
         Returns:
-            The gradient, and the squares of the block's linears: see `armor.calibrate.gradients`.
+            The gradient, and the samples of `linears`: see `armor.calibrate.gradients`.
         """
         back: Tensors = {}
-        squares: Tensors = {}
+        samples: Tensors = {}
         device = self._spec.device
         for batch, states in hidden.items():
             call, behind = self._call(index, states), gradient[batch].to(device)
             back[batch], own = block_gradient(
-                self._at(index).dense, call, states.to(device), behind
+                self._at(index).dense,
+                call,
+                states.to(device),
+                behind,
+                linears,
+                Draw(share, int(batch)),
             )
-            _add(squares, own)
-        return None, back, squares
+            _append(samples, own)
+        return None, back, samples
 
     def advance_pruned(
         self, index: int, hidden: Tensors, **solved: Tensors
@@ -286,11 +294,17 @@ class Worker:
         factors, record = solve_certified(plan, inputs, self._spec.config, dtype)
         return record, PackedLayer.from_factors(factors.to("cpu")).tensors()
 
-    def trial(self, plan: LayerPlan, moments: Tensors) -> tuple[LayerRecord, Tensors]:
+    def trial(
+        self, plan: LayerPlan, moments: Tensors, sample: Tensors | None = None
+    ) -> tuple[LayerRecord, Tensors]:
         """A few iterations with each of a layer's blocks.
 
+        Args:
+            sample: ``inputs`` and ``gradients``, see `armor.calibrate.gradients`; None of an expert
+                that no token reached.
+
         Returns:
-            The last record; for each block the mean squared error of each output, float64 (out,).
+            The last record; for each block the sum of (gradient . error)^2, float64 ().
         """
         config = self._spec.config
         few = min(TRIAL_ITERATIONS, config.iterations or TRIAL_ITERATIONS)
@@ -298,17 +312,21 @@ class Worker:
         weight = f"{self._model.layout.path(plan.name)}.weight"
         dense = self._model.load(weight, self._spec.device)
         second = moments["second"].to(self._spec.device)
-        judge = Problem(dense, second)
+        read = {name: own.to(dense) for name, own in (sample or {}).items()}
 
         def inputs(precision: torch.dtype) -> LayerInputs:
             return LayerInputs(dense.to(precision), second.to(precision))
 
-        errors: Tensors = {}
+        harms: Tensors = {}
         for block in plan.blocks:
             own = replace(plan, block=block)
             factors, record = solve_certified(own, inputs, config, self._model.dtype(weight))
-            errors[str(block)] = judge.row_losses(factors.dense().float())
-        return record, errors
+            harm = torch.zeros((), dtype=torch.float64)
+            if read:
+                errors = read["inputs"] @ (factors.dense().float() - dense).T
+                harm = (errors * read["gradients"]).sum(-1).square().sum(dtype=torch.float64)
+            harms[str(block)] = harm
+        return record, harms
 
     def _at(self, index: int) -> _Block:
         if self._block is None or self._block.index != index:
@@ -355,9 +373,9 @@ class _Block:
             self._done.add(key)
 
 
-def _add(total: Tensors, part: Mapping[str, Tensor]) -> None:
+def _append(total: Tensors, part: Mapping[str, Tensor]) -> None:
     for name, tensor in part.items():
-        total[name] = total[name] + tensor if name in total else tensor
+        total[name] = torch.cat((total[name], tensor)) if name in total else tensor
 
 
 def _bytes(*noted: Mapping[str, list[Tensor]]) -> int:
