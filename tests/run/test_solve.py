@@ -13,6 +13,7 @@ from armor.factorize.problem import Problem
 from armor.run import solve
 from armor.run.plan import LayerPlan
 from armor.run.solve import CertificateError, LayerInputs, solve_certified, solve_layer
+from armor.sparsity import nm_mask
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])
@@ -76,3 +77,23 @@ def test_a_layer_that_breaks_the_certificate_is_solved_in_float64(
     assert record.note == "small; solved in float64: float32 was too coarse"
     assert factors.core.dtype == torch.bfloat16
     assert record.loss < record.nowag_loss
+
+
+@pytest.mark.parametrize("objective", ["full", "diag"])
+def test_a_layer_that_is_all_but_sparse_already(objective: str) -> None:
+    """What wrappers could win is less than what rounding them to bfloat16 costs."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(36, 44, generator=draw)
+    weight = torch.where(nm_mask(weight.abs()), weight, 3e-3 * weight).bfloat16()
+    config = PruneConfig(objective=objective, target="dense", iterations=20)
+    plan = LayerPlan("layer", (36, 44), 8)
+
+    def inputs(precision: torch.dtype) -> LayerInputs:
+        return LayerInputs(weight.to(precision), torch.eye(44, dtype=precision))
+
+    factors, record = solve_certified(plan, inputs, config, torch.bfloat16)
+    assert record.certificate
+    assert record.note == "kept as nowag has it: nothing better was found in bfloat16"
+    assert record.loss == record.nowag_loss > 0
+    assert factors.block == 8
+    assert torch.equal(factors.dense(), weight * factors.mask)

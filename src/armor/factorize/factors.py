@@ -53,6 +53,17 @@ class Factors:
         return weight
 
 
+def with_wrappers(factors: Factors, block: int) -> Factors:
+    """The same matrix between wrappers that do nothing."""
+
+    def identity(size: int) -> Tensor:
+        one = torch.eye(block, dtype=factors.core.dtype, device=factors.core.device)
+        return one.repeat(-(-size // block), 1, 1)
+
+    rows, cols = factors.core.shape
+    return replace(factors, left=identity(rows), right=identity(cols))
+
+
 def block_left(left: Tensor, matrix: Tensor) -> Tensor:
     """``blockdiag(left) @ matrix`` for (i, b, b) and (rows, cols), rows <= i*b."""
     blocks, size, _ = left.shape

@@ -17,7 +17,7 @@ from armor.calibrate.targets import compensated, regularised
 from armor.config import PruneConfig
 from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
-from armor.factorize.factors import Factors
+from armor.factorize.factors import Factors, with_wrappers
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
 from armor.pattern import Pattern
@@ -33,7 +33,8 @@ class LayerRecord:
     Attributes:
         shape: (out, in). block: wrapper block, None without wrappers.
         loss: of the factors as stored, in the model's dtype.
-        nowag_loss, sparsegpt_loss: of the baselines on the same problem (None where not run).
+        nowag_loss, sparsegpt_loss: of the baselines on the same problem, in the same dtype (None
+            where not run).
         certificate: the loss never rose (asked of the exact solver only) and ends at or below
             NoWag-P's (and SparseGPT's).
         losses: at the start and after each iteration (each hundred of them for Adam).
@@ -89,21 +90,29 @@ def solve_certified(
 ) -> tuple[Factors, LayerRecord]:
     """`solve_layer` in float32; where that breaks the certificate, in float64, with a note.
 
+    Where rounding to `dtype` takes away all that was won, as in a layer that is all but sparse
+    already, the best start is kept, between wrappers that do nothing.
+
     Args:
         inputs: what the calibration says, in the dtype asked for.
     """
     try:
         return solve_layer(plan, inputs(torch.float32), config, dtype)
     except CertificateError:
-        note = "solved in float64: float32 was too coarse"
-        plan = replace(plan, note="; ".join(filter(None, (plan.note, note))))
-        return solve_layer(plan, inputs(torch.float64), config, dtype)
+        return solve_layer(plan, inputs(torch.float64), config, dtype, last_resort=True)
 
 
 def solve_layer(
-    plan: LayerPlan, inputs: LayerInputs, config: PruneConfig, dtype: torch.dtype
+    plan: LayerPlan,
+    inputs: LayerInputs,
+    config: PruneConfig,
+    dtype: torch.dtype,
+    last_resort: bool = False,
 ) -> tuple[Factors, LayerRecord]:
     """Prune one layer by the method of `config`; factors are returned in `dtype`.
+
+    Args:
+        last_resort: where the factors end up worse than a start, return that one.
 
     Raises:
         CertificateError: the certificate does not hold.
@@ -132,7 +141,7 @@ def solve_layer(
     def tick(loss: float) -> None:
         clock.append(time.perf_counter() - begin)
 
-    bounds = {name: relative(start) for name, start in starts.items()}
+    bounds = {name: relative(cast(start, dtype)) for name, start in starts.items()}
     if config.method == "armor":
         # One by one: each is as large as the weight.
         scaled = (
@@ -152,6 +161,14 @@ def solve_layer(
         losses, times = [], []
     factors = cast(factors, dtype)
     loss = relative(factors)
+    note = "solved in float64: float32 was too coarse" if last_resort else ""
+    if last_resort and not loss <= min(bounds.values()):
+        best = min(bounds, key=bounds.__getitem__)
+        assert plan.block is not None
+        start = baselines.BASELINES[best](Problem(output.target, problem.moment), pattern)
+        factors = cast(with_wrappers(start, plan.block), dtype)
+        loss = relative(factors)
+        note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
     # Adam's loss may rise on the way.
     falling = config.solver == "adam" or all(after <= before for before, after in pairwise(losses))
     certificate = falling and loss <= min(bounds.values())
@@ -166,7 +183,7 @@ def solve_layer(
         certificate,
         losses,
         time.perf_counter() - begin,
-        plan.note,
+        "; ".join(filter(None, (plan.note, note))),
         [round(seconds, 5) for seconds in times],
         output.loss(torch.zeros_like(output.target)),
         output.loss(factors.dense().to(output.target.dtype)),
