@@ -148,8 +148,9 @@ def page(found: dict[str, Any]) -> str:
         times = found["sweep"]
         lines += ["", "## Time of a sweep over the core", "", _about(times)]
         lines += [
-            f"Microseconds a block, {RIGHTS} columns of {LEFTS} blocks, float32, one thread, tables",
-            "of gains counted; in brackets how many times those of 2:4, which has its own kernel.",
+            f"Microseconds a block, {RIGHTS} columns of {LEFTS} blocks, float32, one thread,",
+            "tables of gains counted; in brackets how many times those of 2:4, which has its own",
+            "kernel.",
             "",
             *sweep_table(times["times"]),
         ]

@@ -12,8 +12,9 @@ turn, so it cannot rise. Two things go wrong with that alone, and each phase cur
 
 What is kept never gets worse.
 
-The entries of an unstructured core compete all over the matrix: while they are shaken each has a
-price, which follows their number; then that is brought to the budget and stays in every group.
+The entries of an unstructured core compete all over the matrix: while they are shaken, and for some
+quiet iterations after that, each has a price, which follows their number; then that is brought to
+the budget and stays in every group.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ from armor.factorize.workspace import Workspace
 from armor.pattern import TWO_OF_FOUR, Pattern
 
 DEFAULT_ITERATIONS = 100
-#: The share of the iterations that are shaken, and by how many times the present error.
-SHAKEN, NOISE = 0.6, 0.9
+#: The noise, in times of the present error, and the share of the iterations that are shaken.
+NOISE, SHAKEN = 0.9, 0.6
+#: Wrappers larger than this share of the matrix take longer to descend, and have less to gain.
+LARGE_WRAPPERS, SHAKEN_LARGE = 0.22, 0.3
+#: Unstructured: entries move between groups only while they have a price, so that counts for more;
+#: and the share that is priced, but not shaken any more.
+SHAKEN_UNSTRUCTURED, PRICED = 0.75, 0.15
 #: Extrapolation: growth after a success, decay after a failure, and the range of the step.
 GROWTH, DECAY, SMALLEST, LARGEST = 1.1, 0.6, 0.3, 1.0
 #: Give up when this many iterations took less than this share off the loss.
@@ -73,11 +79,12 @@ def factorize(
     step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
     leap = torch.zeros_like(step)
     generator = torch.Generator(best.core.device).manual_seed(seed)
-    shaken = int(SHAKEN * iterations)
+    shaken, last = _phases(problem, block, iterations, pattern)
     count = pattern.count((work.rows, work.cols))
     price = Price(problem, count) if pattern.is_unstructured else None
-    for _ in range(shaken):
-        work.shake(other, NOISE, generator, None if price is None else price.value)
+    for turn in range(last):
+        noise = NOISE if turn < shaken else 0.0
+        work.shake(other, noise, generator, None if price is None else price.value)
         if price is not None:
             price.follow(other, pattern)
         losses.append(losses[-1])
@@ -85,7 +92,7 @@ def factorize(
             on_iteration(float(losses[-1]))
     if price is not None:
         work.settle(other, count)
-    for turn in range(1, iterations - shaken + 1):
+    for turn in range(1, iterations - last + 1):
         if turn > 1:  # the first goes on from where the noise has led
             other.leap_from(best, leap)
         work.iterate(other)
@@ -104,3 +111,14 @@ def factorize(
     if pattern.is_unstructured:
         mask = filled(mask, count)
     return Factors(core, mask, best.left, best.right, pattern), torch.stack(losses).tolist()
+
+
+def _phases(problem: Problem, block: int, iterations: int, pattern: Pattern) -> tuple[int, int]:
+    """How many iterations are shaken, and after how many the descent begins."""
+    if pattern.is_unstructured:
+        shaken = int(SHAKEN_UNSTRUCTURED * iterations)
+        return shaken, shaken + int(PRICED * iterations)
+    rows, cols = problem.target.shape
+    is_large = block * (1 / rows + 1 / cols) > LARGE_WRAPPERS
+    shaken = int((SHAKEN_LARGE if is_large else SHAKEN) * iterations)
+    return shaken, shaken

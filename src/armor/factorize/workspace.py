@@ -101,13 +101,13 @@ class Workspace:
         """`iterate`, but the core is fitted to a target with random errors.
 
         They are white in the measure of the loss, and `noise` times as large as the present ones
-        (root mean square). The loss left in the state is that before the core moved. Under a
-        `price` of kept entries their number may change.
+        (root mean square); 0 for none. The loss left in the state is that before the core moved.
+        Under a `price` of kept entries their number may change.
         """
         self.step_right(state)
         self.step_left(state)
         size = noise * (state.loss / (self.rows * self.cols)).sqrt()
-        for chunk in self._chunks():
+        for chunk in self._chunks() if noise else ():
             rows = slice(chunk.start, min(chunk.stop, self.rows))  # padding stays zero
             errors = torch.empty_like(self.two[rows], dtype=torch.float32)
             errors.normal_(generator=generator)  # the same ones for every dtype
