@@ -178,7 +178,8 @@ def _measure(
     engine = open_engine(where, spec, model, list(tried.values()), trials.scratch)
     try:
         scheduler, cores = Scheduler(engine), torch.get_num_threads()
-        samples, tokens = _samples(model, list(tried), scheduler, hidden, windows, cores)
+        left = [name for name in tried if trials.lacks(name)]
+        samples = _samples(model, left, scheduler, hidden, windows, cores) if left else {}
         pipeline = Pipeline(
             model,
             tried,
@@ -195,8 +196,7 @@ def _measure(
     finally:
         engine.close()
     return {
-        name: {block: float(total) / (2 * tokens) for block, total in trials.load(name).items()}
-        for name in tried
+        name: {block: float(harm) for block, harm in trials.load(name).items()} for name in tried
     }
 
 
@@ -207,12 +207,12 @@ def _samples(
     hidden: Sequence[Tensors],
     windows: Tensor,
     cores: int,
-) -> tuple[dict[str, Any], int]:
+) -> dict[str, Any]:
     """What the backward pass keeps of `layers`: see `armor.calibrate.gradients.Samples`.
 
     Returns:
-        For each that was called a handle on ``inputs`` and ``gradients``; the predicted tokens
-        whose losses were added up.
+        For each that was called a handle on ``inputs`` and ``gradients``, these scaled so that the
+        sum of (gradient . error)^2 is the harm.
 
     Raises:
         ArmorError: gradients that are not finite.
@@ -224,6 +224,7 @@ def _samples(
     last = len(model.structure.blocks)
     numbers = [int(number) for part in each for number in part]
     share = min(1.0, SAMPLED_TOKENS / sum(ids[number].numel() for number in numbers))
+    predicted = sum(ids[number][:, 1:].numel() for number in numbers)
     names = {model.layout.path(name): name for name in layers}
     samples: dict[str, Any] = {}
 
@@ -266,6 +267,7 @@ def _samples(
                         f"the gradients of {name} are not finite on the calibration text: change"
                         " the text, or leave out the size"
                     )
+                sample["gradients"] /= math.sqrt(2 * predicted)
                 samples[name] = engine.share(sample)
         for ref in (*chain.from_iterable(refs.values()), *own):
             engine.drop(ref)
@@ -282,4 +284,4 @@ def _samples(
         back = back_through("block_gradient", index, prefix, hidden=inputs.pop(), gradient=back)
     for ref in back:
         engine.drop(ref)
-    return samples, sum(ids[number][:, 1:].numel() for number in numbers)
+    return samples

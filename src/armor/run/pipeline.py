@@ -52,7 +52,7 @@ class Pipeline:
         finished: called with a layer's name and record when it is in the store.
         kept: moments of the dense model, shared with other runs that need no other stream.
         task: what is done with each layer, a method of the worker like its `solve`.
-        refs: by layer name, further handles that its job gets.
+        refs: by layer name, further handles that its job gets; dropped behind it.
     """
 
     def __init__(
@@ -293,7 +293,8 @@ class Pipeline:
         def keep(plan: LayerPlan, record: LayerRecord, refs: list[Any]) -> None:
             (ref,) = refs
             self._store.save(plan.name, self._engine.fetch(ref), record, digest)
-            self._engine.drop(ref)
+            for used in (ref, *self._refs.get(plan.name, {}).values()):
+                self._engine.drop(used)
             left.remove(plan.name)
             if not left:
                 self._engine.drop(moments)

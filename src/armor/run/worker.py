@@ -300,11 +300,11 @@ class Worker:
         """A few iterations with each of a layer's blocks.
 
         Args:
-            sample: ``inputs`` and ``gradients``, see `armor.calibrate.gradients`; None of an expert
-                that no token reached.
+            sample: ``inputs`` and ``gradients``, scaled so that the sum of (gradient . error)^2 is
+                the harm; None of an expert that no token reached.
 
         Returns:
-            The last record; for each block the sum of (gradient . error)^2, float64 ().
+            The last record; the harm of each block, float64 ().
         """
         config = self._spec.config
         few = min(TRIAL_ITERATIONS, config.iterations or TRIAL_ITERATIONS)
