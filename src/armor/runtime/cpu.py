@@ -76,9 +76,9 @@ def _few(x: Tensor, layer: PackedLayer) -> Tensor:
     batch, cols = x.shape
     rows, _ = layer.shape
     tile = 1 if batch == 1 else -(-batch // 4) * 4
-    width = max(
-        -(-cols // 32) * 32, 0 if layer.right is None else len(layer.right) * layer.right.shape[1]
-    )
+    width = cols + -cols % cpu_expand.COLUMNS
+    if layer.right is not None:
+        width = max(width, len(layer.right) * layer.right.shape[1])
     inputs = torch.zeros(tile, width)
     inputs[:batch, :cols] = x
     height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
@@ -102,7 +102,7 @@ def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
     if layer.right is not None:
         x = _times_blocks_bfloat16(x, layer.right)
     batch, cols = x.shape
-    x = functional.pad(x, (0, -cols % 64, 0, -batch % cpu_bfloat16.TILE))
+    x = functional.pad(x, (0, -cols % cpu_expand.COLUMNS, 0, -batch % cpu_bfloat16.TILE))
     y = torch.empty(layer.shape[0], len(x))
     if layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
@@ -138,7 +138,7 @@ def _unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], i
         def expand(start: int, stop: int, panel: Tensor) -> None:
             cpu_expand.unpack_rows(*core, start, stop, as_array(panel))
 
-        return expand, -(-layer.in_features // 16) * 16
+        return expand, layer.in_features + -layer.in_features % cpu_expand.COLUMNS
     values, indices = layer.core_values.detach().contiguous(), as_array(layer.core_indices)
     narrow = values.element_size() == 2
     source = (values.view(torch.uint16) if narrow else values).numpy()

@@ -39,17 +39,17 @@ def core_arrays(layer: PackedLayer) -> tuple[Any, Any, Any, Any, int, int]:
         np.cumsum(starts, out=starts)
         if starts[-1] != len(flat):
             raise ArmorError(f"the bitmap keeps {starts[-1]} values, but there are {len(flat)}")
-        return flat, starts, indices, None, 16, layer.in_features
+        return flat, starts, indices, None, 8, layer.in_features
     starts[1:] = values.shape[1]
     np.cumsum(starts, out=starts)
     groups = -(-layer.in_features // pattern.group)
-    step = 16 // pattern.group * codes.bits(pattern)
-    return flat, starts, indices, _masks(pattern), step, groups * pattern.group
+    width = 8 // pattern.group * codes.bits(pattern)
+    return flat, starts, indices, _masks(pattern), width, groups * pattern.group
 
 
 @cache
 def _masks(pattern: Pattern) -> Any:
-    """uint8, the masks of 8 columns by the value of the bits that say them; 0 for no mask."""
+    """uint8 (128,), repeating: the masks of 8 columns by the number that says them, 0 for none."""
     bits, count = codes.bits(pattern), 8 // pattern.group
     masks = np.zeros(2**bits, np.uint8)
     for rank, mask in enumerate(pattern.masks):
@@ -58,4 +58,4 @@ def _masks(pattern: Pattern) -> Any:
     said = np.arange(len(found))
     for group in range(count):
         found |= masks[said >> bits * group & len(masks) - 1] << pattern.group * group
-    return found
+    return np.tile(found, 128 // len(found))

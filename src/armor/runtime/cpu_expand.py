@@ -1,6 +1,6 @@
 """Numba kernels of the CPU backend for any pattern: bit masks say where the kept values go.
 
-Sixteen columns at a time: a mask is read from a bitmap, or looked up by the codes of N:M; the next
+64 columns at a time: a mask is read from a bitmap, or looked up by the codes of N:M; the next
 values are moved to the columns it names. One row of input is multiplied by them right there. For
 more, rows of the core are unpacked into scratch that stays in a thread's cache.
 """
@@ -14,106 +14,105 @@ from numba import njit, prange
 
 from armor.runtime.cpu_kernels import block_row
 from armor.runtime.simd_bfloat16 import dot32, load32, store_sums
-from armor.runtime.simd_expand import expand16, load_bits, load_more_bits, ones, unpack16
+from armor.runtime.simd_expand import expand16, load_word, look_up8, ones, unpack64
 from armor.vectors import load1, load16, multiply_add16, sum16, zero16
 
 # Everywhere:
 #     values: flat, the kept values row by row; starts: intp (out + 1), where each row begins.
-#     codes: uint8 (out, bytes of a row), see `armor.codes.encode`.
-#     table: uint8, the mask of 8 columns for each value of the bits that say it; None for a bitmap
+#     codes: uint8 (out, bytes of a row), see `armor.codes.encode`. table: uint8 (128,), the mask of
+#         8 columns for each number of `width` bits, whatever the bits above; None for a bitmap
 #         (Numba compiles two versions).
-#     step: how many bits say the mask of 16 columns. cols: columns that `codes` tells of.
+#     width: how many bits say the mask of 8 columns, so how many bytes that of 64.
+#     cols: columns that `codes` tells of.
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread unpacks at a time: they stay in its second level cache
+COLUMNS = 64  # of a chunk
 ITEMS = 4  # rows of input of a tile
 
 
 @njit(forceinline=True, **_JIT)
-def _chosen(bits, table, step):  # type: ignore[no-untyped-def]
-    """The mask of 16 columns that the low bits say."""
+def _full(codes, width, cols, row):  # type: ignore[no-untyped-def]
+    """How many chunks of a row are whole and end 8 bytes before the end of all codes."""
+    room = codes.size - row * codes.shape[1] - 8
+    return 0 if room < 0 else min(cols // COLUMNS, room // width + 1)
+
+
+@njit(forceinline=True, **_JIT)
+def _said(word, table, width):  # type: ignore[no-untyped-def]
+    """The mask of 64 columns, uint64, that 8 bytes of codes say."""
     if table is None:
-        return np.uint16(bits)
-    half, last = np.uint32(step // 2), np.uint32(table.shape[0] - 1)
-    low, high = table[bits & last], table[(bits >> half) & last]
-    return np.uint16(low) | np.uint16(high) << np.uint16(8)
+        return word
+    return look_up8(table, word, np.uint64(width))
+
+
+# What is left after the whole chunks is kept out of the loops over them, for want of registers.
+@njit(forceinline=True, **_JIT)
+def _last_mask(codes, table, width, cols, row, chunk):  # type: ignore[no-untyped-def]
+    """The mask of a chunk some columns of which may not exist; reads nothing beyond its row."""
+    word = np.uint64(0)
+    at = chunk * width
+    for byte in range(min(width, codes.shape[1] - at)):
+        word |= np.uint64(codes[row, at + byte]) << np.uint64(8 * byte)
+    mask, there = _said(word, table, width), cols - COLUMNS * chunk
+    return mask if there >= COLUMNS else mask & ((np.uint64(1) << np.uint64(there)) - np.uint64(1))
 
 
 @njit(forceinline=True, **_JIT)
-def _mask(codes, table, step, at):  # type: ignore[no-untyped-def]
-    """The mask of 16 columns at bit `at` of all codes; reads 2 bytes of a bitmap, else 4."""
-    if table is None:
-        return load_bits(codes, at >> 3)
-    return _chosen(load_more_bits(codes, at >> 3) >> np.uint32(at & 7), table, step)
+def _rest(values, codes, table, width, cols, x, row, chunk, v):  # type: ignore[no-untyped-def]
+    """What the columns of `row` from a chunk on add to the product with x[0]."""
+    total = np.float32(0)
+    for last in range(chunk, (cols + COLUMNS - 1) // COLUMNS):
+        mask = _last_mask(codes, table, width, cols, row, last)
+        col = COLUMNS * last
+        while mask:
+            if mask & np.uint64(1):
+                total += load1(values, v) * x[0, col]
+                v += 1
+            mask >>= np.uint64(1)
+            col += 1
+    return total
 
 
 @njit(forceinline=True, **_JIT)
-def _last_mask(codes, table, step, cols, row, chunk):  # type: ignore[no-untyped-def]
-    """The mask of 16 columns some of which may not exist; reads nothing beyond its row."""
-    at = chunk * step
-    bits = np.uint32(0)
-    for byte in range(at >> 3, min((at >> 3) + 4, codes.shape[1])):
-        bits |= np.uint32(codes[row, byte]) << np.uint32(8 * (byte - (at >> 3)))
-    mask = _chosen(bits >> np.uint32(at & 7), table, step)
-    there = min(cols - 16 * chunk, 16)
-    return np.uint16(mask & np.uint16((1 << there) - 1))
-
-
-@njit(forceinline=True, **_JIT)
-def _full(codes, table, step, cols):  # type: ignore[no-untyped-def]
-    """How many chunks of 16 columns `_mask` may read."""
-    width = codes.shape[1] - (2 if table is None else 4)
-    return max(0, min(cols // 16, (8 * width + 7) // step + 1))
-
-
-@njit(forceinline=True, **_JIT)
-def _one_row(values, starts, codes, table, step, cols, x, y, row):  # type: ignore[no-untyped-def]
+def _one_row(values, starts, codes, table, width, cols, x, y, row):  # type: ignore[no-untyped-def]
     """y[0, row] = S x[0]."""
-    full = _full(codes, table, step, cols)
+    full = _full(codes, width, cols, row)
     a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
-    v, at, chunk = starts[row], row * codes.shape[1] * 8, 0
-    end = values.shape[0] - 16  # (vectors of values may not be read beyond their end)
-    while chunk + 4 <= full and v + 48 <= end:
-        m0, m1 = _mask(codes, table, step, at), _mask(codes, table, step, at + step)
-        m2, m3 = _mask(codes, table, step, at + 2 * step), _mask(codes, table, step, at + 3 * step)
+    v, at, chunk, c = starts[row], row * codes.shape[1], 0, 0
+    end = values.shape[0] - COLUMNS  # vectors may not be read beyond the end of the values
+    while chunk < full and v <= end:
+        mask = _said(load_word(codes, at), table, width)
+        m0, m1 = np.uint16(mask), np.uint16(mask >> np.uint64(16))
+        m2, m3 = np.uint16(mask >> np.uint64(32)), np.uint16(mask >> np.uint64(48))
         v1 = v + ones(m0)
         v2 = v1 + ones(m1)
         v3 = v2 + ones(m2)
-        c = 16 * chunk
         a0 = multiply_add16(a0, expand16(values, v, m0), load16(x, c))
         a1 = multiply_add16(a1, expand16(values, v1, m1), load16(x, c + 16))
         a2 = multiply_add16(a2, expand16(values, v2, m2), load16(x, c + 32))
         a3 = multiply_add16(a3, expand16(values, v3, m3), load16(x, c + 48))
-        v, at, chunk = v3 + ones(m3), at + 4 * step, chunk + 4
-    while chunk < full and v <= end:
-        mask = _mask(codes, table, step, at)
-        a0 = multiply_add16(a0, expand16(values, v, mask), load16(x, 16 * chunk))
-        v, at, chunk = v + ones(mask), at + step, chunk + 1
+        v, at, chunk, c = v3 + ones(m3), at + width, chunk + 1, c + COLUMNS
     total = sum16(a0) + sum16(a1) + sum16(a2) + sum16(a3)
-    for last in range(chunk, (cols + 15) // 16):
-        mask = _last_mask(codes, table, step, cols, row, last)
-        for col in range(16):
-            if mask >> col & 1:
-                total += load1(values, v) * x[0, 16 * last + col]
-                v += 1
-    y[0, row] = total
+    y[0, row] = total + _rest(values, codes, table, width, cols, x, row, chunk, v)
 
 
 @njit(forceinline=True, **_JIT)
-def _unpack_row(values, starts, codes, table, step, cols, row, panel, line):  # type: ignore[no-untyped-def]
-    """panel[line, :16*ceil(cols/16)] = row `row` of S."""
-    full = _full(codes, table, step, cols)
-    v, at, chunk = starts[row], row * codes.shape[1] * 8, 0
-    there, end = line * panel.shape[1], values.shape[0] - 16
+def _unpack_row(values, starts, codes, table, width, cols, row, panel, line):  # type: ignore[no-untyped-def]
+    """panel[line, :64*ceil(cols/64)] = row `row` of S."""
+    full = _full(codes, width, cols, row)
+    v, at, chunk = starts[row], row * codes.shape[1], 0
+    there, end = line * panel.shape[1], values.shape[0] - COLUMNS
     while chunk < full and v <= end:
-        mask = _mask(codes, table, step, at)
-        unpack16(values, v, mask, panel, there + 16 * chunk)
-        v, at, chunk = v + ones(mask), at + step, chunk + 1
-    for last in range(chunk, (cols + 15) // 16):
-        mask = _last_mask(codes, table, step, cols, row, last)
-        for col in range(16):
-            kept = mask >> col & 1
-            panel[line, 16 * last + col] = values[v] if kept else 0
+        mask = _said(load_word(codes, at), table, width)
+        unpack64(values, v, mask, panel, there)
+        v, at, chunk, there = v + ones(mask), at + width, chunk + 1, there + COLUMNS
+    for last in range(chunk, (cols + COLUMNS - 1) // COLUMNS):
+        mask = _last_mask(codes, table, width, cols, row, last)
+        for col in range(COLUMNS * last, COLUMNS * (last + 1)):
+            kept = np.intp(mask & np.uint64(1))
+            panel[line, col] = values[v] if kept else 0
             v += kept
+            mask >>= np.uint64(1)
 
 
 @njit(forceinline=True, **_JIT)
@@ -139,12 +138,12 @@ def _tile(own, line, other, x, y, row, last, item):  # type: ignore[no-untyped-d
 
 
 @njit(parallel=True, **_JIT)
-def few_rows(values, starts, codes, table, step, cols, left, right, x, y):  # type: ignore[no-untyped-def]
+def few_rows(values, starts, codes, table, width, cols, left, right, x, y):  # type: ignore[no-untyped-def]
     """``y = A S B x``.
 
     Args:
         left, right: the wrappers, or arrays without elements.
-        x: float32 (1 or a multiple of `ITEMS`, at least 16*ceil(cols/16) and len(right)*b), zero
+        x: float32 (1 or a multiple of `ITEMS`, at least 64*ceil(cols/64) and len(right)*b), zero
             beyond the layer's inputs. y: float32 of zeros (as many, out or len(left)*b).
     """
     rows = starts.shape[0] - 1
@@ -157,14 +156,14 @@ def few_rows(values, starts, codes, table, step, cols, left, right, x, y):  # ty
     outputs = y.copy() if left.shape[0] else y
     if x.shape[0] == 1:
         for row in prange(rows):
-            _one_row(values, starts, codes, table, step, cols, inputs, outputs, np.intp(row))
+            _one_row(values, starts, codes, table, width, cols, inputs, outputs, np.intp(row))
     else:
         for part in prange((rows + _HEIGHT - 1) // _HEIGHT):
             first = np.intp(part) * _HEIGHT
             count = min(_HEIGHT, rows - first)
-            own = np.empty((_HEIGHT, (cols + 15) // 16 * 16), values.dtype)
+            own = np.empty((_HEIGHT, (cols + 63) // 64 * 64), values.dtype)
             for line in range(count):
-                _unpack_row(values, starts, codes, table, step, cols, first + line, own, line)
+                _unpack_row(values, starts, codes, table, width, cols, first + line, own, line)
             for line in range(0, count, 2):
                 other = min(line + 1, count - 1)
                 for item in range(0, x.shape[0], ITEMS):
@@ -204,32 +203,32 @@ def _dot_tile(own, line, x, y, first, last, item):  # type: ignore[no-untyped-de
 
 
 @njit(parallel=True, **_JIT)
-def core_rows(values, starts, codes, table, step, cols, x, y):  # type: ignore[no-untyped-def]
+def core_rows(values, starts, codes, table, width, cols, x, y):  # type: ignore[no-untyped-def]
     """``y = S x``, transposed, by the processor's instructions for bfloat16.
 
     Args:
-        values: uint16. x: uint16 (a multiple of `ITEMS`, at least 32*ceil(cols/32)), 0 beyond the
+        values: uint16. x: uint16 (a multiple of `ITEMS`, at least 64*ceil(cols/64)), 0 beyond the
             layer's inputs. y: float32 (out, as many).
     """
     rows = starts.shape[0] - 1
     for part in prange((rows + _HEIGHT - 1) // _HEIGHT):
         first = np.intp(part) * _HEIGHT
         last = min(first + _HEIGHT, rows) - 1  # beyond it the last row is computed again
-        own = np.zeros((_HEIGHT, (cols + 31) // 32 * 32), np.uint16)
+        own = np.empty((_HEIGHT, (cols + 63) // 64 * 64), np.uint16)
         for line in range(_HEIGHT):
             row = min(first + line, last)
-            _unpack_row(values, starts, codes, table, step, cols, row, own, line)
+            _unpack_row(values, starts, codes, table, width, cols, row, own, line)
         for line in range(0, _HEIGHT, 4):
             for item in range(0, x.shape[0], ITEMS):
                 _dot_tile(own, line, x, y, first, last, item)
 
 
 @njit(parallel=True, **_JIT)
-def unpack_rows(values, starts, codes, table, step, cols, start, stop, panel):  # type: ignore[no-untyped-def]
-    """panel[:stop-start] (., 16*ceil(cols/16)) = rows start .. stop-1 of S."""
+def unpack_rows(values, starts, codes, table, width, cols, start, stop, panel):  # type: ignore[no-untyped-def]
+    """panel[:stop-start] (., 64*ceil(cols/64)) = rows start .. stop-1 of S."""
     for place in prange(stop - start):
         line = np.intp(place)
-        _unpack_row(values, starts, codes, table, step, cols, start + line, panel, line)
+        _unpack_row(values, starts, codes, table, width, cols, start + line, panel, line)
 
 
 @njit(parallel=True, **_JIT)
@@ -239,8 +238,8 @@ def count_rows(bitmap, counts):  # type: ignore[no-untyped-def]
     for place in prange(rows):
         row = np.intp(place)
         total = 0
-        for pair in range(width // 2):
-            total += ones(load_bits(bitmap, row * width + 2 * pair))
-        if width % 2:
-            total += ones(bitmap[row, width - 1])
+        for word in range(width // 8):
+            total += ones(load_word(bitmap, row * width + 8 * word))
+        for byte in range(width // 8 * 8, width):
+            total += ones(bitmap[row, byte])
         counts[row] = total
