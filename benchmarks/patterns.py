@@ -13,6 +13,7 @@ import argparse
 import time
 from datetime import date
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -39,16 +40,18 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
     calibration, texts, chars = MODELS[name]
     chars = args.max_chars or chars
     settings = {
-        f"{method}-{pattern.replace(':', 'of')}": PruneConfig(
+        label(method, pattern, seed): PruneConfig(
             calibration=str(args.data_dir / calibration),
             method=method,
             pattern=pattern,
             block_size=BLOCK,
             seq_len=256,
             samples=args.samples,
+            seed=seed,
         )
         for pattern in PATTERNS
         for method in METHODS
+        for seed in range(args.seeds if method == "armor" else 1)
     }
     rows = compare(
         str(args.models_dir / name),
@@ -62,9 +65,15 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {
         "max_chars": chars,
         "samples": args.samples,
+        "seeds": args.seeds,
         "block": BLOCK,
         "rows": [row.to_dict() for row in rows],
     }
+
+
+def label(method: str, pattern: str, seed: int = 0) -> str:
+    """The name of a run, and of its folder."""
+    return f"{method}-{pattern.replace(':', 'of')}" + (f"-seed{seed}" if seed else "")
 
 
 def sweep_times() -> list[dict[str, Any]]:
@@ -100,7 +109,10 @@ def sweep_times() -> list[dict[str, Any]]:
 
 
 def quality_table(model: dict[str, Any]) -> list[str]:
-    """Perplexity by pattern and method, and armor's share of the best baseline's gap to dense."""
+    """Perplexity by pattern and method, and armor's share of the best baseline's gap to dense.
+
+    Armor's is the mean over its seeds.
+    """
     rows = {row["label"]: row for row in model["rows"]}
     lines = []
     for text, dense in rows["dense"]["perplexity"].items():
@@ -108,12 +120,16 @@ def quality_table(model: dict[str, Any]) -> list[str]:
         lines += ["", f"{text}, dense {dense:.4g}:", ""]
         lines += [f"| pattern | {heads} | gap left | linears of dense |", "|---|" + "---|" * 6]
         for pattern in PATTERNS:
-            own = [rows[f"{method}-{pattern.replace(':', 'of')}"] for method in METHODS]
+            own = [rows[label(method, pattern)] for method in METHODS]
             values = [row["perplexity"][text] for row in own]
+            names = [label("armor", pattern, seed) for seed in range(model["seeds"])]
+            seeds = [rows[name]["perplexity"][text] for name in names]
+            values[-1] = mean(seeds)
             left = (values[-1] - dense) / (min(values[:-1]) - dense)
             size = own[-1]["linear_bytes"] / own[-1]["dense_linear_bytes"]
             cells = " | ".join(f"{value:.4g}" for value in values)
-            lines.append(f"| {pattern} | {cells} | {left:.1%} | {size:.3f} |")
+            span = f" [{min(seeds):.4g}, {max(seeds):.4g}]"
+            lines.append(f"| {pattern} | {cells}{span} | {left:.1%} | {size:.3f} |")
     return lines
 
 
@@ -141,7 +157,8 @@ def page(found: dict[str, Any]) -> str:
         lines += ["", f"## {name}", "", _about(model)]
         lines += [
             f"The first {model['max_chars']:,} characters of each text; {model['samples']}"
-            " calibration windows.",
+            f" calibration windows. armor: mean and [range] over {model['seeds']} seeds, which draw"
+            " the windows.",
             *quality_table(model),
         ]
     if "sweep" in found:
@@ -169,6 +186,7 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="time the sweeps instead")
     parser.add_argument("--max-chars", type=int, help="of each text, for all models")
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3, help="of armor")
     parser.add_argument("--work", type=Path, default=Path("build/patterns"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
