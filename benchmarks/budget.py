@@ -7,7 +7,7 @@ layer takes none so large) and, at the bytes that this takes, with `size`; sever
 calibration windows. Measured are perplexity and the divergence from the dense model's predictions,
 which tells where perplexity does not: an undertrained model may gain by being pruned. Every
 finished run is in benchmarks/results/budget.json and is not done again; budget.md has all of them,
-docs/images/budget.png the curves.
+docs/images/budget.png the gains.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from common import COLOURS, HERE, RESULTS, machine, plt, revision, use_threads, versions
+from common import COLOURS, HERE, RESULTS, figure, machine, plt, revision, use_threads, versions
+from matplotlib.ticker import PercentFormatter
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PruneConfig
@@ -53,8 +54,8 @@ CASES = (
     Case("wide-llama", "stories", (16,)),
     Case("wide-llama", "wiki", (16,)),
 )
-#: What is measured on each text: entries of a run, with the heading.
-MEASURES = {"perplexity": "perplexity", "kl": "KL from dense, nats/token"}
+#: What is measured on each text: entries of a run.
+MEASURES = ("perplexity", "kl", "same_top1")
 
 
 def uniform(folder: Path, block: int) -> tuple[dict[str, Any], float]:
@@ -100,7 +101,7 @@ def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) 
     for name, text in TEXTS.items():
         found = work.perplexity(str(args.shared / text), WINDOW, args.max_chars)
         found = {"kl": 0.0, "same_top1": 1.0} | found  # of the dense model from itself
-        for measure in (*MEASURES, "same_top1"):
+        for measure in MEASURES:
             row.setdefault(measure, {})[name] = found[measure]
     return row | {"revision": revision()}
 
@@ -158,45 +159,40 @@ def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def draw(runs: dict[str, Any], path: Path) -> None:
-    """Perplexity and divergence against size: one block everywhere, and chosen blocks."""
-    panels = [(text, measure) for text in TEXTS for measure in MEASURES]
-    size = (3.2 * len(panels), 2.6 * len(CASES))
-    drawing, grid = plt.subplots(
-        len(CASES), len(panels), figsize=size, layout="constrained", squeeze=False
-    )
-    styles = {
-        "uniform": ("one block for every layer", COLOURS["adam"], "s"),
-        "size": ("chosen for the size", COLOURS["exact"], "o"),
-    }
-    for line, case in zip(grid, CASES, strict=True):
-        for axes, (text, measure) in zip(line, panels, strict=True):
-            for kind, (label, colour, marker) in styles.items():
-                means = []
-                for block in case.blocks:
-                    if not (rows := rows_of(runs, case, block, kind)):
-                        continue
-                    points = [(row["size"], row[measure][text]) for row in rows]
-                    axes.plot(*zip(*points, strict=True), marker, color=colour, ms=3, alpha=0.5)
-                    means.append((points[0][0], mean(y for _, y in points)))
-                line_of = zip(*means, strict=True) if means else ()
-                axes.plot(*line_of, marker=marker, color=colour, label=label)
-            for row in rows_of(runs, case, 0, "dense"):
-                axes.axhline(
-                    row[measure][text], color=COLOURS["dense"], linestyle="--", label="dense"
-                )
-            axes.set_title(
-                f"{case.model} calibrated on {case.domain}: {text}"
-                + ("" if text == case.domain else " (another domain)"),
-                fontsize=8,
-            )
-            axes.grid(True, color="#dddddd", linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(labelsize=8)
-            axes.set_xlabel("size, share of dense", fontsize=8)
-            axes.set_ylabel(MEASURES[measure], fontsize=8)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-    drawing.savefig(path, dpi=100)
+    """Divergence from the dense model with chosen blocks, over that with one block everywhere."""
+    bars = [
+        (f"{case.model}\non {case.domain}\nsize {uniform_rows[0]['size']:.3f}", case.domain, ratios)
+        for case in CASES
+        for block in case.blocks
+        if (uniform_rows := rows_of(runs, case, block, "uniform"))
+        and (chosen := rows_of(runs, case, block, "size"))
+        for ratios in [
+            {
+                text: mean(r["kl"][text] for r in chosen)
+                / mean(r["kl"][text] for r in uniform_rows)
+                for text in TEXTS
+            }
+        ]
+    ]
+    drawing, axes = figure()
+    for offset, same, label in (
+        (-0.2, True, "text of the calibration's domain"),
+        (0.2, False, "text of another domain"),
+    ):
+        heights = [
+            next(ratio for text, ratio in ratios.items() if (text == domain) == same)
+            for _, domain, ratios in bars
+        ]
+        places = [place + offset for place in range(len(bars))]
+        colour = COLOURS["exact" if same else "other"]
+        drawn = axes.bar(places, heights, 0.36, color=colour, label=label)
+        axes.bar_label(drawn, fmt="{:.0%}", fontsize=8)
+    axes.axhline(1, color=COLOURS["adam"], linestyle="--", label="one block for every layer")
+    axes.set_xticks(range(len(bars)), [name for name, *_ in bars], fontsize=8)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylabel("KL from dense, chosen over uniform")
+    drawing.legend(fontsize=8, loc="outside upper center", ncols=3)
+    drawing.savefig(path, dpi=120)
     plt.close(drawing)
 
 
