@@ -150,3 +150,20 @@ def test_two_workers_give_the_same_bytes(source: Path, text: Path, tmp_path: Pat
         armor.prune(source, settings(text), tmp_path / str(workers), workers=workers)
     one, two = ((tmp_path / str(n) / "model.safetensors").read_bytes() for n in (1, 2))
     assert one == two
+
+
+@MOE
+def test_a_size_chooses_for_experts_and_the_head(
+    family: Any, tokenizer: Any, text: Path, tmp_path: Path
+) -> None:
+    family.model(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    config = settings(text, block_size=None, size=0.9, lm_head=True)
+    result = armor.prune(tmp_path / "source", config, tmp_path / "out")
+    harms = json.loads((tmp_path / "out" / "armor_run.json").read_text())["budget"]["harms"]
+    experts = {plan.name for plan in result.plans if "experts" in plan.name}
+    assert len(experts) == 24
+    assert experts | {"lm_head"} <= harms.keys()
+    for own in harms.values():
+        assert all(harm > 0 for harm in own.values())
+        assert sorted(own, key=int) == sorted(own, key=lambda block: -own[block])
