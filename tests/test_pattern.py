@@ -4,6 +4,7 @@ from math import comb
 
 import pytest
 
+from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.pattern import Pattern
 
@@ -31,8 +32,14 @@ def test_a_share_of_all_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "4:2", "4:4", "0:4", "2:3", "8:16", "100%", "0%", "0.5", "2:4 "]
+    "text", ["", "4:2", "4:4", "0:4", "2:3", "8:16", "100%", "0%", "0.5", "2:4 ", "5٣%"]
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ArmorError, match="unknown pattern"):
         Pattern.parse(text)
+
+
+@pytest.mark.parametrize("value", [None, 0.5, 2, ("2:4",)])
+def test_a_pattern_is_a_text(value: object) -> None:
+    with pytest.raises(ArmorError, match="a pattern is a text"):
+        PruneConfig(pattern=value)  # type: ignore[arg-type]

@@ -28,11 +28,13 @@ class Pattern:
     @classmethod
     def parse(cls, text: str) -> Pattern:
         """``"4:8"`` or ``"50%"``; raises `ArmorError` on anything else."""
+        if not isinstance(text, str):
+            raise ArmorError(f"a pattern is a text, such as '2:4' or '50%', not {text!r}")
         if found := re.fullmatch(r"([1-7]):([248])", text):
             kept, group = int(found[1]), int(found[2])
             if kept < group:
                 return cls(kept, group)
-        elif (found := re.fullmatch(r"([1-9]\d?)%", text)) is not None:
+        elif (found := re.fullmatch(r"([1-9][0-9]?)%", text)) is not None:
             return cls(0, 0, int(found[1]))
         raise ArmorError(
             f"unknown pattern {text!r}; valid: N of every 2, 4 or 8 entries, such as 2:4 and 4:8,"

@@ -47,6 +47,16 @@ def test_a_layer_that_would_not_shrink_stays_dense() -> None:
     assert "1.56x dense" in plan[0].note
 
 
+@pytest.mark.parametrize(("percent", "dense"), [(6, True), (7, False)])
+def test_without_wrappers_a_layer_may_not_shrink_either(percent: int, dense: bool) -> None:
+    """The bitmap alone takes a sixteenth of 16-bit weights."""
+    config = PruneConfig(
+        method="wanda", overrides={"q": {"pattern": f"{percent}%"}, "up": {"pattern": "50%"}}
+    )
+    plan, _ = make_plan({"q": (640, 640), "up": (640, 640)}, config)
+    assert (plan.dense, plan.note) == (dense, "6% would be 1.00x dense" if dense else "")
+
+
 def test_globs() -> None:
     plans = make_plan(SHAPES, PruneConfig(include=("layers.0.*",), exclude=("*.up",), block_size=8))
     assert [plan.name for plan in plans if not plan.dense] == ["layers.0.q"]

@@ -96,9 +96,11 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     )
     if plan.method:
         plan = replace(plan, note=f"{method}, by the recipe")
-    if method != "armor":
-        return plan
     parsed = Pattern.parse(pattern)
+    if method != "armor":
+        if (size := packed_size(shape, None, itemsize, parsed)) >= 1.0:
+            return LayerPlan(name, shape, dense=True, note=f"{pattern} would be {size:.2f}x dense")
+        return plan
     block, note = rules.get("block", config.block_size), ""
     if config.size is not None and "block" not in rules:
         if blocks := candidates(shape, itemsize, parsed):
