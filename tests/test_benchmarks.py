@@ -149,3 +149,18 @@ def test_ablation_names_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
     assert key(CASES[0], {}) != key(CASES[1], {})
     keys = {key(CASES[0], changes) for rows in sweep().values() for changes in rows}
     assert {key(CASES[0], {}), key(CASES[0], PRESETS["paper"])} <= keys
+
+
+def test_runtime_patterns_counts_memory_and_names_backends(tmp_path: Path) -> None:
+    options = ["--shape", "64x128", "--block", "16", "--batches", "1,3", "--repeats", "1"]
+    done = run("runtime_patterns.py", *options, "--patterns", "4:8,50%", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "runtime_patterns.json").read_text())["rows"]
+    assert len(rows) == 2 * 2 * 2
+    for row in rows:
+        assert row["backend"] == "cpu"
+        assert min(row["dense"], row["armor"], row["reference"]) > 0
+        if row["pattern"] == "4:8":
+            bits = 16 if row["dtype"] == "bfloat16" else 32
+            wrappers = (64 + 128) * 16 / (64 * 128)
+            assert row["weight_share"] == pytest.approx(0.5 + 7 / 8 / bits + wrappers)

@@ -17,6 +17,7 @@ from armor.bench.timing import interleaved
 from armor.checkpoint.format import LayerSpec
 from armor.cli import app
 from armor.errors import ArmorError
+from armor.pattern import Pattern
 
 CPU = torch.device("cpu")
 
@@ -39,10 +40,12 @@ def test_shapes_of_a_checkpoint_are_distinct() -> None:
         "model.layers.0.q_proj": LayerSpec((64, 64), 16),
         "model.layers.0.up_proj": LayerSpec((172, 64), 4),
         "model.layers.1.q_proj": LayerSpec((64, 64), 16),
+        "model.layers.2.q_proj": LayerSpec((64, 64), 16, Pattern(4, 8)),
     }
     assert checkpoint_shapes(layers) == [
         Shape("q_proj", 64, 64, 16),
         Shape("up_proj", 172, 64, 4),
+        Shape("q_proj 4:8", 64, 64, 16, Pattern(4, 8)),
     ]
 
 
@@ -87,6 +90,16 @@ def test_bytes_and_flops(rows: list[Measured]) -> None:
     assert plain.cost == Cost(plain.weight_bytes + moved, 5 * weights)
     assert armor.cost == Cost(armor.weight_bytes + moved, 5 * weights + 2 * 5 * wrappers)
     assert (dense.backend, plain.backend, armor.backend) == ("torch", "cpu", "cpu")
+
+
+@pytest.mark.parametrize(("pattern", "positions"), [("4:8", 7 / 8), ("1:4", 1 / 2), ("50%", 1)])
+def test_other_patterns(pattern: str, positions: float) -> None:
+    shape = parse_shapes("64x128", 16, Pattern.parse(pattern))[0]
+    dense, plain, armor = measure_shape(shape, [1], torch.bfloat16, CPU, repeats=1)
+    kept = 64 * 128 * shape.pattern.density
+    assert plain.cost == Cost(2 * kept + 64 * 128 * positions / 8 + 2 * (64 + 128), 2 * kept)
+    assert (dense.backend, plain.backend, armor.backend) == ("torch", "cpu", "cpu")
+    assert plain.to_dict(Peaks(1.0, 1.0))["pattern"] == pattern
 
 
 def invented(seconds: dict[str, float], batch: int = 1) -> list[Measured]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +16,17 @@ from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
 from armor.linear import ArmorLinear, held_bytes
 from armor.packed import PackedLayer
+from armor.pattern import TWO_OF_FOUR
 from armor.runtime.frontend import choose
-from armor.sparsity import packed_shapes
+from armor.sparsity import nm_mask, packed_shapes
+from armor.sparsity import pack as pack_core
 
 # Copies of the weights take turns until they are more than the caches hold: a decoding model
 # never finds a layer's weights in a cache.
 _WORKING_SET = 2**28
 _MOST_COPIES = 16
 _NIBBLES = (0b0100, 0b1000, 0b1100, 0b1001, 0b1101, 0b1110)  # two ascending positions
-CONTENDERS = ("dense", "2:4", "ARMOR")
+CONTENDERS = ("dense", "2:4", "ARMOR")  # "2:4": the core alone, also where its pattern is another
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Measured:
             "out_features": self.shape.out_features,
             "in_features": self.shape.in_features,
             "block": self.shape.block if self.contender == "ARMOR" else None,
+            "pattern": None if self.contender == "dense" else str(self.shape.pattern),
             "batch": self.batch,
             "contender": self.contender,
             "backend": self.backend,
@@ -79,8 +84,8 @@ def measure_shape(
     plain = shape._replace(block=None)
     groups: dict[str, list[nn.Linear] | list[ArmorLinear]] = {
         "dense": [_dense_layer(weight) for _ in range(copies)],
-        "2:4": [random_layer(plain, dtype, device) for _ in range(copies)],
-        "ARMOR": [random_layer(shape, dtype, device) for _ in range(copies)],
+        "2:4": _random_layers(plain, dtype, device, copies),
+        "ARMOR": _random_layers(shape, dtype, device, copies),
     }
     found = []
     for batch in batches:
@@ -120,31 +125,53 @@ def random_layer(
     shape: Shape, dtype: torch.dtype, device: torch.device, pack: bool = True
 ) -> ArmorLinear:
     """A packed layer of random numbers at random positions; `pack`: prepared for its backend."""
-    values, indices = packed_shapes(shape.out_features, shape.in_features)
-    nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
+    pattern, size = shape.pattern, (shape.out_features, shape.in_features)
 
     def random(*size: int) -> Tensor:
         return torch.randn(size, device=device).to(dtype)
 
-    low, high = (nibbles[torch.randint(6, indices, device=device)] for _ in range(2))
+    if pattern == TWO_OF_FOUR:
+        values, indices = packed_shapes(*size)
+        nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
+        low, high = (nibbles[torch.randint(6, indices, device=device)] for _ in range(2))
+        core = random(*values), low | high << 4
+    else:
+        scores = torch.rand(size, device=device)
+        if pattern.is_unstructured:
+            mask = scores < pattern.density
+        else:
+            mask = nm_mask(scores, pattern.kept, pattern.group)
+        core = pack_core(random(*size), mask, pattern)
     left = right = None
     if shape.block is not None:
         left = random(-(-shape.out_features // shape.block), shape.block, shape.block)
         right = random(-(-shape.in_features // shape.block), shape.block, shape.block)
-    packed = PackedLayer(shape.in_features, random(*values), low | high << 4, left, right)
+    packed = PackedLayer(shape.in_features, *core, left, right, pattern)
     module = ArmorLinear.from_packed(packed)
     if pack:
         module.prepare()
     return module
 
 
+def _random_layers(
+    shape: Shape, dtype: torch.dtype, device: torch.device, count: int
+) -> list[ArmorLinear]:
+    """Layers of the same random numbers, each in memory of its own."""
+    first = random_layer(shape, dtype, device, pack=False)
+    layers = [first, *(deepcopy(first) for _ in range(count - 1))]
+    for layer in layers:
+        layer.prepare()
+    return layers
+
+
 def _cost(shape: Shape, batch: int, dtype: torch.dtype, contender: str) -> Cost:
     out, into, item = shape.out_features, shape.in_features, dtype.itemsize
-    weights, products = out * into, out * into
-    size = weights * item
+    products = out * into
+    size = products * item
     if contender != "dense":
-        products = weights // 2
-        size = products * item + weights // 8
+        values, indices = packed_shapes(out, into, shape.pattern)
+        products = prod(values)
+        size = products * item + prod(indices)
     if contender == "ARMOR" and shape.block is not None:
         wrappers = (out + into) * shape.block
         size += wrappers * item
@@ -156,7 +183,7 @@ def _backend(module: nn.Module, batch: int, device: torch.device) -> str:
     if not isinstance(module, ArmorLinear):
         return "torch"
     shape, dtype = module.packed().shape, module.core_values.dtype
-    return choose(shape, dtype, device, batch, module.is_packed)
+    return choose(shape, dtype, device, batch, module.is_packed, module.pattern)
 
 
 def _peak(module: nn.Module, x: Tensor) -> int | None:

@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 from armor.checkpoint.format import LayerSpec
 from armor.errors import ArmorError
+from armor.pattern import TWO_OF_FOUR, Pattern
 
 
 class Shape(NamedTuple):
-    """A linear layer to measure: (out, in), and the wrapper block size (None: without)."""
+    """A linear layer to measure: (out, in), wrapper block size (None: without), core's pattern."""
 
     name: str
     out_features: int
     in_features: int
     block: int | None
+    pattern: Pattern = TWO_OF_FOUR
 
 
 # (out, in) of the linears of one decoder block, from the published config.json of each model.
@@ -35,7 +37,7 @@ MODELS: dict[str, dict[str, tuple[int, int]]] = {
 }
 
 
-def parse_shapes(text: str, block: int | None) -> list[Shape]:
+def parse_shapes(text: str, block: int | None, pattern: Pattern = TWO_OF_FOUR) -> list[Shape]:
     """``"4096x11008,llama-3-8b"`` -> shapes: OUTxIN or a name of `MODELS`, each with `block`.
 
     Raises `ArmorError` on anything else.
@@ -43,7 +45,8 @@ def parse_shapes(text: str, block: int | None) -> list[Shape]:
     found = []
     for part in text.split(","):
         if part in MODELS:
-            found += [Shape(f"{part} {name}", *size, block) for name, size in MODELS[part].items()]
+            sizes = MODELS[part].items()
+            found += [Shape(f"{part} {name}", *size, block, pattern) for name, size in sizes]
             continue
         numbers = part.split("x")
         if len(numbers) != 2 or not all(n.isdecimal() and 0 < int(n) < 2**20 for n in numbers):
@@ -52,14 +55,17 @@ def parse_shapes(text: str, block: int | None) -> list[Shape]:
                 f" {', '.join(MODELS)}"
             )
         out, into = (int(n) for n in numbers)
-        found.append(Shape(f"{out}x{into}", out, into, block))
+        found.append(Shape(f"{out}x{into}", out, into, block, pattern))
     return found
 
 
 def checkpoint_shapes(layers: Mapping[str, LayerSpec]) -> list[Shape]:
     """The distinct shapes among the pruned layers, each named by the first layer that has it."""
-    found: dict[tuple[tuple[int, int], int | None], Shape] = {}
+    found: dict[tuple[tuple[int, int], int | None, Pattern], Shape] = {}
     for name, spec in layers.items():
         short = name.rpartition(".")[2]
-        found.setdefault((spec.shape, spec.block), Shape(short, *spec.shape, spec.block))
+        if spec.pattern != TWO_OF_FOUR:
+            short += f" {spec.pattern}"
+        shape = Shape(short, *spec.shape, spec.block, spec.pattern)
+        found.setdefault((spec.shape, spec.block, spec.pattern), shape)
     return list(found.values())

@@ -37,6 +37,9 @@ def bench_command(
     block: Annotated[
         int, typer.Option(metavar="N", min=0, help="Wrapper block with --shapes, 0 for none.")
     ] = 128,
+    pattern: Annotated[
+        str, typer.Option(metavar="N:M|P%", help="Of the cores with --shapes, such as 4:8 or 50%.")
+    ] = "2:4",
     dtype: Annotated[
         str, typer.Option(metavar="auto|float32|bfloat16|float16", help="auto: as on disk.")
     ] = "auto",
@@ -62,7 +65,7 @@ def bench_command(
         Path | None, typer.Option(metavar="FILE", help="Draw speed over batch into this PNG.")
     ] = None,
 ) -> None:
-    """Time dense, plain 2:4 and ARMOR side by side, and say where ARMOR is slower.
+    """Time dense, the sparse core alone and ARMOR side by side, and say where ARMOR is slower.
 
     With DIR the shapes are those of its pruned layers, and the whole model is timed end to end.
     Weights are random and take turns, so that no cache holds them. On a GPU, CUDA graphs are timed.
@@ -76,8 +79,8 @@ def bench_command(
     if (folder is None) == (shapes is None):
         raise ArmorError("say what to time: a folder armor prune wrote, or --shapes OUTxIN,...")
     _run(
-        folder, shapes, _batches(batches), block or None, dtype, device, threads, repeats,
-        prompt, tokens, json, plot,
+        folder, shapes, _batches(batches), block or None, pattern, dtype, device, threads,
+        repeats, prompt, tokens, json, plot,
     )  # fmt: skip
 
 
@@ -86,6 +89,7 @@ def _run(
     shapes: str | None,
     batches: list[int],
     block: int | None,
+    pattern: str,
     dtype: str,
     device: str,
     threads: int | None,
@@ -108,6 +112,7 @@ def _run(
     from armor.checkpoint.reader import Checkpoint
     from armor.cli.evaluate import chosen_device
     from armor.hf.load import load
+    from armor.pattern import Pattern
     from armor.runtime import backends
 
     where = torch.device(chosen_device(device))
@@ -117,7 +122,7 @@ def _run(
         model = load(folder, dtype=_dtype(dtype) or "auto").to(where)
         kind = next(iter(model.parameters())).dtype if dtype == "auto" else _dtype(dtype)
     else:
-        chosen = parse_shapes(shapes or "", block)
+        chosen = parse_shapes(shapes or "", block, Pattern.parse(pattern))
         kind = _dtype(dtype) or (torch.bfloat16 if where.type == "cuda" else torch.float32)
     assert kind is not None
     if threads is not None:
@@ -188,13 +193,14 @@ def _layer_table(rows: list[Measured], peaks: Peaks) -> Table:
     from rich.table import Table
 
     from armor.bench.report import speedups
+    from armor.pattern import TWO_OF_FOUR
 
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("layer", overflow="fold")
     for title in (
         "batch",
         "dense\nms",
-        "2:4\nms",
+        f"{'2:4' if all(row.shape.pattern == TWO_OF_FOUR for row in rows) else 'core'}\nms",
         "ARMOR\nms",
         "speed-up",
         "GB/s",
