@@ -41,11 +41,15 @@ def test_shapes_of_a_checkpoint_are_distinct() -> None:
         "model.layers.0.up_proj": LayerSpec((172, 64), 4),
         "model.layers.1.q_proj": LayerSpec((64, 64), 16),
         "model.layers.2.q_proj": LayerSpec((64, 64), 16, Pattern(4, 8)),
+        "model.layers.3.q_proj": LayerSpec((64, 64), 8),  # as a size for the whole chooses
+        "model.layers.4.q_proj": LayerSpec((32, 64), 8),
     }
     assert checkpoint_shapes(layers) == [
         Shape("q_proj", 64, 64, 16),
         Shape("up_proj", 172, 64, 4),
         Shape("q_proj 4:8", 64, 64, 16, Pattern(4, 8)),
+        Shape("q_proj block 8", 64, 64, 8),
+        Shape("q_proj block 8 32x64", 32, 64, 8),
     ]
 
 

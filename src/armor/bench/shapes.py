@@ -60,12 +60,23 @@ def parse_shapes(text: str, block: int | None, pattern: Pattern = TWO_OF_FOUR) -
 
 
 def checkpoint_shapes(layers: Mapping[str, LayerSpec]) -> list[Shape]:
-    """The distinct shapes among the pruned layers, each named by the first layer that has it."""
+    """The distinct shapes among the pruned layers, each named by the first layer that has it.
+
+    No two names are alike: results go by them.
+    """
     found: dict[tuple[tuple[int, int], int | None, Pattern], Shape] = {}
+    names: set[str] = set()
     for name, spec in layers.items():
+        key = (spec.shape, spec.block, spec.pattern)
+        if key in found:
+            continue
         short = name.rpartition(".")[2]
         if spec.pattern != TWO_OF_FOUR:
             short += f" {spec.pattern}"
-        shape = Shape(short, *spec.shape, spec.block, spec.pattern)
-        found.setdefault((spec.shape, spec.block, spec.pattern), shape)
+        rows, cols = spec.shape
+        for more in (f" block {spec.block or 'none'}", f" {rows}x{cols}"):
+            if short in names:
+                short += more
+        names.add(short)
+        found[key] = Shape(short, *spec.shape, spec.block, spec.pattern)
     return list(found.values())
