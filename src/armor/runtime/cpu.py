@@ -31,7 +31,7 @@ _NONE = torch.empty(0, 0, 0)
 
 
 def is_available() -> Verdict:
-    """Needs a little-endian machine: 4 bytes of indices are read as one number."""
+    """Needs a little-endian machine: 4 or 8 bytes of indices are read as one number."""
     if sys.byteorder != "little":
         return Verdict("the machine is big-endian")
     return YES

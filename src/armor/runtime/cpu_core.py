@@ -32,16 +32,15 @@ def core_arrays(layer: PackedLayer) -> tuple[Any, Any, Any, Any, int, int]:
         ArmorError: the bitmap of an unstructured core says another number of values than it has.
     """
     pattern, values, indices = layer.pattern, layer.core_values, as_array(layer.core_indices)
-    starts = np.zeros(layer.shape[0] + 1, np.intp)
     flat = as_array(values.flatten())
     if pattern.is_unstructured:
+        starts = np.zeros(layer.shape[0] + 1, np.intp)
         cpu_expand.count_rows(indices, starts[1:])
         np.cumsum(starts, out=starts)
         if starts[-1] != len(flat):
             raise ArmorError(f"the bitmap keeps {starts[-1]} values, but there are {len(flat)}")
         return flat, starts, indices, None, 8, layer.in_features
-    starts[1:] = values.shape[1]
-    np.cumsum(starts, out=starts)
+    starts = np.arange(layer.shape[0] + 1, dtype=np.intp) * values.shape[1]
     groups = -(-layer.in_features // pattern.group)
     width = 8 // pattern.group * codes.bits(pattern)
     return flat, starts, indices, _masks(pattern), width, groups * pattern.group
