@@ -23,6 +23,7 @@ from quality import MODELS
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PruneConfig
 from armor.evaluate.compare import compare
+from armor.evaluate.measure import Measurement
 from armor.factorize.core import sweep, sweep_masks
 from armor.factorize.masks import group_of, mask_of, masks_of
 from armor.pattern import TWO_OF_FOUR, Pattern
@@ -62,13 +63,26 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
         max_chars=chars,
     )
     print(*(f"{row.label} {row.perplexity}" for row in rows), sep="\n", flush=True)
+    dense = str(args.models_dir / name)
     return {
         "max_chars": chars,
         "samples": args.samples,
         "seeds": args.seeds,
         "block": BLOCK,
         "rows": [row.to_dict() for row in rows],
+        "kl": {
+            own: divergence(args.work / name / own, dense, args.data_dir / texts[0], chars)
+            for own in settings
+        },
     }
+
+
+def divergence(folder: Path, dense: str, text: Path, chars: int) -> float:
+    """Mean KL divergence from the dense model's predictions, nats a token."""
+    work = Measurement(str(folder), record=folder.with_suffix(".kl.json"), reference=dense)
+    kl: float = work.perplexity(str(text), 256, chars)["kl"]
+    print(folder.name, "kl", kl, flush=True)
+    return kl
 
 
 def label(method: str, pattern: str, seed: int = 0) -> str:
@@ -130,6 +144,14 @@ def quality_table(model: dict[str, Any]) -> list[str]:
             cells = " | ".join(f"{value:.4g}" for value in values)
             span = f" [{min(seeds):.4g}, {max(seeds):.4g}]"
             lines.append(f"| {pattern} | {cells}{span} | {left:.1%} | {size:.3f} |")
+    lines += ["", "KL divergence from the dense model, nats a token, on the first text:", ""]
+    lines += [f"| pattern | {' | '.join(METHODS)} |", "|---|" + "---|" * len(METHODS)]
+    for pattern in PATTERNS:
+        values = [model["kl"][label(method, pattern)] for method in METHODS]
+        seeds = [model["kl"][label("armor", pattern, seed)] for seed in range(model["seeds"])]
+        values[-1] = mean(seeds)
+        cells = " | ".join(f"{value:.4f}" for value in values)
+        lines.append(f"| {pattern} | {cells} [{min(seeds):.4f}, {max(seeds):.4f}] |")
     return lines
 
 
