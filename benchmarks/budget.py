@@ -128,7 +128,7 @@ def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
     lines = [
         "# Blocks by a size for the whole, against one block for every layer",
         "",
-        f"{about['machine']['cpu']}, {about['machine']['threads']} thread; on the first"
+        f"{about['machine']['cpu']}, 1 or 2 threads; on the first"
         f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens: perplexity,"
         " mean KL divergence from the dense model (nats a token) and share of equal top tokens."
         " Mean and [range] over the seeds that draw the calibration windows.",
