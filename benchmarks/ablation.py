@@ -21,7 +21,7 @@ from common import COLOURS, HERE, RESULTS, machine, plt, revision, use_threads, 
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PRESETS, PruneConfig
-from armor.evaluate.measure import Measurement
+from armor.evaluation.measure import Measurement
 from armor.run.prune import prune
 
 STORIES = "data/tinystories/tinystories_{}_sample.txt"

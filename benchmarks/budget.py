@@ -24,7 +24,7 @@ from matplotlib.ticker import PercentFormatter
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PruneConfig
-from armor.evaluate.measure import Measurement
+from armor.evaluation.measure import Measurement
 from armor.models.streamed import StreamedModel
 from armor.run.plan import candidates, packed_size
 from armor.run.prune import prune

@@ -21,12 +21,12 @@ from common import machine, revision, use_threads, versions
 from quality import MODELS
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
+from armor.compare.compare import compare
 from armor.config import PruneConfig
-from armor.evaluate.compare import compare
-from armor.evaluate.measure import Measurement
-from armor.factorize.core import sweep, sweep_masks
+from armor.evaluation.measure import Measurement
 from armor.factorize.masks import group_of, mask_of, masks_of
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.factorize.sweep import sweep, sweep_masks
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 HERE = Path(__file__).parent
 PATTERNS = ("2:4", "4:8", "50%")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from armor import baselines
 from armor.baselines.nowag import normalise
-from armor.calibrate.data import token_windows
 from armor.calibrate.moments import Moments
 from armor.calibrate.stream import observe
 from armor.config import PruneConfig
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
 from armor.run.solve import LayerInputs, make_problem
 from armor.run.streams import calls_of
+from armor.sparse.factors import Factors
+from armor.text.windows import token_windows
 
 
 @dataclass(frozen=True)

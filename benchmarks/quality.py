@@ -15,9 +15,10 @@ import torch
 from common import machine, revision, versions
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
+from armor.compare.compare import compare
+from armor.compare.labels import LABELS
+from armor.compare.row import Row
 from armor.config import PruneConfig
-from armor.evaluate.compare import Row, compare
-from armor.evaluate.labels import LABELS
 
 HERE = Path(__file__).parent
 STORIES = ("tinystories/tinystories_train_sample.txt", "tinystories/tinystories_valid_sample.txt")

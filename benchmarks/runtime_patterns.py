@@ -21,8 +21,8 @@ from armor.bench.layers import measure_shape, random_layer
 from armor.bench.shapes import Shape, parse_shapes
 from armor.bench.timing import interleaved
 from armor.checkpoint.jsonfile import write_json
-from armor.pattern import Pattern
 from armor.runtime import use
+from armor.sparse.pattern import Pattern
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CPU = torch.device("cpu")

@@ -32,8 +32,8 @@ from common import (
 from problems import Matrix, as_matrix, model_inputs
 
 from armor.factorize import adam, exact
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
+from armor.sparse.factors import Factors
 
 #: Key of a run, and what the plot calls it.
 SOLVERS = {

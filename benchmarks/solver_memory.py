@@ -21,8 +21,8 @@ from solver_gpu import random_layer
 
 from armor.baselines import nowag
 from armor.factorize import exact
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
+from armor.sparse.factors import Factors
 
 
 def resident() -> int:

@@ -22,8 +22,8 @@ from problems import Matrix, as_matrix, model_inputs
 from solver import without_noise
 
 from armor.factorize import exact
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
+from armor.sparse.factors import Factors
 
 #: Without noise as many more iterations are run, so that the seconds can be compared.
 LONGER = 2

@@ -6,7 +6,7 @@ For the launches of Llama-3-8B and Qwen2.5-14B (query, key and value together; g
 together; the output and down projections), 1 to 32 rows, bfloat16, blocks of 128. From the rule's
 tiling it changes one thing after the other and keeps what is faster, measured under CUDA graphs
 with weights that no cache holds; a tiling whose numbers differ from the rule's is not kept. Adds
-this GPU's entries to ``src/armor/runtime/tiles.json``.
+this GPU's entries to ``src/armor/runtime/triton/tiles.json``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from armor.bench.layers import random_layer
 from armor.bench.shapes import MODELS, Shape
 from armor.bench.timing import interleaved
 from armor.checkpoint.jsonfile import write_json
-from armor.packed import PackedLayer
-from armor.runtime import tiles, triton
-from armor.runtime.tiles import Product, Tiling
+from armor.runtime.triton import backend as triton
+from armor.runtime.triton import tiling as tiles
+from armor.runtime.triton.tiling import Product, Tiling
+from armor.sparse.layer import PackedLayer
 
 BLOCK = 128
 BATCHES = (1, 2, 4, 8, 16, 32)

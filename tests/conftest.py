@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 # Before torch and transformers load: no test may reach for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -47,3 +50,88 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no shared models in {folder}; set ARMOR_SHARED")
     return folder
+
+
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+output_type: multiple_choice
+test_split: test
+doc_to_text: {text}
+doc_to_choice: {choices}
+doc_to_target: {target}
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+WriteTask = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random blocks of width 32 over bytes, context 128."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write_task(tmp_path: Path) -> WriteTask:
+    """Writes a multiple-choice task ``NAME.yaml`` and its rows; returns the folder."""
+    folder = tmp_path / "tasks"
+
+    def write(
+        name: str,
+        rows: Sequence[dict[str, Any]],
+        text: str = '"{{ctx}}"',
+        choices: str = "choices",
+        target: str = "gold",
+    ) -> Path:
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{name}.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        task = TASK.format(name=name, file=file, text=text, choices=choices, target=target)
+        (folder / f"{name}.yaml").write_text(task, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def sums() -> list[dict[str, Any]]:
+    """Rows of a task: what is the sum of two digits?"""
+    return [
+        {"ctx": f"{a} + {b} =", "choices": [str(a + b), str(a * b + 3), "none"], "gold": a % 2}
+        for a in range(1, 5)
+        for b in range(1, 4)
+    ]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 
-from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
 from armor.linear import ArmorLinear
-from armor.packed import PackedLayer
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
 
 
 def random_factors(

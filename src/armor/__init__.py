@@ -15,8 +15,6 @@ imported.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from armor.hf.hook import register_when_imported
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from armor.checkpoint.inspect import inspect
     from armor.config import PruneConfig
     from armor.errors import ArmorError
-    from armor.evaluate.perplexity import evaluate
+    from armor.evaluation.perplexity import evaluate
     from armor.hf.load import load
     from armor.linear import ArmorLinear
     from armor.run.prune import prune
@@ -46,7 +44,7 @@ _HOMES = {
     "ArmorError": "armor.errors",
     "ArmorLinear": "armor.linear",
     "PruneConfig": "armor.config",
-    "evaluate": "armor.evaluate.perplexity",
+    "evaluate": "armor.evaluation.perplexity",
     "export_dense": "armor.checkpoint.export",
     "inspect": "armor.checkpoint.inspect",
     "load": "armor.hf.load",
@@ -64,18 +62,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-
-
-class _Package(ModuleType):
-    """Keeps ``armor.evaluate`` the function, whoever imports the subpackage of that name."""
-
-    @property
-    def evaluate(self) -> Any:
-        return __getattr__("evaluate")
-
-    @evaluate.setter
-    def evaluate(self, subpackage: ModuleType) -> None:
-        """The import system binds the subpackage here; it stays reachable by its full name."""
-
-
-sys.modules[__name__].__class__ = _Package

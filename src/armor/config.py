@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.recipe import check_description, check_overrides
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 METHODS = ("armor", "nowag", "wanda", "sparsegpt", "magnitude")
 OBJECTIVES = ("full", "diag")

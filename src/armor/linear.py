@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from armor import runtime
-from armor.factorize.factors import Factors
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.runtime.api import Arguments
 from armor.runtime.sharing import SharedInputs
-from armor.sparsity import packed_shapes
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import packed_shapes
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
 class ArmorLinear(nn.Module):
@@ -26,7 +26,7 @@ class ArmorLinear(nn.Module):
     Attributes:
         pattern: of S.
         core_values: (out, N*ceil(in/M)), kept values of S; flat where S is unstructured.
-        core_indices: uint8 (out, bytes of a row), their positions (`armor.sparsity.pack`).
+        core_indices: uint8 (out, bytes of a row), their positions (`armor.sparse.pack.pack`).
         left: A, (ceil(out/b), b, b), or None without wrappers.
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.

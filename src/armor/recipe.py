@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.pattern import Pattern
+from armor.sparse.pattern import Pattern
 
 #: What a recipe may say of the layers that a glob matches.
 RULES = ("skip", "method", "pattern", "block")

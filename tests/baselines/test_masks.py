@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from armor.baselines import BASELINES, magnitude, nowag, wanda
 from armor.baselines.nowag import normalise
 from armor.factorize.problem import Problem
-from armor.pattern import Pattern
+from armor.sparse.pattern import Pattern
 
 WEIGHT = torch.tensor([[4.0, -3.0, 2.0, 1.0], [1.0, 2.0, -3.0, 4.0]])
 

@@ -10,7 +10,7 @@ from armor.baselines import sparsegpt, wanda
 from armor.baselines.obs_block import prune_block, prune_block_torch
 from armor.errors import ArmorError
 from armor.factorize.problem import Problem
-from armor.pattern import Pattern
+from armor.sparse.pattern import Pattern
 
 
 def make_problem(rows: int, columns: int, seed: int = 0) -> Problem:

@@ -17,7 +17,7 @@ from armor.bench.timing import interleaved
 from armor.checkpoint.format import LayerSpec
 from armor.cli import app
 from armor.errors import ArmorError
-from armor.pattern import Pattern
+from armor.sparse.pattern import Pattern
 
 CPU = torch.device("cpu")
 

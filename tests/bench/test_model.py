@@ -7,9 +7,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from armor.bench.model import _dense, measure_model
-from armor.factorize.factors import Factors
 from armor.linear import ArmorLinear
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.masks import nm_mask
 
 
 def tiny() -> LlamaForCausalLM:

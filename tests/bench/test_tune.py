@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from armor.runtime import frontend, tiles
-from armor.runtime.tiles import Product, Tiling
+from armor.runtime import frontend
+from armor.runtime.triton import tiling as tiles
+from armor.runtime.triton.tiling import Product, Tiling
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(

@@ -11,11 +11,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from armor.checkpoint import assemble
-from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from armor.checkpoint import Checkpoint, assemble, check_output, check_source
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
+from armor.sparse.layer import PackedLayer
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 

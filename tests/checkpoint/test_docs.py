@@ -14,7 +14,7 @@ import torch
 
 from armor.checkpoint import assemble, read_layers
 from armor.checkpoint.format import RUN_FILE
-from armor.sparsity import valid_indices
+from armor.sparse.pack import valid_indices
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoint.md").read_text(encoding="utf-8")
 

@@ -87,7 +87,7 @@ def test_public_names() -> None:
         armor.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize("first", ["", "import armor.evaluate.compare; "])
+@pytest.mark.parametrize("first", ["", "import armor.compare.compare; "])
 def test_evaluate_is_the_function_whatever_was_imported(first: str) -> None:
     code = f"{first}from armor import evaluate; import armor; print(evaluate is armor.evaluate)"
     assert run(f"{code}; print(evaluate.__name__)") == "True\nevaluate\n"

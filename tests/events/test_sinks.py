@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from armor.checkpoint.records import LayerRecord
 from armor.cli.verbosity import set_verbosity
 from armor.errors import ArmorError
 from armor.events import JsonLines, Logger, Recorder, both
 from armor.events.logger import describe
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress
-from armor.run.solve import LayerRecord
 
 PLANS = [LayerPlan("a", (4, 8), 4), LayerPlan("b", (4, 4), dense=True, note="excluded")]
 RECORD = LayerRecord((4, 8), 4, 0.02, 0.1, None, True, [0.1, 0.02], 1.5, "", [0.5, 1.25])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from armor.checkpoint.records import LayerRecord
 from armor.errors import ArmorError
 from armor.events import Recorder, TensorBoard
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerRecord
 
 RECORD = LayerRecord((4, 8), 4, 0.02, 0.1, 0.05, True, [0.1, 0.02], 1.5, "", [0.5, 1.25])
 

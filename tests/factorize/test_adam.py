@@ -7,11 +7,11 @@ from torch import Tensor
 from armor.baselines import nowag
 from armor.factorize import adam
 from armor.factorize.adam import PATIENCE, factorize_adam
-from armor.factorize.factors import Factors
 from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.workspace import Workspace
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.masks import nm_mask
 
 
 def make_problem(rows: int, cols: int, full: bool) -> Problem:

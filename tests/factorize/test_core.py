@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from armor.errors import ArmorError
-from armor.factorize.core import (
+from armor.factorize.kernels import reference, triton
+from armor.factorize.masks import choice_of, mask_of
+from armor.factorize.sweep import (
     BACKENDS,
     default_backend,
     pair_inverses,
     sweep,
 )
-from armor.factorize.kernels import reference, triton
-from armor.factorize.masks import choice_of, mask_of
 
 
 def arguments() -> list[torch.Tensor]:

@@ -13,11 +13,11 @@ from armor.baselines import nowag, sparsegpt
 from armor.calibrate.targets import regularised
 from armor.factorize import exact
 from armor.factorize.exact import factorize
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.factorize.workspace import Workspace
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.masks import nm_mask
 
 
 def make_problem(

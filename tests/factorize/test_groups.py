@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from armor.factorize.core import pair_inverses
 from armor.factorize.groups import Groups, pick
 from armor.factorize.kernels.reference import PAIRS
+from armor.factorize.sweep import pair_inverses
 
 
 def make_groups(count: int = 50) -> Groups:

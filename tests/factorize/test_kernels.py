@@ -13,12 +13,12 @@ from numba import get_num_threads, set_num_threads
 from torch import Tensor
 
 from armor.baselines import nowag
-from armor.factorize import core
-from armor.factorize.core import pair_inverses, sweep
+from armor.factorize import sweep as core
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference, triton
 from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
+from armor.factorize.sweep import pair_inverses, sweep
 
 needs_triton = pytest.mark.skipif(not triton.is_available(), reason="triton is not installed")
 #: Where Triton runs; tests/conftest.py has it interpreted where there is no GPU.

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from armor.baselines import nowag, sparsegpt
-from armor.factorize.core import pair_inverses, sweep_masks
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference_masks
 from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of, masks_of, terms_of
 from armor.factorize.problem import Problem
-from armor.pattern import Pattern
+from armor.factorize.sweep import pair_inverses, sweep_masks
 from armor.run.threads import threads
+from armor.sparse.pattern import Pattern
 
 PATTERNS = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "7:8", "50%"]
 

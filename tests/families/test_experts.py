@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import armor
-from armor.calibrate.data import token_windows
 from armor.checkpoint.weights import read_weights
 from armor.config import PruneConfig
 from armor.models.experts import split_experts
 from armor.models.load import load_model
 from armor.models.routed import find_routed
 from armor.run.pipeline import Pipeline
+from armor.text.windows import token_windows
 
 pytestmark = pytest.mark.transformers_compat
 MOE = pytest.mark.parametrize("family", ["Mixtral", "Qwen3-MoE"], indirect=True)

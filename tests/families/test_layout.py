@@ -16,11 +16,11 @@ import armor
 from armor.checkpoint import assemble, export_dense
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
-from armor.factorize.factors import Factors
 from armor.models.layout import lay_out
 from armor.models.load import load_model
-from armor.packed import PackedLayer
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
 
 pytestmark = pytest.mark.transformers_compat
 IN_PARTS = pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from armor.checkpoint import assemble
 from armor.checkpoint.joined import Joined
-from armor.factorize.factors import Factors
-from armor.packed import PackedLayer
-from armor.pattern import Pattern
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
+from armor.sparse.pattern import Pattern
 
 RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
 

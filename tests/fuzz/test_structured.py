@@ -18,7 +18,7 @@ from armor.checkpoint.format import LayerSpec, from_metadata, short, to_metadata
 from armor.checkpoint.jsonfile import parse_json, read_json
 from armor.checkpoint.tensorfile import read_file
 from armor.errors import ArmorError
-from armor.pattern import Pattern
+from armor.sparse.pattern import Pattern
 
 BITS = {"F64": 64, "F32": 32, "I16": 16, "BF16": 16, "U8": 8, "BOOL": 8, "F4": 4}
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from armor.calibrate.stream import batches, observe, open_stream
 from armor.errors import ArmorError
-from armor.models.check import digest_weights
+from armor.models.digest import digest_weights
 from armor.models.streamed import StreamedModel
 
 pytestmark = pytest.mark.transformers_compat

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
 from armor.checkpoint.jsonfile import write_json
-from armor.evaluate.checkpoints import RESULTS
-from armor.evaluate.compare import Row, with_gaps
-from armor.pattern import Pattern
+from armor.compare.checkpoints import RESULTS
+from armor.compare.compare import with_gaps
+from armor.compare.row import Row
 from armor.report import name_comparison
+from armor.sparse.pattern import Pattern
 
 PERPLEXITY = {"dense": 2.175, "wanda": 25.4, "sparsegpt": 3.86, "armor-paper": 2.7, "armor": 2.308}
 DENSE_BYTES = 2_000_000

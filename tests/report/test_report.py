@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from armor.evaluate.compare import Row
+from armor.compare.row import Row
 from armor.report import collect, write_report
 
 

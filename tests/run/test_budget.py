@@ -22,7 +22,7 @@ from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.recipe import read_recipe
-from armor.run.budget import Choice, allocate
+from armor.run.allocate import Choice, allocate
 from armor.run.plan import candidates, make_plan
 from armor.run.prune import Progress
 from armor.run.store import store_folder
@@ -99,7 +99,8 @@ def test_the_harm_is_that_of_the_model(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sized: Settings
 ) -> None:
     """Block by block from the disk, against one backward pass through the whole model."""
-    from armor.run import measure, worker
+    from armor.run import size as measure
+    from armor.run import worker
 
     samples: dict[str, dict[str, torch.Tensor]] = {}
     windows: list[torch.Tensor] = []

@@ -31,7 +31,7 @@ KILLS = int(os.environ.get("ARMOR_CHAOS_KILLS", "25"))
 #: Imports once, then forks a run for each line it gets; answers with its process, then its status.
 NURSERY = """
 import json, os, sys
-import armor, armor.run.prune, armor.run.local
+import armor, armor.run.prune, armor.engines.local
 import transformers.models.llama.modeling_llama
 model, settings, out, workers = json.loads(sys.argv[1])
 for _ in sys.stdin:

@@ -13,16 +13,16 @@ import pytest
 
 import armor
 from armor.config import PruneConfig
+from armor.engines.job import Job
+from armor.engines.queue import JobQueue
 from armor.errors import ArmorError
-from armor.run.job import Job
 from armor.run.prune import Progress
-from armor.run.queue import JobQueue
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
 
 Workers = Callable[..., list[int]]
-SERVE = "armor.run.serve"
+SERVE = "armor.engines.local_worker"
 
 
 def test_two_workers_and_workers_that_die(

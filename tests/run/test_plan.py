@@ -4,8 +4,8 @@ import pytest
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.pattern import Pattern
 from armor.run.plan import choose_block, make_plan, overhead, packed_size
+from armor.sparse.pattern import Pattern
 
 SHAPES = {"layers.0.q": (64, 64), "layers.0.up": (172, 64), "layers.1.q": (64, 64)}
 

@@ -291,7 +291,7 @@ def test_activations_beyond_the_budget_lie_in_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from armor.run import engine
+    from armor.engines import engine
 
     written: list[Path] = []
     write = engine.write_file

@@ -8,12 +8,12 @@ import torch
 
 from armor.config import PruneConfig
 from armor.factorize.exact import factorize
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
 from armor.run import solve
 from armor.run.plan import LayerPlan
 from armor.run.solve import CertificateError, LayerInputs, solve_certified, solve_layer
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.masks import nm_mask
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])

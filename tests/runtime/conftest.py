@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.factorize.factors import Factors
 from armor.factorize.scaling import cast
-from armor.packed import PackedLayer
-from armor.pattern import Pattern
 from armor.runtime import reference
-from armor.sparsity import nm_mask
+from armor.sparse.factors import Factors
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
+from armor.sparse.pattern import Pattern
 
 
 @dataclass(frozen=True)

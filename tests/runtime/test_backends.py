@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 
 from armor.runtime import frontend, linear, use
-from armor.runtime.simd_bfloat16 import has_dot
+from armor.simd.bfloat16 import has_dot
 
 HALF = [torch.bfloat16, torch.float16]
 FLOATS = [torch.float32, *HALF]
@@ -80,7 +80,7 @@ def test_cpu_in_bfloat16_with_and_without_its_instructions(
 ) -> None:
     if dot and not has_dot():
         pytest.skip("this processor has none")
-    monkeypatch.setattr("armor.runtime.cpu.has_dot", lambda: dot)
+    monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: dot)
     call = make_call(*shape, 32, batch, torch.bfloat16, bias=True)
     with use("cpu"):
         call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))

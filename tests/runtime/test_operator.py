@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from armor.factorize.factors import Factors
 from armor.linear import ArmorLinear
-from armor.pattern import Pattern
 from armor.runtime import use
 from armor.runtime.operator import linear_operator
+from armor.sparse.factors import Factors
+from armor.sparse.pattern import Pattern
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
-from armor.pattern import Pattern
 from armor.runtime import backends, frontend, linear, use
-from armor.sparsity import unpack_mask
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import unpack_mask
+from armor.sparse.pattern import Pattern
 
 PATTERNS = ["4:8", "1:4", "3:4", "2:8", "7:8", "1:2", "1%", "50%", "99%"]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -60,7 +60,7 @@ def test_full_vectors_and_a_rest(make_call, pattern, batch, dtype) -> None:
 def test_bfloat16_without_the_processors_instructions(
     make_call, monkeypatch: pytest.MonkeyPatch, batch: int, pattern: str
 ) -> None:
-    monkeypatch.setattr("armor.runtime.cpu.has_dot", lambda: False)
+    monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: False)
     call = make_call(37, 352, 32, batch, torch.bfloat16, pattern=pattern)
     call.check(product(call))
 

@@ -11,12 +11,15 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from armor.linear import ArmorLinear, held_bytes
-from armor.runtime import compressed, linear, prepare, semi_structured, use
+from armor.runtime import linear, prepare, use
 from armor.runtime.api import linears
 from armor.runtime.backend import YES, Verdict
 from armor.runtime.frontend import backend
-from armor.runtime.places import learn
-from armor.sparsity import nm_mask, pack, unpack
+from armor.runtime.semi_structured import backend as semi_structured
+from armor.runtime.semi_structured import compressed
+from armor.runtime.semi_structured.places import learn
+from armor.sparse.masks import nm_mask
+from armor.sparse.pack import pack, unpack
 
 SHAPES = [(32, 64), (64, 128), (37, 53), (1, 3), (40, 172), (33, 60)]
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from armor.runtime import frontend, tiles, triton
-from armor.runtime.tiles import Product, Tiling
+from armor.runtime import frontend
+from armor.runtime.triton import backend as triton
+from armor.runtime.triton import tiling as tiles
+from armor.runtime.triton.tiling import Product, Tiling
 
 pytestmark = pytest.mark.skipif(
     not frontend.backend("triton").is_available(), reason="triton is not installed"
@@ -113,8 +115,8 @@ import torch, triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from armor.runtime.tiles import Product, by_rule
-from armor.runtime.triton_kernels import core_kernel
+from armor.runtime.triton.tiling import Product, by_rule
+from armor.runtime.triton.kernels import core_kernel
 
 unaligned = ("parts", "each", "batch", "end0", "end1", "tiles")
 for capability, placed in ((80, False), (90, False), (90, True)):

@@ -8,7 +8,7 @@ from armor.baselines.magnitude import magnitude
 from armor.baselines.nowag import nowag
 from armor.baselines.sparsegpt import sparsegpt
 from armor.baselines.wanda import wanda
-from armor.factorize.factors import Factors
+from armor.sparse.factors import Factors
 
 BASELINES: dict[str, Callable[..., Factors]] = {
     "magnitude": magnitude,

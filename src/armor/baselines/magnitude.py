@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from armor.baselines.select import select
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.factors import Factors
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
 def magnitude(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:

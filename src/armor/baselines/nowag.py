@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from armor.baselines.select import select
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.factors import Factors
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 EPSILON = 1e-5
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from armor.sparsity import nm_mask
+from armor.sparse.masks import nm_mask
 
 _TILE = 64  # rows a task: a (128, 64) float32 tile and its errors stay in the L2 cache
 

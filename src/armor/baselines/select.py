@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from armor.pattern import Pattern
-from armor.sparsity import nm_mask
+from armor.sparse.masks import nm_mask
+from armor.sparse.pattern import Pattern
 
 
 def select(scores: Tensor, pattern: Pattern) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 from armor.baselines.obs_block import prune_block
 from armor.baselines.select import largest
 from armor.errors import ArmorError
-from armor.factorize.factors import Factors
 from armor.factorize.problem import Problem
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.factors import Factors
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 LAZY_BLOCK = 128  # columns between two updates of the rest of the matrix, as in the paper

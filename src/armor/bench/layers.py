@@ -15,11 +15,12 @@ from armor.bench.roofline import Cost, Peaks
 from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
 from armor.linear import ArmorLinear, held_bytes
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR
 from armor.runtime.frontend import choose
-from armor.sparsity import nm_mask, packed_shapes
-from armor.sparsity import pack as pack_core
+from armor.sparse.layer import PackedLayer
+from armor.sparse.masks import nm_mask
+from armor.sparse.pack import pack as pack_core
+from armor.sparse.pack import packed_shapes
+from armor.sparse.pattern import TWO_OF_FOUR
 
 # Copies of the weights take turns until they are more than the caches hold: a decoding model
 # never finds a layer's weights in a cache.

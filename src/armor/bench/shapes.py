@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from armor.checkpoint.format import LayerSpec
 from armor.errors import ArmorError
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
 class Shape(NamedTuple):

@@ -19,8 +19,8 @@ from armor.checkpoint.sidecar import CONFIG, README, copy_sidecar, read_config
 from armor.checkpoint.tensorfile import StoredTensor, describe
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 WEIGHT = ".weight"
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
-from armor.sparsity import packed_shapes
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import packed_shapes
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 METHOD = "armor"
 FORMAT = 1

@@ -6,10 +6,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.budget import Budget
 from armor.checkpoint.format import FORMAT, LayerSpec, common_pattern
 from armor.checkpoint.jsonfile import number
 from armor.checkpoint.reader import Checkpoint
+from armor.checkpoint.size import Budget
 
 _NUMBERS = (
     *("loss", "nowag_loss", "sparsegpt_loss", "seconds"),

@@ -16,10 +16,10 @@ from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import read_config
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
-from armor.codes import bits, ones
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
-from armor.sparsity import valid_indices
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import valid_indices
+from armor.sparse.positions import bits, ones
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PIECE = 1 << 20

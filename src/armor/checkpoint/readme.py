@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from armor.checkpoint.format import LayerSpec
-from armor.pattern import counted
+from armor.sparse.pattern import counted
 
 _TEXT = """\
 **Run `import armor` before `from_pretrained`: without it transformers loads RANDOM weights.**

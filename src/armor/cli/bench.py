@@ -112,8 +112,8 @@ def _run(
     from armor.checkpoint.reader import Checkpoint
     from armor.cli.evaluate import chosen_device
     from armor.hf.load import load
-    from armor.pattern import Pattern
     from armor.runtime import backends
+    from armor.sparse.pattern import Pattern
 
     where = torch.device(chosen_device(device))
     model: Any = None
@@ -193,7 +193,7 @@ def _layer_table(rows: list[Measured], peaks: Peaks) -> Table:
     from rich.table import Table
 
     from armor.bench.report import speedups
-    from armor.pattern import TWO_OF_FOUR
+    from armor.sparse.pattern import TWO_OF_FOUR
 
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("layer", overflow="fold")

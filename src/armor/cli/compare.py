@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from armor.cli.recording import Board, Log
-from armor.evaluate.labels import LABELS, parse_methods
+from armor.compare.labels import LABELS, parse_methods
 
 
 def register(app: typer.Typer) -> None:

@@ -23,9 +23,9 @@ def demo_command(
     Needs no network. Example: [bold]armor demo[/bold]
     """
     from armor.cli.display import show_comparison
+    from armor.compare.labels import LABELS
     from armor.config import PruneConfig
     from armor.demo.text import calibration_text, evaluation_text, model_dir
-    from armor.evaluate.labels import LABELS
 
     calibration = (calibration_text(),)
     settings = {

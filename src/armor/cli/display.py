@@ -8,16 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from armor.calibrate.sources import Source
 from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import described, recording
 from armor.cli.table import GAP_NOTE, comparison_table
+from armor.compare.checkpoints import DENSE
+from armor.compare.compare import Windows, compare
+from armor.compare.row import Row
 from armor.config import PruneConfig
-from armor.evaluate.checkpoints import DENSE
-from armor.evaluate.compare import Row, Windows, compare
 from armor.events import both
 from armor.report import collect, name_comparison, write_report
 from armor.run.prune import Progress
+from armor.text.sources import Source
 
 #: The log of a comparison, in its folder.
 EVENTS = "events.jsonl"

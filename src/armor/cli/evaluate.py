@@ -10,8 +10,8 @@ import typer
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
-    from armor.evaluate.harness import TaskList
-    from armor.evaluate.tasks import TaskSpec
+    from armor.evaluation.harness import TaskList
+    from armor.evaluation.tasks import TaskSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -82,8 +82,8 @@ def evaluate_command(
     from armor.checkpoint.jsonfile import check_file
     from armor.cli.progress import WindowProgress
     from armor.cli.table import divergence_table, perplexity_table, task_table
-    from armor.evaluate.measure import Measurement
-    from armor.evaluate.tasks import parse_tasks
+    from armor.evaluation.measure import Measurement
+    from armor.evaluation.tasks import parse_tasks
 
     specs = parse_tasks(tasks, limit) if tasks else []
     texts = ppl or []
@@ -124,8 +124,8 @@ def evaluate_command(
 
 def check_text(text: str) -> None:
     """A bad file should not cost the wait for the model."""
-    from armor.calibrate.sources import read_text
-    from armor.evaluate.protocols import protocol_of
+    from armor.text.protocols import protocol_of
+    from armor.text.sources import read_text
 
     if not text.startswith("hf:") and protocol_of(text) is None:
         read_text(text)
@@ -137,7 +137,7 @@ def find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
         return None
     from rich.console import Console
 
-    from armor.evaluate.harness import TaskList
+    from armor.evaluation.harness import TaskList
 
     with Console(stderr=True).status("reading the list of tasks"):
         return TaskList(specs, task_dir)

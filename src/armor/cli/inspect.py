@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor.pattern import counted
+from armor.sparse.pattern import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

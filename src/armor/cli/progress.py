@@ -19,9 +19,9 @@ from rich.progress import (
     Progress as Bar,
 )
 
+from armor.checkpoint.records import LayerRecord
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress
-from armor.run.solve import LayerRecord
 
 
 class LayerProgress:

@@ -63,6 +63,6 @@ def beside(out: Path) -> Path:
 
 def described(config: PruneConfig) -> dict[str, Any]:
     """The config as a dict, with the calibration text by its name."""
-    from armor.calibrate.sources import describe
+    from armor.text.sources import describe
 
     return config.to_dict() | {"calibration": describe(config.calibration)}

@@ -12,9 +12,9 @@ from armor.cli.recording import Board, Log
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
+    from armor.compare.row import Row
     from armor.config import PruneConfig
-    from armor.evaluate.compare import Row
-    from armor.evaluate.harness import TaskList
+    from armor.evaluation.harness import TaskList
 
 METHODS = "sparsegpt,wanda,nowag,armor-paper,armor"
 #: A sample of SlimPajama, which the paper calibrates on.
@@ -88,12 +88,12 @@ def reproduce_command(
     from armor.cli.display import show_comparison
     from armor.cli.evaluate import check_text, chosen_device, find_tasks
     from armor.cli.prune import parse_block
-    from armor.evaluate.checkpoints import DENSE
-    from armor.evaluate.labels import parse_methods
-    from armor.evaluate.paper import published as figures
-    from armor.evaluate.paper import same_model
-    from armor.evaluate.sheet import Sheet
-    from armor.evaluate.tasks import parse_tasks
+    from armor.compare.checkpoints import DENSE
+    from armor.compare.labels import parse_methods
+    from armor.compare.paper import published as figures
+    from armor.compare.paper import same_model
+    from armor.compare.sheet import Sheet
+    from armor.evaluation.tasks import parse_tasks
     from armor.models.load import check_causal
 
     if what != "paper":
@@ -162,7 +162,7 @@ def _run_tasks(
     from rich.console import Console
 
     from armor.cli.table import task_table
-    from armor.evaluate.compare import measurement
+    from armor.compare.compare import measurement
 
     console = Console(highlight=False)
     for label in sheet.labels:
@@ -191,7 +191,7 @@ def _named(texts: list[str]) -> dict[str, str]:
 
 
 def _notes(theirs: Mapping[str, Any]) -> list[str]:
-    from armor.evaluate.paper import sources
+    from armor.compare.paper import sources
 
     notes = [
         "armor-paper: the paper's objective and targets, solved in closed form; armor: this "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
+    from armor.compare.row import Row
 
 
 def perplexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any, Protocol
 
+from armor.checkpoint.records import LayerRecord
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, peak_memory
-from armor.run.solve import LayerRecord
 
 #: Of the events; grows when a field changes its meaning or goes.
 SCHEMA = 1

@@ -22,13 +22,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from armor.factorize.core import pair_inverses
-from armor.factorize.factors import Factors
 from armor.factorize.groups import Groups, pick
 from armor.factorize.masks import mask_of
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
+from armor.factorize.sweep import pair_inverses
 from armor.factorize.workspace import Workspace
+from armor.sparse.factors import Factors
 
 ITERATIONS = 20_000
 LEARNING_RATE = 1e-4

@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from armor.factorize.budget import Price, filled
-from armor.factorize.factors import Factors
 from armor.factorize.masks import mask_of
+from armor.factorize.price import Price, filled
 from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
 from armor.factorize.workspace import Workspace
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.factors import Factors
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 DEFAULT_ITERATIONS = 100
 #: The noise, in times of the present error, and the share of the iterations that are shaken.

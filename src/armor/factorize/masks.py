@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 #: Entries to a group where the pattern has none: an unstructured core.
 FREE_GROUP = 4

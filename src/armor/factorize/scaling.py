@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from armor.factorize.factors import Factors
+from armor.sparse.factors import Factors
 
 
 def fold(factors: Factors, rows: Tensor, cols: Tensor) -> Factors:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.factorize.core import pair_inverses, sweep, sweep_masks
-from armor.factorize.factors import Factors
 from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of
 from armor.factorize.problem import Problem
+from armor.factorize.ridge import inverse
 from armor.factorize.state import State
-from armor.factorize.wrappers import inverse
-from armor.pattern import TWO_OF_FOUR, Pattern
-from armor.sparsity import nm_mask
+from armor.factorize.sweep import pair_inverses, sweep, sweep_masks
+from armor.sparse.factors import Factors
+from armor.sparse.masks import nm_mask
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 _LEAST_CHUNK = 2**16  # entries: fewer are not worth a call
 

@@ -22,7 +22,7 @@ from armor.hf.config import ArmorConfig
 from armor.linear import ArmorLinear
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
-from armor.models.names import fuses_experts, layer_renaming
+from armor.models.renaming import fuses_experts, layer_renaming
 from armor.runtime import prepare
 
 

@@ -12,7 +12,7 @@ from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.models.experts import Experts, split_experts
 from armor.models.fused import fused_linears, split_linear
-from armor.models.names import renaming
+from armor.models.renaming import renaming
 from armor.models.structure import Structure, find_structure
 
 #: Whether to split a fused linear, by the shapes (out, in) of its parts.

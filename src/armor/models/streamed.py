@@ -18,8 +18,8 @@ from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
 from armor.models.layout import Wanted, lay_out, never
-from armor.models.naming import Converted, sources
 from armor.models.skeleton import empty_model
+from armor.models.stored import Converted, sources
 
 
 class StreamedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from armor.checkpoint.budget import Budget
+from armor.checkpoint.size import Budget
 from armor.report.data import kind_of
 
 

@@ -9,14 +9,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.budget import Budget
 from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.jsonfile import number, read_json, write_json
 from armor.checkpoint.reader import Checkpoint
+from armor.checkpoint.size import Budget
 from armor.checkpoint.tensorfile import StoredTensor
+from armor.compare.checkpoints import DENSE, RESULTS
+from armor.compare.row import Row
 from armor.errors import ArmorError
-from armor.evaluate.checkpoints import DENSE, RESULTS
-from armor.evaluate.compare import Row
 from armor.report.data import Layer, Report, Run, Sizes
 from armor.report.schema import BENCH, COMPARISON, EVAL, Fields, fits
 

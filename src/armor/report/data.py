@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from armor.checkpoint.budget import Budget
+from armor.checkpoint.size import Budget
 from armor.report.numbers import geometric_mean
 
 if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
+    from armor.compare.row import Row
 
 
 @dataclass(frozen=True)

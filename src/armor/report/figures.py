@@ -20,7 +20,7 @@ from armor.report.data import Report, Run
 from armor.report.picture import Line, Picture, Rect, sheet
 
 if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
+    from armor.compare.row import Row
 
 
 _NOWAG: dict[str, Rect | Line] = {"NoWag-P": Line(0, 0, 18, 0, "reference")}

@@ -10,7 +10,7 @@ from armor.report.data import Report, Run
 from armor.report.numbers import duration, percent, perplexity, size
 
 if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
+    from armor.compare.row import Row
 
 
 @dataclass(frozen=True)

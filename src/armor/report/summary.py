@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from armor.pattern import counted
 from armor.report.data import Run
 from armor.report.numbers import perplexity
+from armor.sparse.pattern import counted
 
 if TYPE_CHECKING:
-    from armor.evaluate.compare import Row
+    from armor.compare.row import Row
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from armor.engines.engine import Engine, InProcess
 from armor.errors import ArmorError
 from armor.models.streamed import StreamedModel
-from armor.run.engine import Engine, InProcess
 from armor.run.memory import available_memory
 from armor.run.plan import LayerPlan
 from armor.run.streams import PARTS
@@ -64,13 +64,13 @@ def open_engine(
 ) -> Engine:
     """The engine that `where` asks for. Raises `ArmorError` if it cannot be had."""
     if where.engine == "ray":
-        from armor.run.ray import RayEngine
+        from armor.engines.ray import RayEngine
 
         return RayEngine(spec, where.workers, where.budget)
     gpus = torch.cuda.device_count() if where.device == "cuda" else 0
     workers = where.workers or gpus or sensible_workers(model, plans)
     if workers > 1 and sys.platform != "win32":
-        from armor.run.local import LocalPool
+        from armor.engines.local import LocalPool
 
         devices = [f"cuda:{slot % gpus}" if gpus else "cpu" for slot in range(workers)]
         return LocalPool(spec, devices, scratch)

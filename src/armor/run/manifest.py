@@ -20,7 +20,8 @@ from armor.config import PruneConfig
 #: The code that decides on the result.
 _CODE = (
     *("baselines/", "calibrate/", "factorize/", "models/", "run/"),
-    *("codes.py", "packed.py", "pattern.py", "sparsity.py"),
+    "sparse/",
+    "simd/",
 )
 
 

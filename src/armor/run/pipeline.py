@@ -14,16 +14,16 @@ from typing import Any
 
 from armor.calibrate.moments import Moments
 from armor.calibrate.stream import merged
+from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
+from armor.engines.job import Job, Tensors
+from armor.engines.scheduler import Scheduler
 from armor.errors import ArmorError
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
-from armor.run.job import Job, Tensors
 from armor.run.manifest import hash_tensors
 from armor.run.plan import LayerPlan
-from armor.run.scheduler import Scheduler
 from armor.run.shared import DenseMoments
-from armor.run.solve import LayerRecord
 from armor.run.store import Store
 from armor.run.streams import Streams
 from armor.run.threads import forward_threads, solve_threads

@@ -11,8 +11,8 @@ from typing import Any
 
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
-from armor.pattern import TWO_OF_FOUR, Pattern
-from armor.sparsity import packed_shapes
+from armor.sparse.pack import packed_shapes
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
 @dataclass(frozen=True)

@@ -11,34 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.calibrate.data import token_windows
 from armor.checkpoint.assemble import assemble, check_source
 from armor.checkpoint.folder import check_output
 from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import read_json
+from armor.checkpoint.owned import is_checkpoint
+from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
+from armor.engines.scheduler import Scheduler
 from armor.errors import ArmorError
-from armor.models.check import digest_weights
+from armor.models.digest import digest_weights
 from armor.models.load import load_tokenizer
 from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
-from armor.pattern import Pattern
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
-from armor.run.measure import check_size, sized
 from armor.run.memory import peak_memory as peak_memory
 from armor.run.open import open_model
-from armor.run.owned import is_checkpoint
 from armor.run.pipeline import Pipeline, stream_kinds
 from armor.run.plan import LayerPlan, make_plan
 from armor.run.record import run_record
-from armor.run.scheduler import Scheduler
 from armor.run.shared import DenseMoments, Shared
-from armor.run.solve import LayerRecord
+from armor.run.size import check_size, sized
 from armor.run.store import Store, store_folder
 from armor.run.streams import calls_of, start
 from armor.run.worker import Spec
+from armor.sparse.pattern import Pattern
+from armor.text.windows import token_windows
 
 DEFAULT_CONTEXT = 2048
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.run.memory import peak_memory
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerRecord
 
 
 def run_record(

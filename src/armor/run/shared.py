@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from safetensors import safe_open
 
 from armor.checkpoint.folder import full_disk
+from armor.checkpoint.mapped import map_file
 from armor.checkpoint.tensorfile import write_file
-from armor.run.job import Tensors
-from armor.run.mapped import map_file
+from armor.engines.job import Tensors
 
 T = TypeVar("T")
 

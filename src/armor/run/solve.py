@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,53 +13,17 @@ from torch import Tensor
 from armor import baselines
 from armor.baselines.nowag import normalise
 from armor.calibrate.targets import compensated, regularised
+from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
-from armor.factorize.factors import Factors, with_wrappers
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
-from armor.pattern import Pattern
 from armor.run.memory import trim_memory
 from armor.run.plan import LayerPlan
 from armor.run.threads import SHARED_FROM
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What is kept about a solved layer. Losses are relative to that of a zero weight.
-
-    Attributes:
-        shape: (out, in). block: wrapper block, None without wrappers.
-        loss: of the factors as stored, in the model's dtype.
-        nowag_loss, sparsegpt_loss: of the baselines on the same problem, in the same dtype (None
-            where not run).
-        certificate: the loss never rose (asked of the exact solver only) and ends at or below
-            NoWag-P's (and SparseGPT's).
-        losses: at the start and after each iteration (each hundred of them for Adam).
-        times: seconds from the layer's start to each of `losses`.
-        output_energy, output_error: on the calibration text, mean squared norm of what the layer
-            should put out (its target), and of what the factors miss of it.
-        seconds: wall time of the whole layer.
-        note: what was unusual, "" if nothing.
-    """
-
-    shape: tuple[int, int]
-    block: int | None
-    loss: float
-    nowag_loss: float
-    sparsegpt_loss: float | None
-    certificate: bool
-    losses: list[float]
-    seconds: float
-    note: str = ""
-    times: list[float] = field(default_factory=list)
-    output_energy: float | None = None
-    output_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
+from armor.sparse.factors import Factors, with_wrappers
+from armor.sparse.pattern import Pattern
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from safetensors import SafetensorError, safe_open
 
 from armor.checkpoint.folder import full_disk, sync_folder
 from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.mapped import map_file
+from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor, read_file, write_file
+from armor.engines.job import Tensors
 from armor.errors import ArmorError
-from armor.run.job import Tensors
 from armor.run.lock import Lock
 from armor.run.manifest import differences, digest, hash_tensors
-from armor.run.mapped import map_file
-from armor.run.solve import LayerRecord
 
 MANIFEST = "manifest.json"
-#: The folder of a pass over the layers before the run itself, see `armor.run.measure`.
+#: The folder of a pass over the layers before the run itself, see `armor.run.size`.
 TRIALS = "trials"
 _FORMAT = 1
 

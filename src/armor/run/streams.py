@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.stream import Calls, batches, open_stream
+from armor.checkpoint.mapped import map_file
+from armor.engines.engine import Engine
+from armor.engines.job import Tensors
 from armor.models.streamed import StreamedModel
-from armor.run.engine import Engine
-from armor.run.job import Tensors
-from armor.run.mapped import map_file
 from armor.run.store import Store
 
 #: The windows are divided into at most so many parts, whatever the number of workers: the moments

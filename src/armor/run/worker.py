@@ -16,18 +16,19 @@ from armor.calibrate.gradients import Draw, block_gradient
 from armor.calibrate.moments import Moments
 from armor.calibrate.routed import fed, fill, routes
 from armor.calibrate.stream import Call, Calls, input_of, merged, observe
+from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
+from armor.engines.job import Job, Tensors
 from armor.factorize.scaling import cast
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
-from armor.packed import PackedLayer
-from armor.pattern import Pattern
-from armor.run.job import Job, Tensors
 from armor.run.memory import trim_memory
 from armor.run.open import open_model
 from armor.run.plan import LayerPlan
-from armor.run.solve import LayerInputs, LayerRecord, solve_certified
+from armor.run.solve import LayerInputs, solve_certified
 from armor.run.threads import SHARED_FROM, threads
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import Pattern
 
 #: The dense model's inputs to a block's linears are kept up to this size, so that it runs once a
 #: block; above, it runs again for each stage.

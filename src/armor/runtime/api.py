@@ -8,12 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.runtime import reference
-from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
 from armor.runtime.operator import linear_operator, linears_operator
+from armor.runtime.semi_structured.compressed import whole
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 #: Of a layer: core_values, core_indices, left, right, bias, packed.
 Arguments: TypeAlias = tuple[
@@ -35,7 +35,7 @@ def linear(
 
     Args:
         x: (..., in), any strides, the dtype of `core_values`.
-        core_values, core_indices: the packed core, see `armor.sparsity.pack`.
+        core_values, core_indices: the packed core, see `armor.sparse.pack.pack`.
         left: A, (ceil(out/b), b, b), or None for no wrappers. right: B, (ceil(in/b), b, b) or None.
         bias: (out,) or None.
         packed: what `pack` made of these tensors, or None.

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from armor.packed import PackedLayer
+from armor.sparse.layer import PackedLayer
 
 
 class Verdict(NamedTuple):

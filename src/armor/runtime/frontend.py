@@ -13,11 +13,17 @@ import torch
 from torch import Tensor
 
 from armor.errors import ArmorError
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR, Pattern
 from armor.runtime.backend import YES, Backend, Sharing, Verdict
-from armor.runtime.compressed import whole
+from armor.runtime.semi_structured.compressed import whole
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
+_MODULES = {
+    "cpu": "armor.runtime.cpu.backend",
+    "triton": "armor.runtime.triton.backend",
+    "semi_structured": "armor.runtime.semi_structured.backend",
+    "reference": "armor.runtime.reference",
+}
 BACKENDS = ("cpu", "triton", "semi_structured", "reference")
 _READ_PACKED = ("triton", "semi_structured")  # these know the positions in their packed order
 _ANY_PATTERN = ("cpu", "reference")  # the others compute from 2:4 only
@@ -42,7 +48,7 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise ArmorError(f"unknown backend {name!r}; valid: {', '.join(BACKENDS)}")
     if name not in _loaded:
-        _loaded[name] = import_module(f"armor.runtime.{name}")
+        _loaded[name] = import_module(_MODULES[name])
     return _loaded[name]
 
 

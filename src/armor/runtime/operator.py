@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.packed import PackedLayer
-from armor.pattern import Pattern
-from armor.runtime.compressed import whole
 from armor.runtime.frontend import run, run_shared
 from armor.runtime.reference import times_blocks
-from armor.sparsity import unpack
+from armor.runtime.semi_structured.compressed import whole
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import unpack
+from armor.sparse.pattern import Pattern
 
 _SCHEMA = (
     "(Tensor x, Tensor core_values, Tensor core_indices, Tensor? left, Tensor? right,"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from armor.packed import PackedLayer
-from armor.pattern import TWO_OF_FOUR
 from armor.runtime.backend import Sharing
-from armor.runtime.compressed import positions
 from armor.runtime.frontend import DECODE_ROWS, backend, forced, order
+from armor.runtime.semi_structured.compressed import positions
 from armor.runtime.sharing import SharedInputs
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR
 
 
 def pack(layer: PackedLayer) -> Tensor | None:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from armor.packed import PackedLayer
 from armor.runtime.backend import YES, Verdict
-from armor.sparsity import unpack
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pack import unpack
 
 
 def is_available() -> Verdict:

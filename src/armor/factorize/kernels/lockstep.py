@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from armor.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
+from armor.simd.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
 
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 _L = LANES

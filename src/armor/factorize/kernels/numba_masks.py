@@ -20,7 +20,7 @@ from armor.factorize.kernels.lockstep import (
     times_gram,
 )
 from armor.factorize.masks import CHUNK, Terms
-from armor.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
+from armor.simd.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
 
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 _L = LANES

@@ -1,0 +1,1 @@
+"""Pruning one model in several ways, and the tables of what came out."""

@@ -1,0 +1,106 @@
+"""compare: several pruning settings on one model, each pruned, stored, loaded and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+from armor.compare.checkpoints import DENSE, Checkpoints
+from armor.compare.row import Row
+from armor.config import PruneConfig
+from armor.evaluation.measure import Measurement
+from armor.run.prune import Progress
+from armor.run.shared import Shared
+from armor.text.sources import Source
+
+#: The folder of the measurements, one file a label.
+MEASURED = "measured"
+#: What the runs share, while they go on.
+SHARED = ".shared"
+Windows = Callable[[int, int], None]
+
+
+def compare(
+    model: str,
+    settings: Mapping[str, PruneConfig],
+    texts: Mapping[str, Source],
+    out: Path,
+    *,
+    seq_len: int | None = None,
+    max_chars: int | None = None,
+    device: str = "cpu",
+    on_start: Callable[[str], Progress] = lambda label: Progress(),
+    on_text: Callable[[str, str], Windows] = lambda label, text: lambda done, total: None,
+    on_row: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """Prune `model` with every setting and measure each on every text.
+
+    What `out` already holds is not done again: neither a checkpoint of the same model, settings and
+    calibration text, nor its perplexity on the same text. The settings share the calibration tokens
+    and, where they need nothing but the dense model's moments (magnitude, NoWag-P, armor with dense
+    targets), those; the others see each their own pruned model.
+
+    Args:
+        model: folder or Hub id of the dense model.
+        settings: by label.
+        texts: evaluation texts by name.
+        out: folder for one checkpoint a label, results.json and the measurements.
+        device: "cpu" or "cuda", to prune and to evaluate on.
+        on_start: called with each label (and "dense") before its work; gives its display.
+        on_text: called with a label and a text's name before it is read; gives what is called with
+            the windows done and their number.
+        on_row: called with the rows so far after each label.
+
+    Returns:
+        The dense model's row, then one for each setting, in order.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    store = Checkpoints(out, model)
+    rows: list[Row] = []
+    with Shared(out / SHARED) as shared:
+        for label, config in {DENSE: None, **settings}.items():
+            known = config is None or store.is_done(label, config)
+            work = measurement(out, label, model, device) if known else None
+            wanted = [(text, seq_len, max_chars) for text in texts.values()]
+            progress = None
+            if work is None or not all(work.knows_perplexity(*args) for args in wanted):
+                progress = on_start(label)
+            if config is not None and not known:
+                store.prune(label, config, device, progress or Progress(), shared)
+            work = work or measurement(out, label, model, device)
+            values = {
+                name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
+                for name, text in texts.items()
+            }
+            method = DENSE if config is None else config.method
+            finite = {name: inf if value is None else value for name, value in values.items()}
+            rows.append(Row(label, method, finite, **store.sizes(label)))
+            store.write(with_gaps(rows), seq_len, max_chars)
+            on_row(with_gaps(rows))
+    return with_gaps(rows)
+
+
+def measurement(out: Path, label: str, model: str, device: str) -> Measurement:
+    """What is measured about one label of the comparison in `out`."""
+    folder = out / MEASURED
+    folder.mkdir(exist_ok=True)
+    checkpoint = model if label == DENSE else str(out / label)
+    return Measurement(checkpoint, device, folder / f"{label}.json")
+
+
+def with_gaps(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the dense model's sizes filled in and `gap_left` where baselines were run."""
+    dense = rows[0].perplexity
+    baselines = [row for row in rows[1:] if row.method != "armor"]
+    size = max((row.dense_linear_bytes for row in rows), default=0)
+    done = [replace(rows[0], linear_bytes=size, dense_linear_bytes=size)]
+    for row in rows[1:]:
+        gaps = {}
+        for name, value in row.perplexity.items():
+            gap = min((base.perplexity[name] for base in baselines), default=dense[name])
+            if gap > dense[name]:
+                gaps[name] = (value - dense[name]) / (gap - dense[name])
+        done.append(replace(row, gap_left=gaps or None))
+    return done

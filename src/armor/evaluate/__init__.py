@@ -1,1 +1,0 @@
-"""Measuring a model: perplexity on text, and comparisons of pruning settings."""

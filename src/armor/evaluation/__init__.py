@@ -1,0 +1,1 @@
+"""Measuring one model: perplexity, divergence from another model, tasks."""

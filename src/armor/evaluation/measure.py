@@ -1,0 +1,167 @@
+"""What is measured about one model: kept in a record; the model loads if something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from armor.errors import ArmorError
+from armor.evaluation.perplexity import evaluate
+from armor.evaluation.record import Record, key_of, model_id, source_id
+from armor.models.load import load_model, load_tokenizer
+from armor.models.source import resolve
+from armor.run.store import store_folder
+from armor.text.sources import Source
+
+if TYPE_CHECKING:
+    from armor.evaluation.harness import TaskList
+    from armor.evaluation.tasks import TaskSpec
+
+
+class Measurement:
+    """The measurements of one model, dense or pruned.
+
+    Attributes:
+        reused: how many rows came out of the record.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str = "cpu",
+        record: Path | None = None,
+        fresh: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        """Find the model; its weights are read when they are first needed.
+
+        Args:
+            model: folder or Hub id.
+            device: "cpu" (in float32) or "cuda" (in the dtype of the checkpoint).
+            record: JSON file that keeps the results; see `Record`.
+            fresh: measure again what `record` holds.
+            reference: folder or Hub id of a model to compare predictions with; on the same device.
+
+        Raises:
+            ArmorError: no such model, or one whose pruning is not finished.
+        """
+        self.folder = _found(model)
+        self.reference = reference
+        self._reference_folder = None if reference is None else _found(reference)
+        self.device = device
+        self.reused = 0
+        about = {"model": model, "model_id": model_id(self.folder)}
+        dtype = "float32" if device == "cpu" else None
+        self.record = Record(record, {**about, "dtype": dtype, "device": device}, fresh)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the weights in use, such as "bfloat16"."""
+        return self.record.about["dtype"]
+
+    @cached_property
+    def network(self) -> Any:
+        """The model, loaded."""
+        network = self._load(self.folder)
+        self.record.about["dtype"] = str(network.dtype).removeprefix("torch.")
+        return network
+
+    @cached_property
+    def reference_network(self) -> Any:
+        """The reference, loaded; None without one. Raises `ArmorError` for another vocabulary."""
+        folder = self._reference_folder
+        if folder is None:
+            return None
+        if load_tokenizer(str(folder)).get_vocab() != self.tokenizer.get_vocab():
+            raise ArmorError(
+                f"{self.reference} has another vocabulary than {self.folder}; predictions compare"
+                " over one vocabulary only: give the model it was made from as --reference"
+            )
+        return self._load(folder)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded."""
+        return load_tokenizer(str(self.folder))
+
+    def perplexity(
+        self,
+        text: Source,
+        seq_len: int | None = None,
+        max_chars: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """The row of a text: `PerplexityResult.to_dict` and ``max_chars``; see `evaluate`.
+
+        With a reference, ``reference`` is its name.
+        """
+
+        def measure() -> dict[str, Any]:
+            reference = self.reference_network  # refused before the model is read
+            result = evaluate(
+                self.network,
+                self.tokenizer,
+                text,
+                seq_len=seq_len,
+                max_chars=max_chars,
+                reference=reference,
+                progress=progress,
+            )
+            named = {} if reference is None else {"reference": self.reference}
+            return {**result.to_dict(), "max_chars": max_chars, **named}
+
+        return self._row("perplexity", self._key(text, seq_len, max_chars), measure)
+
+    def knows_perplexity(
+        self, text: Source, seq_len: int | None = None, max_chars: int | None = None
+    ) -> bool:
+        """Whether `perplexity` has the row in its record."""
+        return self.record.known(self._key(text, seq_len, max_chars)) is not None
+
+    def task(self, tasks: TaskList, spec: TaskSpec, batch_size: int = 8) -> dict[str, Any]:
+        """The row of a task: `TaskResult.to_dict`; see `run_task`."""
+        from armor.evaluation.harness import run_task
+
+        return self._row(
+            "tasks",
+            self._task_key(tasks, spec),
+            lambda: run_task(tasks, spec, self.network, self.tokenizer, batch_size).to_dict(),
+        )
+
+    def knows_task(self, tasks: TaskList, spec: TaskSpec) -> bool:
+        """Whether `task` has the row in its record."""
+        return self.record.known(self._task_key(tasks, spec)) is not None
+
+    def _task_key(self, tasks: TaskList, spec: TaskSpec) -> str:
+        return key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
+
+    def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
+        folder = self._reference_folder
+        other = () if folder is None else (model_id(folder),)
+        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device, *other)
+
+    def _load(self, folder: Path) -> Any:
+        dtype = torch.float32 if self.device == "cpu" else None
+        return load_model(str(folder), dtype, self.device)
+
+    def _row(self, kind: str, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        row = self.record.known(key)
+        if row is None:
+            row = measure()
+        else:
+            self.reused += 1
+        self.record.add(kind, key, row)
+        return row
+
+
+def _found(model: str) -> Path:
+    """The folder of `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
+    if not Path(model).exists() and store_folder(Path(model)).is_dir():
+        raise ArmorError(
+            f"{model} is not finished: give the same armor prune command again to go on"
+        )
+    return resolve(model)

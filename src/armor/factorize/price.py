@@ -1,0 +1,51 @@
+"""Keeping an unstructured core to its number of entries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from armor.factorize.masks import mask_of
+from armor.factorize.problem import Problem
+from armor.factorize.state import State
+from armor.sparse.pattern import Pattern
+
+#: How the logarithm of the price answers to entries too many, as a share of those kept or dropped
+#: (the fewer); and the most that it moves at once.
+ANSWER, LARGEST_MOVE = 0.5, 1.0
+
+
+class Price:
+    """What an entry has to take off the loss to be kept, so that about `count` are.
+
+    Attributes:
+        value: the price, (), in units of the loss.
+    """
+
+    def __init__(self, problem: Problem, count: int) -> None:
+        target = problem.target
+        worth = (target.square() * problem.mean_square.clamp_min(0)).flatten()
+        tiny = torch.finfo(target.dtype).tiny
+        least = worth.kthvalue(max(1, worth.numel() - count)).values
+        # A price of 0 would have entries without any worth kept.
+        self.value = least.clamp_min(1e-6 * worth.mean() + tiny)
+        self._count = count
+        self._fewer = max(1, min(count, worth.numel() - count))
+
+    def follow(self, state: State, pattern: Pattern) -> None:
+        """Up where the core keeps too many, down where too few."""
+        kept = mask_of(state.choice, pattern).sum()
+        move = ANSWER * (kept - self._count) / self._fewer
+        self.value = self.value * move.clamp(-LARGEST_MOVE, LARGEST_MOVE).exp()
+
+
+def filled(mask: Tensor, count: int) -> Tensor:
+    """`mask` (out, in) with exactly `count` kept.
+
+    A group may have preferred padding to entries without any effect; the first ones that are free
+    take its place.
+    """
+    flat = mask.flatten().clone()
+    free = (~flat).nonzero().flatten()
+    flat[free[: count - int(flat.sum())]] = True
+    return flat.view_as(mask)

@@ -1,0 +1,164 @@
+"""The CPU backend: Numba kernels on the stored tensors; nothing is repacked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numba import config, set_num_threads
+from torch import Tensor
+from torch.nn import functional
+
+from armor.runtime.backend import YES, Verdict
+from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, two_of_four_kernels
+from armor.runtime.cpu.any_pattern_kernels import COLUMNS
+from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
+from armor.runtime.reference import times_blocks
+from armor.simd.bfloat16 import has_dot
+from armor.simd.processor import has_amx, has_float16
+from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR
+
+# Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
+_FEW = 64
+_FEW_DOT = 128  # with the processor's own instructions for bfloat16
+_FEW_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
+_SERIAL = 2**18  # products up to which one thread is done before others have started
+_PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
+
+_NONE = torch.empty(0, 0, 0)
+
+
+def is_available() -> Verdict:
+    """Needs a little-endian machine: 4 or 8 bytes of indices are read as one number."""
+    if sys.byteorder != "little":
+        return Verdict("the machine is big-endian")
+    return YES
+
+
+def is_supported(
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+) -> Verdict:
+    """float32, bfloat16 and float16 on the CPU, any shape and batch."""
+    if device.type != "cpu":
+        return Verdict(f"the tensors are on {device.type}")
+    if dtype not in VIEWS:
+        return Verdict(f"{dtype} is none of float32, bfloat16, float16")
+    if dtype == torch.float16 and not has_float16():
+        return Verdict("the processor does not convert float16 (no F16C)")
+    return YES
+
+
+def pack(layer: PackedLayer) -> None:
+    """Nothing: the kernels read the stored tensors."""
+
+
+def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+    """See `Backend.matmul`; sums in float32."""
+    settings: Any = config  # its attributes are made on import
+    small = layer.core_values.numel() * len(x) <= _SERIAL
+    set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
+    few, product = _FEW, _few
+    if x.dtype == torch.bfloat16 and len(x) > 1:
+        if has_dot():
+            few, product = _FEW_DOT, _few_bfloat16
+        elif has_amx():
+            few = _FEW_AMX
+    if len(x) > few:
+        product = _many
+    y = product(x, layer)
+    return y if bias is None else y.add_(bias)
+
+
+def _few(x: Tensor, layer: PackedLayer) -> Tensor:
+    """One pass over the values; everything between the wrappers stays float32."""
+    batch, cols = x.shape
+    rows, _ = layer.shape
+    tile = 1 if batch == 1 else -(-batch // 4) * 4
+    width = cols + -cols % COLUMNS
+    if layer.right is not None:
+        width = max(width, len(layer.right) * layer.right.shape[1])
+    inputs = torch.zeros(tile, width)
+    inputs[:batch, :cols] = x
+    height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
+    outputs = torch.zeros(tile, height)
+    others = (
+        as_array(_NONE if layer.left is None else layer.left),
+        as_array(_NONE if layer.right is None else layer.right),
+        inputs.numpy(),
+        outputs.numpy(),
+    )
+    if layer.pattern == TWO_OF_FOUR:
+        values, indices = as_array(layer.core_values), as_array(layer.core_indices)
+        two_of_four_kernels.few_rows(values, indices, *others)
+    else:
+        any_pattern_kernels.few_rows(*core_arrays(layer), *others)
+    return outputs[:batch, :rows].to(x.dtype).contiguous()
+
+
+def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
+    """`_few` with the processor's instructions for bfloat16, rounded to it between the factors."""
+    if layer.right is not None:
+        x = _times_blocks_bfloat16(x, layer.right)
+    batch, cols = x.shape
+    x = functional.pad(x, (0, -cols % COLUMNS, 0, -batch % bfloat16_kernels.TILE))
+    y = torch.empty(layer.shape[0], len(x))
+    if layer.pattern == TWO_OF_FOUR:
+        values, indices = as_array(layer.core_values), as_array(layer.core_indices)
+        bfloat16_kernels.core_rows(values, indices, as_array(x), y.numpy())
+    else:
+        any_pattern_kernels.core_rows(*core_arrays(layer), as_array(x), y.numpy())
+    y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
+    return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
+
+
+def _many(x: Tensor, layer: PackedLayer) -> Tensor:
+    """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
+    if layer.right is not None:
+        x = times_blocks(x, layer.right)
+    unpack, width = _unpacker(layer)
+    x = functional.pad(x, (0, width - x.shape[1]))
+    rows, _ = layer.shape
+    height = min(rows, max(1, _PANEL_BYTES // (width * x.element_size())))
+    panel = x.new_empty(height, width)
+    y = x.new_empty(len(x), rows)
+    for start in range(0, rows, height):
+        stop = min(rows, start + height)
+        unpack(start, stop, panel)
+        y[:, start:stop] = x @ panel[: stop - start].T
+    return y if layer.left is None else times_blocks(y, layer.left)
+
+
+def _unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], int]:
+    """What unpacks rows start .. stop-1 of S into a panel, and how wide that is."""
+    if layer.pattern != TWO_OF_FOUR:
+        core = core_arrays(layer)
+
+        def expand(start: int, stop: int, panel: Tensor) -> None:
+            any_pattern_kernels.unpack_rows(*core, start, stop, as_array(panel))
+
+        return expand, layer.in_features + -layer.in_features % COLUMNS
+    values, indices = layer.core_values.detach().contiguous(), as_array(layer.core_indices)
+    narrow = values.element_size() == 2
+    source = (values.view(torch.uint16) if narrow else values).numpy()
+
+    def unpack(start: int, stop: int, panel: Tensor) -> None:
+        if narrow:
+            target = panel.view(torch.uint64).numpy()
+            two_of_four_kernels.unpack_rows16(source, indices, start, stop, target)
+        else:
+            two_of_four_kernels.unpack_rows32(source, indices, start, stop, panel.numpy())
+
+    return unpack, 2 * values.shape[1]
+
+
+def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
+    count, size, _ = blocks.shape
+    if size % 32:
+        return times_blocks(x, blocks)
+    padded = functional.pad(x, (0, count * size - x.shape[1]))
+    y = torch.empty(len(x), count * size)
+    bfloat16_kernels.block_rows(as_array(blocks), as_array(padded), y.numpy())
+    return y[:, : x.shape[1]].to(x.dtype).contiguous()

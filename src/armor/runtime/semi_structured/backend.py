@@ -1,0 +1,126 @@
+"""The semi_structured backend: 2:4 tensor cores through torch, for prefill and batched work.
+
+cuSPARSELt where torch has it, else CUTLASS, whose 2:4 kernels are for compute capability 8.x; the
+packed form of both is described in `compressed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from armor.runtime import reference
+from armor.runtime.backend import YES, Verdict
+from armor.runtime.semi_structured.compressed import compress, engine_of, padded_shape
+from armor.runtime.triton import backend as blocks
+from armor.sparse.layer import PackedLayer
+
+_ITEMS = 8  # rows of input are padded to a multiple
+
+# The fastest algorithm of cuSPARSELt by (device, out, in, input rows up to a power of two, dtype).
+_algorithms: dict[tuple[Any, ...], int] = {}
+
+
+def is_available() -> Verdict:
+    """Needs an NVIDIA GPU from compute capability 8.0 on, and cuSPARSELt or CUTLASS for it."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return Verdict("no NVIDIA GPU")
+    return YES if engine_of(torch.device("cuda")) else Verdict(_NO_ENGINE)
+
+
+def is_supported(
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+) -> Verdict:
+    """bfloat16 and float16 on CUDA; shapes and batches are padded where needed."""
+    if device.type != "cuda":
+        return Verdict(f"the tensors are on {device.type}")
+    if dtype not in (torch.bfloat16, torch.float16):
+        return Verdict(f"{dtype} is neither bfloat16 nor float16")
+    return YES if engine_of(device) else Verdict(_NO_ENGINE)
+
+
+def pack(layer: PackedLayer) -> Tensor | None:
+    """``[values | positions]``, flat; with cuSPARSELt this one layer is unpacked for a moment.
+
+    None if the values are in another order or padded: the layer would take twice the memory.
+    """
+    packed = compress(layer)
+    values = layer.core_values.flatten()
+    return packed if torch.equal(packed[: values.numel()], values) else None
+
+
+def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+    """See `Backend.matmul`; sums of S in float32, rounded to x's dtype between the factors."""
+    if packed is None:
+        packed = compress(layer)
+    if layer.right is not None:
+        x = _times_blocks(x, layer.right, None)
+    y = _core(x, layer, packed)
+    if layer.left is not None:
+        return _times_blocks(y, layer.left, bias)
+    return (y if bias is None else y + bias).contiguous()
+
+
+def matmul_shared(
+    x: Tensor,
+    layers: Sequence[PackedLayer],
+    biases: Sequence[Tensor | None],
+    packed: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """See `Backend.matmul_shared`: the products with B are one launch for three layers."""
+    inputs = [x] * len(layers)
+    rights = [layer.right for layer in layers if layer.right is not None]
+    if len(rights) == len(layers) <= blocks.MOST_LAYERS and blocks.is_available():
+        inputs = list(x.new_empty(len(layers), *x.shape))
+        blocks.times_blocks(x.contiguous(), rights, [None] * len(layers), inputs)
+        layers = [replace(layer, right=None) for layer in layers]
+    calls = zip(inputs, layers, biases, packed, strict=True)
+    return [matmul(*call) for call in calls]
+
+
+def _core(x: Tensor, layer: PackedLayer, packed: Tensor) -> Tensor:
+    """``S x`` for x (batch, in): (batch, out)."""
+    engine = engine_of(x.device)
+    assert engine is not None
+    rows, cols = padded_shape(layer.shape, engine)
+    batch = len(x)
+    x = functional.pad(x, (0, cols - x.shape[1], 0, -batch % _ITEMS)).contiguous()
+    if engine == "cutlass":
+        kept = rows * cols // 2
+        values = packed[:kept].view(rows, cols // 2)
+        positions = packed[kept:].view(torch.int16).view(rows, cols // 16)
+        y = torch._sparse_semi_structured_mm(values, positions, x.t()).t()
+    else:
+        algorithm = _algorithm(packed, x, rows)
+        y = torch._cslt_sparse_mm(packed, x.t(), transpose_result=True, alg_id=algorithm)
+        y = y.view(len(x), rows)
+    return y[:batch, : layer.shape[0]]
+
+
+def _algorithm(packed: Tensor, x: Tensor, rows: int) -> int:
+    items = 1 << (len(x) - 1).bit_length()
+    key = (x.device, rows, x.shape[1], items, x.dtype)
+    if key not in _algorithms:
+        if torch.cuda.is_current_stream_capturing():
+            return 0  # the search times kernels, which a graph cannot record
+        _algorithms[key] = torch._cslt_sparse_mm_search(packed, x.t(), transpose_result=True)
+    return _algorithms[key]
+
+
+def _times_blocks(x: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
+    if blocks.is_available():
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        blocks.times_blocks(x.contiguous(), [factor], [bias], [result])
+        return result
+    y = reference.times_blocks(x, factor)
+    return y if bias is None else y + bias
+
+
+_NO_ENGINE = (
+    "torch has no cuSPARSELt here (CUTLASS's 2:4 kernels are for compute capability 8.x only)"
+)

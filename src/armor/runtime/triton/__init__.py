@@ -1,0 +1,1 @@
+"""The Triton backend: kernels for a few rows on a GPU."""

@@ -1,0 +1,1 @@
+"""Vector instructions for Numba kernels, and what the processor can do."""

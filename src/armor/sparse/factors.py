@@ -1,0 +1,82 @@
+"""Factors: a pruned weight ``A S B`` (or a plain sparse ``S``) in memory, unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One pruned linear layer, ``W_hat = A S B``.
+
+    Attributes:
+        core: S, (out, in), zero wherever `mask` is False.
+        mask: bool (out, in), the kept positions: as many as `pattern` says (a kept value may be 0).
+        left: A, (ceil(out/b), b, b), or None for a method without wrappers.
+        right: B, (ceil(in/b), b, b), or None. A last partial block is padded with the identity.
+        pattern: of `mask`.
+    """
+
+    core: Tensor
+    mask: Tensor
+    left: Tensor | None = None
+    right: Tensor | None = None
+    pattern: Pattern = TWO_OF_FOUR
+
+    @property
+    def block(self) -> int | None:
+        """Wrapper block size b, None without wrappers."""
+        return None if self.left is None else self.left.shape[-1]
+
+    def to(self, device: str | torch.device) -> Factors:
+        """The factors on `device`."""
+        return replace(
+            self,
+            core=self.core.to(device),
+            mask=self.mask.to(device),
+            left=None if self.left is None else self.left.to(device),
+            right=None if self.right is None else self.right.to(device),
+        )
+
+    def dense(self) -> Tensor:
+        """``A S B``, (out, in), in the dtype of the factors."""
+        weight = self.core
+        if self.left is not None:
+            weight = block_left(self.left, weight)
+        if self.right is not None:
+            weight = block_right(weight, self.right)
+        return weight
+
+
+def with_wrappers(factors: Factors, block: int) -> Factors:
+    """The same matrix between wrappers that do nothing."""
+
+    def identity(size: int) -> Tensor:
+        one = torch.eye(block, dtype=factors.core.dtype, device=factors.core.device)
+        return one.repeat(-(-size // block), 1, 1)
+
+    rows, cols = factors.core.shape
+    return replace(factors, left=identity(rows), right=identity(cols))
+
+
+def block_left(left: Tensor, matrix: Tensor) -> Tensor:
+    """``blockdiag(left) @ matrix`` for (i, b, b) and (rows, cols), rows <= i*b."""
+    blocks, size, _ = left.shape
+    rows, cols = matrix.shape
+    padded = _pad_rows(matrix, blocks * size)
+    return torch.bmm(left, padded.view(blocks, size, cols)).view(-1, cols)[:rows]
+
+
+def block_right(matrix: Tensor, right: Tensor) -> Tensor:
+    """``matrix @ blockdiag(right)`` for (rows, cols) and (j, b, b), cols <= j*b."""
+    return block_left(right.mT, matrix.T).T
+
+
+def _pad_rows(matrix: Tensor, rows: int) -> Tensor:
+    missing = rows - matrix.shape[0]
+    return (torch.nn.functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix).contiguous()
