@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armor.cli.recording import Board, Log, beside, described, recording
-from armor.config import METHODS, OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
+from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def prune_command(
         str, typer.Option(metavar=_choices(tuple(PRESETS)), help="paper: the paper's choices.")
     ] = "default",
     method: Annotated[
-        str, typer.Option(metavar=_choices(METHODS), help="armor, or a baseline to compare.")
+        str, typer.Option(metavar=_choices(tuple(METHODS)), help="armor, or a baseline to compare.")
     ] = "armor",
     objective: Annotated[
         str | None, typer.Option(metavar=_choices(OBJECTIVES), help="Input statistics used.")
@@ -153,7 +154,7 @@ def prune_command(
     from armor.checkpoint.jsonfile import check_file, read_json, write_json
     from armor.cli.progress import LayerProgress
     from armor.events import both
-    from armor.run.memory import parse_bytes
+    from armor.memory import parse_bytes
     from armor.run.prune import Progress, prune
     from armor.run.recipe import write_recipe
 

@@ -33,3 +33,24 @@ def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
             f" {', '.join(found[:2])}; to prune the rest add --exclude '*experts*'"
         )
     return model
+
+
+def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear that could be pruned, by name in the checkpoint.
+
+    Raises:
+        ArmorError: `lm_head`, and the head shares its weight with the embeddings.
+    """
+    linears = {
+        model.layout.name(path): linear
+        for index in range(len(model.structure.blocks))
+        for path, linear in model.structure.linears(index).items()
+    }
+    if lm_head:
+        if model.head is None or model.tied:
+            raise ArmorError(
+                "the output head shares its weight with the embeddings, which are not pruned:"
+                " leave out --lm-head"
+            )
+        linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
