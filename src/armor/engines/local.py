@@ -77,8 +77,14 @@ class LocalPool:
         self._numbers = count(1)
         self._queue = JobQueue()
         self._deaths: dict[int, int] = {}  # by job; 0 for those that died without one
+        pickled = pickle.dumps(make_context)
+        if b"__main__" in pickled:
+            raise ArmorError(
+                "what is defined in the script itself cannot reach worker processes: move it to a"
+                " module of its own, or take one of --workers"
+            )
         with full_disk(scratch.parent.parent):
-            (scratch / CONTEXT).write_bytes(pickle.dumps(make_context))
+            (scratch / CONTEXT).write_bytes(pickled)
         self._processes = [self._launch(device) for device in devices]
 
     def share(self, tensors: Tensors) -> Path:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
+
+DEFAULT_CONTEXT = 2048
 
 
 def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
@@ -54,3 +57,17 @@ def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, i
             )
         linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
     return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+
+
+def window_length(config: PruneConfig, network: Any) -> int:
+    """Tokens of a calibration window: as asked for, else the context of `network`, at most 2048.
+
+    Raises:
+        ArmorError: more than the context is asked for.
+    """
+    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    if config.seq_len is None:
+        return min(DEFAULT_CONTEXT, context)
+    if config.seq_len > context:
+        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
+    return config.seq_len

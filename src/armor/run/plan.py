@@ -44,6 +44,13 @@ class LayerPlan:
             config, method=self.method or config.method, pattern=self.pattern or config.pattern
         )
 
+    def rules(self) -> dict[str, Any]:
+        """What a recipe says of the layer to have it pruned like this."""
+        if self.dense:
+            return {"skip": True}
+        rules = {"method": self.method, "pattern": self.pattern, "block": self.block}
+        return {key: value for key, value in rules.items() if value}
+
     @property
     def overhead(self) -> float:
         """Parameters of the wrappers as a share of the dense weight's."""

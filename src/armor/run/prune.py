@@ -28,7 +28,7 @@ from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
-from armor.run.open import linear_shapes, open_model
+from armor.run.open import linear_shapes, open_model, window_length
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
 from armor.run.plan import LayerPlan, make_plan
@@ -41,8 +41,6 @@ from armor.run.streams import calls_of, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
 from armor.text.windows import token_windows
-
-DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class _Run:
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(str(source))
-        config = replace(config, seq_len=_window(config, streamed.model))
+        config = replace(config, seq_len=window_length(config, streamed.model))
         assert config.seq_len is not None
         drawn = (config.calibration, config.samples, config.seq_len, config.seed)
         windows = shared.once(
@@ -288,12 +286,3 @@ class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _window(config: PruneConfig, network: Any) -> int:
-    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-    if config.seq_len is None:
-        return min(DEFAULT_CONTEXT, context)
-    if config.seq_len > context:
-        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
-    return config.seq_len
