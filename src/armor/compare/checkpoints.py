@@ -13,12 +13,13 @@ from armor.checkpoint.owned import is_checkpoint
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.evaluation.record import key_of, model_id, source_id
+from armor.evaluation.record import key_of, model_id
 from armor.models.source import resolve
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 from armor.run.shared import Shared
-from armor.text.sources import describe
+from armor.text.describe import describe_config
+from armor.text.sources import parse_source
 
 RESULTS = "results.json"
 DENSE = "dense"
@@ -61,7 +62,7 @@ class Checkpoints:
         folder = self.out / label
         key = self._key(config)
         begun = self._pruned.get(label, {}).get("key") == key
-        self._pruned[label] = {"key": key, **_described(config)}
+        self._pruned[label] = {"key": key, "config": describe_config(config)}
         self._save()
         fresh = not begun or is_checkpoint(folder)
         result = prune(self.model, config, folder, fresh, device, progress=progress, shared=shared)
@@ -93,12 +94,8 @@ class Checkpoints:
         write_json(self._file, {**self._head, "pruned": self._pruned})
 
     def _key(self, config: PruneConfig) -> str:
-        settings = config.to_dict() | {"calibration": source_id(config.calibration)}
+        settings = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
         return key_of(self._model_id, settings)
-
-
-def _described(config: PruneConfig) -> dict[str, Any]:
-    return {"config": config.to_dict() | {"calibration": describe(config.calibration)}}
 
 
 def _parameters(plans: Sequence[LayerPlan], dense: bool) -> int:

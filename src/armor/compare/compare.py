@@ -13,7 +13,7 @@ from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
 from armor.run.prune import Progress
 from armor.run.shared import Shared
-from armor.text.sources import Source
+from armor.text.source import TextLike
 
 #: The folder of the measurements, one file a label.
 MEASURED = "measured"
@@ -25,7 +25,7 @@ Windows = Callable[[int, int], None]
 def compare(
     model: str,
     settings: Mapping[str, PruneConfig],
-    texts: Mapping[str, Source],
+    texts: Mapping[str, TextLike],
     out: Path,
     *,
     seq_len: int | None = None,

@@ -43,9 +43,11 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
         if asked:
             found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))
     found += [tile for data in report.benches.values() for tile in _speed(data)][:1]
-    if run is not None and run.seconds:
-        memory = f"at most {size(run.peak_memory)} of memory" if run.peak_memory else ""
-        found.append(Tile(duration(run.seconds), "to prune", memory))
+    if run is not None and run.record.seconds:
+        memory = (
+            f"at most {size(run.record.peak_memory)} of memory" if run.record.peak_memory else ""
+        )
+        found.append(Tile(duration(run.record.seconds), "to prune", memory))
     return found
 
 
