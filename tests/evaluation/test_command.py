@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from armor.cli import evaluate as command
 from armor.errors import ArmorError
 from armor.evaluation import harness, measure
+from armor.text.papers import PAPER_TEXTS
 
 
 @pytest.fixture

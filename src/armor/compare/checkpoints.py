@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 from armor.run.shared import Shared
 from armor.text.describe import describe_config
+from armor.text.source import TextLike
 from armor.text.sources import parse_source
 
 RESULTS = "results.json"
@@ -28,8 +29,9 @@ DENSE = "dense"
 class Checkpoints:
     """The folder of a comparison and its results.json.
 
-    The file holds ``model``, ``seq_len``, ``max_chars``, ``rows`` (as `Row.to_dict`, of the last
-    call) and ``pruned``: for each label ever begun, what it was made of and what came out.
+    The file holds ``model``, ``seq_len``, ``max_chars``, ``texts`` (by name, as `Source.record`),
+    ``rows`` (as `Row.to_dict`, of the last call) and ``pruned``: for each label ever begun, what it
+    was made of and what came out.
     """
 
     def __init__(self, out: Path, model: str) -> None:
@@ -84,9 +86,20 @@ class Checkpoints:
         names = ("linear_bytes", "dense_linear_bytes", "seconds")
         return {name: known.get(name, 0) for name in names}
 
-    def write(self, rows: Sequence[Row], seq_len: int | None, max_chars: int | None) -> None:
-        """Put `rows` into results.json."""
-        about = {"model": self.model, "seq_len": seq_len, "max_chars": max_chars}
+    def write(
+        self,
+        rows: Sequence[Row],
+        texts: Mapping[str, TextLike],
+        seq_len: int | None,
+        max_chars: int | None,
+    ) -> None:
+        """Put `rows` and what they were measured on into results.json."""
+        about = {
+            "model": self.model,
+            "seq_len": seq_len,
+            "max_chars": max_chars,
+            "texts": {name: parse_source(text).record() for name, text in texts.items()},
+        }
         self._head = {**about, "rows": [row.to_dict() for row in rows]}
         self._save()
 

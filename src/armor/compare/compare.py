@@ -77,7 +77,7 @@ def compare(
             method = DENSE if config is None else config.method
             finite = {name: inf if value is None else value for name, value in values.items()}
             rows.append(Row(label, method, finite, **store.sizes(label)))
-            store.write(with_gaps(rows), seq_len, max_chars)
+            store.write(with_gaps(rows), texts, seq_len, max_chars)
             on_row(with_gaps(rows))
     return with_gaps(rows)
 

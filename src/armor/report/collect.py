@@ -16,7 +16,7 @@ from armor.compare.checkpoints import DENSE, RESULTS
 from armor.compare.row import Row
 from armor.errors import ArmorError
 from armor.report.data import Layer, Report, Run, Sizes
-from armor.report.schema import BENCH, COMPARISON, EVAL, Fields, fits
+from armor.report.schema import BENCH, COMPARISON, Fields, eval_fields, fits
 
 
 def name_comparison(folder: Path, title: str) -> None:
@@ -39,7 +39,7 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
         raise ArmorError(f"{folder} is not a folder")
     found = Report(
         folder.resolve().name,
-        evals=_read(folder.glob("eval*.json"), evals, EVAL, "armor eval"),
+        evals=_read(folder.glob("eval*.json"), evals, eval_fields(), "armor eval"),
         benches=_read(folder.glob("bench*.json"), benches, BENCH, "armor bench"),
     )
     if (folder / RESULTS).is_file():
@@ -83,7 +83,9 @@ def _comparison(folder: Path, found: Report) -> Report:
         for label in labels
         if (folder / label / "config.json").is_file()
     }
-    return replace(found, title=title, runs=runs, rows=rows, notes=_notes(data))
+    return replace(
+        found, title=title, runs=runs, rows=rows, notes=_notes(data), texts=data.get("texts") or {}
+    )
 
 
 def _notes(data: dict[str, Any]) -> dict[str, str]:

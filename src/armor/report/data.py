@@ -136,6 +136,7 @@ class Report:
         runs: the checkpoints by label, in the order of the rows.
         evals, benches: the JSON of ``armor eval`` and ``armor bench`` by file name.
         notes: further facts, such as the evaluation window.
+        texts: of a comparison, the evaluation texts by name, as `Source.record` has them.
     """
 
     title: str
@@ -144,3 +145,10 @@ class Report:
     evals: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     benches: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Any:
+        """The calibration text of every checkpoint, as recorded; None where they differ."""
+        found = [run.record.config.get("calibration") for run in self.runs.values()]
+        return found[0] if found and all(text == found[0] for text in found) else None

@@ -16,10 +16,12 @@ from armor.report.charts.speed import CONTENDERS, cases, speedup
 from armor.report.data import Layer, Report, Run
 from armor.report.figures import Figure, run_figures, size_figure, speed_figure, text_figures
 from armor.report.headline import tiles
+from armor.report.metrics import metrics_of
 from armor.report.settings import settings_tables
 from armor.report.style import css
 from armor.report.summary import best_row, summary, summary_of_run
 from armor.report.svg import to_svg
+from armor.report.texts import measured_on
 
 #: Rows of a table of layers; of more layers, those with the largest error.
 MOST_ROWS = 400
@@ -33,9 +35,13 @@ def render(report: Report) -> tuple[str, list[Figure]]:
     figures: list[Figure] = []
     for text in report.rows[0].perplexity if report.rows else ():
         drawn, left_out = text_figures(report.rows, text)
-        texts.append({"text": text, "figures": drawn, "left_out": left_out})
+        measured = measured_on(report.calibration, report.texts.get(text))
+        texts.append({"text": text, "figures": drawn, "left_out": left_out, "on": measured})
         figures += drawn
     sizes = size_figure(report) if report.runs else None
+    evaluations = [
+        _evaluation(name, data, report.calibration) for name, data in report.evals.items()
+    ]
     benches = [_bench(name, data) for name, data in report.benches.items()]
     runs = [_run(run, run is chief) for run in _shown(report, chief)]
     shared, differing = settings_tables(
@@ -52,6 +58,7 @@ def render(report: Report) -> tuple[str, list[Figure]]:
             summary=summary(report.rows, best) if report.rows else summary_of_run(chief),
             tiles=tiles(report, best, chief),
             texts=texts,
+            evaluations=evaluations,
             sizes=sizes,
             benches=benches,
             runs=runs,
@@ -77,6 +84,7 @@ def _environment() -> Environment:
         "perplexity": numbers.perplexity,
         "percent": numbers.percent,
         "size": numbers.size,
+        "any": any,
         "duration": numbers.duration,
         "clip": clip,
         "svg": to_svg,
@@ -129,6 +137,18 @@ def _by_note(dense: Mapping[str, str]) -> dict[str, list[str]]:
     for name, note in dense.items():
         notes.setdefault(note, []).append(name)
     return notes
+
+
+def _evaluation(name: str, data: dict[str, Any], calibration: Any) -> dict[str, Any]:
+    rows = data.get("perplexity") or []
+    return {
+        "name": name,
+        "data": data,
+        "metrics": metrics_of(rows),
+        "rows": rows,
+        "on": [measured_on(calibration, row["source"]) for row in rows],
+        "references": dict.fromkeys(row["reference"] for row in rows if "reference" in row),
+    }
 
 
 def _bench(name: str, data: dict[str, Any]) -> dict[str, Any]:
