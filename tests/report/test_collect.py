@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,3 +160,15 @@ def test_a_record_that_tells_nothing(
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "6 layers pruned to 2:4" in page
     assert "certified" not in page
+
+
+def test_png_files_need_matplotlib_and_the_page_does_not(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ["report", str(checkpoint), "--out", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(app, [*arguments, "--png"])
+    assert "pip install 'armor-prune[plots]'" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -57,17 +57,19 @@ def test_figures_that_are_none_are_refused(page: Callable[..., str]) -> None:
 def test_it_says_which_text_a_figure_is_from(
     page: Callable[..., str], make: Callable[..., Path], tmp_path: Path
 ) -> None:
-    assert f"<td>{OTHER}</td>" in page()
+    assert f">{OTHER}</span>" in page()
     fit = page(source="c.txt")  # what make_checkpoint's record names
-    assert f"<td>{FIT}</td>" in fit
+    assert f">{FIT}</span>" in fit
     assert f"windows of 256 tokens, {FIT}" in fit
-    assert "<td>not known</td>" not in page(source="elsewhere/c.txt")  # nor is the column
+    unknown = page(source="elsewhere/c.txt")
+    assert FIT not in unknown
+    assert OTHER not in unknown
     folder = make(tmp_path / "cmp")
     results = read_json(folder / "results.json")
     for text, says in (("c.txt", FIT), ("other.txt", OTHER)):
         write_json(folder / "results.json", results | {"texts": {"stories": text}})
         write_report(collect(folder), tmp_path / "cmp.html")
-        assert f"Measured on {says}." in (tmp_path / "cmp.html").read_text()
+        assert f"Measured on: {says}." in (tmp_path / "cmp.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Checkpoints:
     def prune(
         self, label: str, config: PruneConfig, device: str, progress: Progress, shared: Shared
     ) -> None:
-        """Make the checkpoint of `label`; an interrupted run of the same input goes on."""
+        """Make the checkpoint of `label`; an interrupted run of the same input is resumed."""
         folder = self.out / label
         key = self._key(config)
         begun = self._pruned.get(label, {}).get("key") == key

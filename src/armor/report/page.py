@@ -84,7 +84,6 @@ def _environment() -> Environment:
         "perplexity": numbers.perplexity,
         "percent": numbers.percent,
         "size": numbers.size,
-        "any": any,
         "duration": numbers.duration,
         "clip": clip,
         "svg": to_svg,

@@ -8,7 +8,7 @@ from typing import Any
 
 from armor.text.sources import parse_source
 
-FIT = "the calibration text (fit)"
+FIT = "calibration text (fit)"
 OTHER = "other text"
 
 
