@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -14,4 +13,6 @@ def versions(*names: str) -> dict[str, str]:
 def _version(name: str) -> str:
     if name == "python":
         return platform.python_version()
+    from importlib.metadata import version  # slow to import, and the command line needs no version
+
     return version("armor-prune" if name == "armor" else name)

@@ -1,6 +1,6 @@
 """What a run writes down (armor_run.json), as types, and how they are read back.
 
-Reading believes nothing: what is absent or of another type is None, or empty.
+When they are read, what is absent or of another type is None, or empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from armor.checkpoint.jsonfile import number
 class LayerRecord:
     """What is kept about a solved layer. Losses are relative to that of a zero weight.
 
-    A run knows all figures but those named; any of them may be None in one that was read.
+    A run writes down every figure; of one that is read back, those that are missing are None.
 
     Attributes:
         shape: (out, in). block: wrapper block, None without wrappers.
@@ -117,7 +117,7 @@ class SizeRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """armor_run.json, as far as it can be believed.
+    """armor_run.json, as far as it is sound.
 
     Attributes:
         model: folder or Hub id of the dense model. method: of most layers.

@@ -88,16 +88,14 @@ def reproduce_command(
     """Run the paper's comparison on your model and put the results beside the published ones.
 
     Prunes with the baselines, the paper's preset and the default, at the paper's block; measures
-    perplexity and the paper's tasks; fills DIR/reproduction.md as it goes. Run it again to go on
-    after an interruption. Without a network give local texts and tasks.
+    perplexity and the paper's tasks; fills DIR/reproduction.md as it goes. Run it again to
+    continue after an interruption. Without a network give local texts and tasks.
 
     Example: [bold]armor reproduce paper --model Qwen/Qwen2.5-7B --out repro[/bold]
     """
     from armor.cli.display import show_comparison
     from armor.compare.checkpoints import DENSE
     from armor.compare.labels import parse_methods
-    from armor.compare.paper import published as figures
-    from armor.compare.paper import same_model
     from armor.compare.sheet import Sheet
     from armor.device import resolve_device
     from armor.evaluation.tasks import parse_tasks
@@ -107,11 +105,10 @@ def reproduce_command(
     if what != "paper":
         raise ArmorError(f"unknown reproduction {what!r}; valid: paper")
     where = resolve_device(device)
-    texts = _named(ppl or ["wikitext2", "c4"])
+    texts = _texts_by_name(ppl or ["wikitext2", "c4"])
     for text in texts.values():
         check_text(text)
-    name = published or same_model(model)
-    theirs = figures(name) if name else {}
+    name, theirs = _published(published, model)
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
     context = check_causal(model).get_text_config().max_position_embeddings
     window = seq_len or min(LONGEST, context)
@@ -171,7 +168,7 @@ def _run_tasks(
         console.print(task_table(list(rows.values())))
 
 
-def _named(texts: list[str]) -> dict[str, str]:
+def _texts_by_name(texts: list[str]) -> dict[str, str]:
     """``NAME=TEXT`` under its name, others as `armor compare` calls them."""
     from armor.cli.compare import text_names
 
@@ -182,6 +179,14 @@ def _named(texts: list[str]) -> dict[str, str]:
     if len(named) < len(texts):
         raise ArmorError("two texts of --ppl have one name; write NAME=TEXT")
     return named
+
+
+def _published(name: str | None, model: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The paper's name of the model, if it is there, and its figures."""
+    from armor.compare import paper
+
+    name = name or paper.same_model(model)
+    return name, paper.published(name) if name else {}
 
 
 def _notes(theirs: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ class Checkpoints:
         self._save()
 
     def sizes(self, label: str) -> dict[str, Any]:
-        """The bytes and seconds of a `Row`; of the dense model, which tells none, zeros."""
+        """The bytes and seconds of a `Row`; zeros for the dense model."""
         known = self._pruned.get(label, {})
         names = ("linear_bytes", "dense_linear_bytes", "seconds")
         return {name: known.get(name, 0) for name in names}

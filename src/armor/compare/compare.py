@@ -17,7 +17,7 @@ from armor.text.source import TextLike
 
 #: The folder of the measurements, one file a label.
 MEASURED = "measured"
-#: What the runs share, while they go on.
+#: What the runs share; removed at the end.
 SHARED = ".shared"
 Windows = Callable[[int, int], None]
 
@@ -40,7 +40,7 @@ def compare(
     What `out` already holds is not done again: neither a checkpoint of the same model, settings and
     calibration text, nor its perplexity on the same text. The settings share the calibration tokens
     and, where they need nothing but the dense model's moments (magnitude, NoWag-P, armor with dense
-    targets), those; the others see each their own pruned model.
+    targets), those; each of the others reads its own pruned model.
 
     Args:
         model: folder or Hub id of the dense model.

@@ -50,9 +50,9 @@ class Measurement:
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
         """
-        self.folder = _found(model)
+        self.folder = _finished_folder(model)
         self.reference = reference
-        self._reference_folder = None if reference is None else _found(reference)
+        self._reference_folder = None if reference is None else _finished_folder(reference)
         self.device = device
         self.reused = 0
         about = {"model": model, "model_id": model_id(self.folder)}
@@ -161,10 +161,10 @@ class Measurement:
         return row
 
 
-def _found(model: str) -> Path:
+def _finished_folder(model: str) -> Path:
     """The folder of `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
     if not Path(model).exists() and store_folder(Path(model)).is_dir():
         raise ArmorError(
-            f"{model} is not finished: give the same armor prune command again to go on"
+            f"{model} is not finished: give the same armor prune command again to finish it"
         )
     return resolve(model)

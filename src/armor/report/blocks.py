@@ -1,4 +1,4 @@
-"""The blocks that were chosen for a size of the whole, by kind of layer, as a table."""
+"""The blocks that were chosen to reach a given size, by kind of layer, as a table."""
 
 from __future__ import annotations
 

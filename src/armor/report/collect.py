@@ -117,7 +117,7 @@ def read_run(folder: Path, label: str) -> Run:
 def _read(
     found: Iterable[Path], given: Iterable[Path], fields_of: Mapping[str, Fields], command: str
 ) -> dict[str, dict[str, Any]]:
-    """The JSON objects by file name; `found` files of another make are passed over."""
+    """The JSON objects by file name; `found` files that something else wrote are left out."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(found):
         data = read_json(path)

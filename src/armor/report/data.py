@@ -22,7 +22,7 @@ class Layer:
 
     Attributes:
         name: as in the checkpoint. spec: shape, block and pattern. size: its bytes.
-        record: see `LayerRecord`; None where the run recorded nothing.
+        record: of the run; its figures are None where the run recorded nothing.
     """
 
     name: str

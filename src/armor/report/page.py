@@ -127,7 +127,7 @@ def _run(run: Run, first: bool) -> dict[str, Any]:
 
 
 def _importance(layer: Layer) -> float:
-    """What a table that is too long is cut by."""
+    """A table that would be too long shows the layers where this is largest."""
     return layer.record.output_error or layer.record.loss or 0.0
 
 
