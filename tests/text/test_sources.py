@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 import armor
 from armor.checkpoint.jsonfile import read_json
+from armor.compare.compare import compare
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.load import load_model, load_tokenizer
+from armor.report.texts import measured_on
 from armor.text import sources
+from armor.text.describe import describe_config, record_config
 from armor.text.files import JsonLinesFile, TextFile
 from armor.text.given import GivenTexts
 from armor.text.hub import HubDataset
@@ -90,8 +95,20 @@ def test_identities_follow_the_contents(tmp_path: Path) -> None:
     assert parse_source(str(tmp_path / "absent")).identity() == [str(tmp_path / "absent"), ""]
 
 
+def test_how_logs_and_records_name_the_calibration_text() -> None:
+    for given, name, record in (
+        ("c.txt", "c.txt", "c.txt"),
+        (("a", "b"), "2 given texts", {"texts": 2, "sha256": sha256(b"a\0b").hexdigest()}),
+    ):
+        config = PruneConfig(calibration=given, seed=3)
+        for found, expected in ((describe_config(config), name), (record_config(config), record)):
+            assert found == config.to_dict() | {"calibration": expected}
+
+
 class Squares(Source):
     """``squares:N``: the first N squares, in words of digits, for ever the same."""
+
+    has_splits = True
 
     def __init__(self, name: str, count: int) -> None:
         self.name = name
@@ -121,7 +138,11 @@ def test_a_source_of_ones_own(
     found = armor.evaluate(model, tokenizer, "squares:60", seq_len=32)
     text = "\n\n".join(f"{n} times {n} is {n * n}" for n in range(60, 120))
     assert (found.source, found.text_bytes) == ("squares:60", len(text))
-    check_text("squares:9")
+    assert measured_on("squares:60", "squares:60") is None
+    magnitude = replace(config, method="magnitude")
+    texts = {"numbers": "squares:60"}
+    rows = compare(str(tiny_model), {"magnitude": magnitude}, texts, tmp_path / "cmp", seq_len=32)
+    assert [list(row.perplexity) for row in rows] == [["numbers"], ["numbers"]]
 
 
 def test_text_file(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def measured_on(calibration: Any, text: Any) -> str | None:
     if not (isinstance(calibration, str) and isinstance(text, str) and calibration and text):
         return None
     own, other = parse_source(calibration), parse_source(text)
-    if own.is_stream or other.is_stream:
-        # Of one data set it is not recorded which split was there to be read.
+    if own.has_splits or other.has_splits:
+        # Which splits a data set had is not recorded.
         return None if own.name == other.name else OTHER
     if os.path.abspath(own.name) == os.path.abspath(other.name):
         return FIT

@@ -19,6 +19,7 @@ class HubDataset(Source):
 
     name: str
     is_stream = True
+    has_splits = True
 
     @classmethod
     def parse(cls, given: TextLike) -> HubDataset | None:

@@ -29,6 +29,7 @@ class PaperText(Source):
     most_documents: int | None = None
     windows: int | None = None
     is_stream = True
+    has_splits = True
 
     @classmethod
     def parse(cls, given: TextLike) -> PaperText | None:

@@ -18,12 +18,14 @@ class Source(ABC):
         name: short, for messages and tables; as the user wrote it.
         is_stream: whether it comes over the network or has no end: it is read no further than
             needed, not read ahead to check it, and kept in memory between evaluations.
+        has_splits: whether it holds other documents to calibrate than to evaluate, or may.
         separator: between its documents.
         windows: how many windows an evaluation reads; None for all.
     """
 
     name: str
     is_stream: bool = False
+    has_splits: bool = False
     separator: str = "\n\n"  # as in the usual WikiText-2 protocol
     windows: int | None = None
 
@@ -37,7 +39,7 @@ class Source(ABC):
         """The documents in order.
 
         Args:
-            split: "train" to calibrate, "test" to evaluate. A source without splits ignores it.
+            split: "train" to calibrate, "test" to evaluate. A source that has no splits ignores it.
 
         Raises:
             ArmorError: a text that is missing, empty, or no text.
