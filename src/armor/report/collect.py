@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,8 @@ def _comparison(folder: Path, found: Report) -> Report:
     data = read_json(folder / RESULTS)
     if not fits(data, COMPARISON):
         raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again")
-    known = {item.name for item in fields(Row)}
     try:
-        rows = [
-            Row(**{key: value for key, value in row.items() if key in known})
-            for row in data["rows"]
-        ]
-        for row in rows:
-            missing = [text for text, value in row.perplexity.items() if value is None]
-            row.perplexity.update(dict.fromkeys(missing, math.inf))
+        rows = [Row.read(row) for row in data["rows"]]
         title = str(data.get("title") or Path(data["model"]).name)
     except (KeyError, TypeError, AttributeError):
         raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again") from None
