@@ -11,11 +11,12 @@ import torch
 
 from armor.errors import ArmorError
 from armor.evaluation.perplexity import evaluate
-from armor.evaluation.record import Record, key_of, model_id, source_id
+from armor.evaluation.record import Record, key_of, model_id
 from armor.models.load import load_model, load_tokenizer
 from armor.models.source import resolve
 from armor.run.store import store_folder
-from armor.text.sources import Source
+from armor.text.source import TextLike
+from armor.text.sources import parse_source
 
 if TYPE_CHECKING:
     from armor.evaluation.harness import TaskList
@@ -49,9 +50,9 @@ class Measurement:
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
         """
-        self.folder = _found(model)
+        self.folder = _finished_folder(model)
         self.reference = reference
-        self._reference_folder = None if reference is None else _found(reference)
+        self._reference_folder = None if reference is None else _finished_folder(reference)
         self.device = device
         self.reused = 0
         about = {"model": model, "model_id": model_id(self.folder)}
@@ -90,7 +91,7 @@ class Measurement:
 
     def perplexity(
         self,
-        text: Source,
+        text: TextLike,
         seq_len: int | None = None,
         max_chars: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -117,7 +118,7 @@ class Measurement:
         return self._row("perplexity", self._key(text, seq_len, max_chars), measure)
 
     def knows_perplexity(
-        self, text: Source, seq_len: int | None = None, max_chars: int | None = None
+        self, text: TextLike, seq_len: int | None = None, max_chars: int | None = None
     ) -> bool:
         """Whether `perplexity` has the row in its record."""
         return self.record.known(self._key(text, seq_len, max_chars)) is not None
@@ -139,10 +140,12 @@ class Measurement:
     def _task_key(self, tasks: TaskList, spec: TaskSpec) -> str:
         return key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
 
-    def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
+    def _key(self, text: TextLike, seq_len: int | None, max_chars: int | None) -> str:
         folder = self._reference_folder
         other = () if folder is None else (model_id(folder),)
-        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device, *other)
+        return key_of(
+            "perplexity", parse_source(text).identity(), seq_len, max_chars, self.device, *other
+        )
 
     def _load(self, folder: Path) -> Any:
         dtype = torch.float32 if self.device == "cpu" else None
@@ -158,10 +161,10 @@ class Measurement:
         return row
 
 
-def _found(model: str) -> Path:
+def _finished_folder(model: str) -> Path:
     """The folder of `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
     if not Path(model).exists() and store_folder(Path(model)).is_dir():
         raise ArmorError(
-            f"{model} is not finished: give the same armor prune command again to go on"
+            f"{model} is not finished: give the same armor prune command again to finish it"
         )
     return resolve(model)

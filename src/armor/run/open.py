@@ -12,8 +12,7 @@ from armor.errors import ArmorError
 from armor.models.experts import fused_experts
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
-
-DEFAULT_CONTEXT = 2048
+from armor.text.windows import context_length, default_window
 
 
 def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
@@ -65,9 +64,9 @@ def window_length(config: PruneConfig, network: Any) -> int:
     Raises:
         ArmorError: more than the context is asked for.
     """
-    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
     if config.seq_len is None:
-        return min(DEFAULT_CONTEXT, context)
+        return default_window(network.config)
+    context = context_length(network.config)
     if config.seq_len > context:
         raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
     return config.seq_len

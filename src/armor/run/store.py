@@ -161,7 +161,7 @@ class Store:
         for path in sorted((self.folder / "layers").iterdir()):
             about = self._sound(path)
             if about and path.name == f"{about.get('layer')}.safetensors":
-                record = LayerRecord(**about["record"] | {"shape": tuple(about["record"]["shape"])})
+                record = LayerRecord.read(about["record"])
                 self.layers[about["layer"]] = Finished(path, record, about["moments"])
                 continue
             if path.suffix == ".safetensors":
