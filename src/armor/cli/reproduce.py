@@ -94,7 +94,7 @@ def reproduce_command(
     from armor.compare.paper import same_model
     from armor.compare.sheet import Sheet
     from armor.evaluation.tasks import parse_tasks
-    from armor.models.load import check_causal
+    from armor.models.folder import ModelFolder
 
     if what != "paper":
         raise ArmorError(f"unknown reproduction {what!r}; valid: paper")
@@ -105,7 +105,7 @@ def reproduce_command(
     name = published or same_model(model)
     theirs = figures(name) if name else {}
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
-    context = check_causal(model).get_text_config().max_position_embeddings
+    context = ModelFolder.open(model).config.get_text_config().max_position_embeddings
     window = seq_len or min(LONGEST, context)
     settings = parse_methods(
         methods,

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.folder import full_disk
-from armor.checkpoint.mapped import map_file
-from armor.checkpoint.tensorfile import write_file
+from armor.checkpoint.tensorfile import map_file, write_file
 from armor.engines.failure import Failure
 from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue

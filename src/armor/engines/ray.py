@@ -138,10 +138,10 @@ def _do(given: list[Any], job: Job, names: list[str], *values: Encoded) -> tuple
                     f"{socket.gethostname()} has another version of armor: install the same one"
                     " on every machine"
                 )
-            if not (setup.spec.folder / "config.json").is_file():
+            if not (setup.spec.folder.path / "config.json").is_file():
                 raise ArmorError(
-                    f"{socket.gethostname()} cannot read {setup.spec.folder}: the model must be on"
-                    " a folder that every machine sees under the same path"
+                    f"{socket.gethostname()} cannot read {setup.spec.folder.path}: the model must"
+                    " be on a folder that every machine sees under the same path"
                 )
             _workers[setup.run] = Worker(setup.spec)
         tensors = {name: _decode(value) for name, value in zip(names, values, strict=True)}

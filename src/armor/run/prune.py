@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.checkpoint.assemble import assemble, check_source
+from armor.checkpoint.assemble import assemble
 from armor.checkpoint.folder import check_output
 from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import read_json
-from armor.checkpoint.owned import is_checkpoint
+from armor.checkpoint.reader import is_checkpoint
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.engines.scheduler import Scheduler
 from armor.errors import ArmorError
 from armor.models.digest import digest_weights
+from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
-from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
 from armor.run.engines import Where, open_engine
 from armor.run.manifest import digest, make_manifest
@@ -124,15 +124,15 @@ def prune(
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
-    source = resolve(str(model))
-    check_source(source)
-    streamed = open_model(source, config)
+    folder = shared.once("folder", lambda: ModelFolder.open(model))
+    folder.files.check_dense()
+    streamed = open_model(folder, config)
     shapes = _shapes(streamed, config.lm_head)
     itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
     plans = make_plan(shapes, config, itemsize)
     if config.size is not None:
         check_size(plans, config, itemsize)
-    tokenizer = load_tokenizer(str(source))
+    tokenizer = load_tokenizer(folder)
     config = replace(config, seq_len=_window(config, streamed.model))
     assert config.seq_len is not None
     drawn = (config.calibration, config.samples, config.seq_len, config.seed)
@@ -142,7 +142,7 @@ def prune(
     )
     if config.size is None:
         progress.planned(plans)
-    digests = shared.once("weights", lambda: digest_weights(streamed.tensors))
+    digests = shared.once("weights", lambda: digest_weights(folder.tensors))
     manifest = make_manifest(
         config, digests, streamed.model.config.to_dict(), windows, where.device
     )
@@ -182,7 +182,12 @@ def prune(
         patterns = {
             name: Pattern.parse(plan.settings(config).pattern) for name, plan in todo.items()
         }
-        assemble(source, out, layers, run, joined=joined, replace=replaceable, patterns=patterns)
+        assemble(
+            *(folder.files, out, layers, run),
+            joined=joined,
+            replace=replaceable,
+            patterns=patterns,
+        )
         store.remove()
     finally:
         store.close()

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,10 @@ from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.engines.job import Job, Tensors
 from armor.factorize.scaling import cast
+from armor.models.folder import ModelFolder
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
+from armor.run.head import head_input, loss_gradient
 from armor.run.memory import trim_memory
 from armor.run.open import open_model
 from armor.run.plan import LayerPlan
@@ -42,10 +43,10 @@ class Spec:
     """What every worker of a run must know.
 
     Attributes:
-        folder: the model. calls: how its blocks are called. device: a torch device.
+        folder: the model's. calls: how its blocks are called. device: a torch device.
     """
 
-    folder: Path
+    folder: ModelFolder
     config: PruneConfig
     calls: Calls
     device: str
@@ -212,8 +213,8 @@ class Worker:
         moments = Moments()
         for batch, states in hidden.items():
             as_tuple = self._spec.calls[index - 1][states.shape[0]].as_tuple
-            inputs = self._model.head_input(states, as_tuple).to(self._spec.device)
-            twins = None if dense is None else self._model.head_input(dense[batch], as_tuple)
+            inputs = head_input(self._model, states, as_tuple).to(self._spec.device)
+            twins = None if dense is None else head_input(self._model, dense[batch], as_tuple)
             moments.add(inputs, None if twins is None else twins.to(self._spec.device))
         return moments.tokens, moments.sums()
 
@@ -231,8 +232,13 @@ class Worker:
         samples: Tensors = {}
         for batch, states in hidden.items():
             as_tuple = self._spec.calls[index - 1][states.shape[0]].as_tuple
-            back[batch], own = self._model.loss_gradient(
-                states, tokens[batch].long(), as_tuple, linears, Draw(share, int(batch))
+            back[batch], own = loss_gradient(
+                self._model,
+                states,
+                tokens[batch].long(),
+                as_tuple,
+                linears,
+                Draw(share, int(batch)),
             )
             _append(samples, own)
         return None, back, samples
