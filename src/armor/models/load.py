@@ -19,7 +19,7 @@ from armor.errors import ArmorError
 from armor.models.folder import ModelFolder, one_line_errors
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-#: A config may describe a little more than is stored: numbers of parameters, and of buffers.
+#: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
 _EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
 _FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
@@ -83,18 +83,21 @@ def load_tokenizer(model: str | Path | ModelFolder) -> Any:
     """The tokenizer of a model. Raises `ArmorError` where there is none, or no such model."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    folder = ModelFolder.open(model).path
+    folder = ModelFolder.open(model)
+    path = str(folder.path)
     # transformers 5 makes an empty tokenizer where the vocabulary is missing.
-    if not any(any(folder.glob(name)) for name in _VOCABULARIES):
-        raise ArmorError(f"{folder} holds no tokenizer; copy the model's tokenizer files there")
-    with one_line_errors(f"cannot load the tokenizer of {folder}"):
+    if not any(any(folder.path.glob(name)) for name in _VOCABULARIES):
+        raise ArmorError(f"{path} holds no tokenizer; copy the model's tokenizer files there")
+    with one_line_errors(f"cannot load the tokenizer of {path}"):
         try:
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(
+                path, config=copy.deepcopy(folder.config), trust_remote_code=False
+            )
         except ValueError as error:
             # transformers 5 writes a class name that 4 does not know; tokenizer.json says it all.
             if "TokenizersBackend" not in str(error):
                 raise
-            return PreTrainedTokenizerFast.from_pretrained(str(folder))
+            return PreTrainedTokenizerFast.from_pretrained(path)
 
 
 def empty_model(folder: ModelFolder) -> Any:
@@ -113,8 +116,7 @@ def empty_model(folder: ModelFolder) -> Any:
 
     with one_line_errors(f"cannot build {folder.path}"):
         stored = _stored_weights(folder)
-        buffers = 2 * stored + _EXTRA_BUFFERS
-        with _parameters_on_meta(buffers):
+        with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
             model = AutoModelForCausalLM.from_config(
                 copy.deepcopy(folder.config), dtype=torch.float32
             )
@@ -125,8 +127,8 @@ def empty_model(folder: ModelFolder) -> Any:
             f"{folder.path}: config.json describes {asked:.3g} parameters, its files hold"
             f" {stored:.3g}: copy or download the model again"
         )
-    beside = sum(buffer.numel() for buffer in model.buffers())
-    if beside > buffers:
+    if any(buffer.is_meta for buffer in model.buffers()):
+        beside = sum(buffer.numel() for buffer in model.buffers())
         raise ArmorError(
             f"{folder.path}: config.json asks for {beside:.3g} numbers beside the weights: copy or"
             " download the model again"
@@ -147,17 +149,17 @@ def _stored_weights(folder: ModelFolder) -> int:
 
 
 @contextmanager
-def _parameters_on_meta(buffers: int) -> Iterator[None]:
+def _parameters_on_meta(room: int) -> Iterator[None]:
     """While active, every parameter that a module registers moves to the meta device.
 
     `torch.device("meta")` would take the buffers along, and nothing could bring them back.
 
     Args:
-        buffers: how many numbers all buffers may have; what goes beyond is on the meta device, too,
-            so that a config cannot ask for more memory than there is.
+        room: bytes for all buffers. What goes beyond is made on the meta device, too, so that a
+            config cannot ask for more memory than there is.
     """
     register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
-    bounded = _Bounded(buffers)
+    bounded = _Bounded(room)
 
     def parameter_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if param is not None and param.device.type != "meta":
@@ -167,7 +169,7 @@ def _parameters_on_meta(buffers: int) -> Iterator[None]:
     def buffer_counted(
         self: nn.Module, name: str, tensor: Tensor | None, persistent: bool = True
     ) -> None:
-        bounded.room -= 0 if tensor is None else tensor.numel()
+        bounded.room -= 0 if tensor is None else tensor.nbytes
         register_buffer(self, name, tensor, persistent)
 
     nn.Module.register_parameter = parameter_on_meta  # type: ignore[method-assign]
@@ -181,7 +183,7 @@ def _parameters_on_meta(buffers: int) -> Iterator[None]:
 
 
 class _Bounded(TorchDispatchMode):
-    """While active, a tensor of more than `room` numbers is made on the meta device."""
+    """While active, a tensor of more than `room` bytes is made on the meta device."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -192,13 +194,15 @@ class _Bounded(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(tensor.is_meta for tensor in tensors):
-            return func(*args, **kwargs)
         on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        if any(tensor.is_meta for tensor in tensors):
+            if func._schema.is_mutable:
+                return func(*args, **kwargs)
+            return func(*on_meta[0], **on_meta[1])
         device = {"device": torch.device("meta")} if "device" in kwargs else {}
         try:
             planned = func(*on_meta[0], **{**on_meta[1], **device})
         except RuntimeError:  # it has no twin on the meta device: it gives a plain number
             return func(*args, **kwargs)
-        made = [leaf.numel() for leaf in tree_leaves(planned) if isinstance(leaf, Tensor)]
+        made = [leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor)]
         return planned if sum(made) > self.room else func(*args, **kwargs)
