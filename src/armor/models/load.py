@@ -194,10 +194,11 @@ class _Bounded(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        meta = [tensor.is_meta for tensor in tensors]
+        if any(meta) and (all(meta) or func._schema.is_mutable):
+            return func(*args, **kwargs)
         on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-        if any(tensor.is_meta for tensor in tensors):
-            if func._schema.is_mutable:
-                return func(*args, **kwargs)
+        if any(meta):
             return func(*on_meta[0], **on_meta[1])
         device = {"device": torch.device("meta")} if "device" in kwargs else {}
         try:
