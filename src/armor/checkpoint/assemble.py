@@ -47,8 +47,8 @@ def assemble(
             the source's files, so the mapping may load them lazily.
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
         joined: tensors of the source that are stored in parts, by name.
-        replace: an `out` that exists makes way at the very end.
-        patterns: of the layers that are given as files, 2:4 where it says nothing.
+        replace: an `out` that exists is replaced, at the very end.
+        patterns: of the layers that are given as files, 2:4 for those not in it.
 
     Raises:
         ArmorError: a source that is not dense, an `out` that exists, a layer that does not fit the

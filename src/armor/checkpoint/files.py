@@ -1,4 +1,4 @@
-"""ModelFiles: a model folder as it lies on the disk: its config.json, and where its tensors are."""
+"""ModelFiles: what a model folder holds: its config.json, and where its tensors are."""
 
 from __future__ import annotations
 

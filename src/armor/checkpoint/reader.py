@@ -1,4 +1,4 @@
-"""Checkpoint: an armor folder opened for reading, everything checked before it is believed."""
+"""Checkpoint: an armor folder opened for reading, its metadata and tensors checked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Checkpoint:
     """An opened checkpoint: nothing but headers and JSON is in memory.
 
     Attributes:
-        folder: where it lies. config: its config.json.
+        folder: where it is. config: its config.json.
         layers: the pruned layers by name. tensors: every stored tensor by name.
         joined: tensors of the dense model that are stored in parts, by name.
         run: armor_run.json, {} without one.
@@ -66,14 +66,14 @@ class Checkpoint:
         return cls(folder, files.config, layers, joined, tensors, run)
 
     def layer(self, name: str) -> PackedLayer:
-        """One pruned layer, loaded. Raises `ArmorError` unless it keeps what its pattern says."""
+        """One pruned layer, loaded. Raises `ArmorError` unless its indices fit its pattern."""
         self.check_pattern(name)
         spec = self.layers[name]
         parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
         return PackedLayer.of(spec.shape[1], parts, spec.pattern)
 
     def check_pattern(self, name: str) -> None:
-        """Raise `ArmorError` unless this layer keeps what its pattern says, group by group.
+        """Raise `ArmorError` unless the indices of this layer fit its pattern, group by group.
 
         Only a piece of the indices is in memory at a time, whatever size the file claims.
         """
@@ -96,7 +96,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def check_layer(name: str, layer: PackedLayer) -> None:
-    """Raise `ArmorError` unless a layer in memory keeps what its pattern says."""
+    """Raise `ArmorError` unless the indices of a layer in memory fit its pattern."""
     indices = layer.core_indices
     sound = valid_indices(indices, layer.pattern, layer.in_features)
     if not sound or (layer.count is not None and ones(indices) != layer.count):

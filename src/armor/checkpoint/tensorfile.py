@@ -104,7 +104,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def map_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of our own, by name, mapped into memory as they lie there.
+    """The tensors of a safetensors file that armor wrote, by name, mapped into memory.
 
     Changes to them do not reach the file. The pages are read when they are used, are shared between
     processes, and can be dropped by the system at any time: they need no memory of their own.

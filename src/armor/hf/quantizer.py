@@ -28,7 +28,7 @@ from armor.runtime import prepare
 
 
 def register() -> None:
-    """Make transformers know the method "armor"."""
+    """Add the method "armor" to the tables of transformers."""
     AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ArmorConfig
     AUTO_QUANTIZER_MAPPING[METHOD] = ArmorQuantizer
 
@@ -79,7 +79,7 @@ class ArmorQuantizer(HfQuantizer):
         return model
 
     def update_weight_conversions(self, conversions: list[Any], *args: Any) -> list[Any]:
-        """transformers 5 only: experts that were split are loaded as they lie in the checkpoint."""
+        """transformers 5 only: experts that were split are loaded as the checkpoint has them."""
         return [
             conversion
             for conversion in super().update_weight_conversions(conversions, *args)
@@ -140,7 +140,8 @@ def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | N
 def _find_path(model: Any, name: str) -> str | None:
     """Where layer `name` of the checkpoint sits in `model`; None if `model` lacks that part.
 
-    A headless model (AutoModel) has the same layers without the prefix, the other way round with.
+    A model without a head (AutoModel) has the same layers without the prefix, one with a head those
+    of a checkpoint without, with it.
     """
     prefix = f"{model.base_model_prefix}."
     for path in (name, name.removeprefix(prefix), prefix + name):

@@ -1,4 +1,4 @@
-"""Layout: a model's linears as modules, and where each of its tensors lies in the checkpoint."""
+"""Layout: a model's linears as modules, and where each of its tensors is in the checkpoint."""
 
 from __future__ import annotations
 

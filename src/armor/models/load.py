@@ -94,7 +94,7 @@ def load_tokenizer(model: str | Path | ModelFolder) -> Any:
                 path, config=copy.deepcopy(folder.config), trust_remote_code=False
             )
         except ValueError as error:
-            # transformers 5 writes a class name that 4 does not know; tokenizer.json says it all.
+            # transformers 5 writes a class name that 4 does not have; tokenizer.json is enough.
             if "TokenizersBackend" not in str(error):
                 raise
             return PreTrainedTokenizerFast.from_pretrained(path)
@@ -103,7 +103,7 @@ def load_tokenizer(model: str | Path | ModelFolder) -> Any:
 def empty_model(folder: ModelFolder) -> Any:
     """The model in `folder` without its weights, in float32.
 
-    Parameters lie on the meta device and take no memory; buffers that the model computes when it
+    Parameters are on the meta device and take no memory; buffers that the model computes when it
     is built (rotary frequencies, masks) are there.
 
     Returns:
@@ -155,7 +155,7 @@ def _parameters_on_meta(room: int) -> Iterator[None]:
     `torch.device("meta")` would take the buffers along, and nothing could bring them back.
 
     Args:
-        room: bytes for all buffers. What goes beyond is made on the meta device, too, so that a
+        room: bytes for all buffers. What is larger is made on the meta device, too, so that a
             config cannot ask for more memory than there is.
     """
     register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
