@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from armor.checkpoint import assemble
+from armor.checkpoint import ModelFiles, assemble
 from armor.factorize.scaling import cast
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
@@ -108,7 +108,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
                 if isinstance(module, torch.nn.Linear) and name != "lm_head"
             }
             run = {"config": {"method": "armor"}, "layers": dict.fromkeys(layers, RECORD)}
-            assemble(home / "source", home / "packed", layers, run)
+            assemble(ModelFiles.read(home / "source"), home / "packed", layers, run)
             cache[key] = Made(home / "source", home / "packed", layers)
         return cache[key]
 

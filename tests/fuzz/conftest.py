@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from armor.checkpoint import assemble
+from armor.checkpoint import ModelFiles, assemble
 from armor.checkpoint.joined import Joined
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
         "layers": dict.fromkeys(names, RECORD),
         "dense_layers": {"model.layers.0.gate": "excluded"},
     }
-    assemble(source, tmp_path / "packed", layers, run, joined=joined)
+    assemble(ModelFiles.read(source), tmp_path / "packed", layers, run, joined=joined)
     return tmp_path / "packed"
 
 
@@ -100,7 +100,7 @@ def loadable(tmp_path_factory: pytest.TempPathFactory) -> Loadable:
             mask = nm_mask(weight.abs())
             wrappers = [torch.eye(4).repeat(size // 4, 1, 1) for size in weight.shape]
             layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers))
-    assemble(home / "dense", home / "pruned", layers, {})
+    assemble(ModelFiles.read(home / "dense"), home / "pruned", layers, {})
     (home / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
     return Loadable(home / "dense", home / "pruned", home / "text.txt")
 

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from armor.calibrate.stream import Call, observe
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.models.folder import ModelFolder
 from armor.models.structure import find_structure
 from armor.run.open import open_model
 
@@ -83,8 +84,9 @@ def test_unknown_experts_are_refused_unless_excluded(tmp_path: Path) -> None:
 
     sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
     GptOssForCausalLM(GptOssConfig(**sizes)).save_pretrained(tmp_path)
+    folder = ModelFolder.open(tmp_path)
     with pytest.raises(ArmorError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj \(4x32x88"):
-        open_model(tmp_path, PruneConfig())
-    model = open_model(tmp_path, PruneConfig(exclude=("*experts*",)))
+        open_model(folder, PruneConfig())
+    model = open_model(folder, PruneConfig(exclude=("*experts*",)))
     names = [path.rpartition(".")[2] for path in model.structure.linears(0)]
     assert names == ["q_proj", "k_proj", "v_proj", "o_proj"]

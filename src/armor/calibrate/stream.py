@@ -106,32 +106,6 @@ def open_stream(
         yield hidden[0], calls
 
 
-def behind(
-    model: nn.Module, structure: Structure, module: nn.Module, hidden: Tensor, as_tuple: bool
-) -> Tensor:
-    """What `module` is fed where the blocks of `model` end with `hidden`.
-
-    Args:
-        module: runs after the blocks. as_tuple: whether blocks return a tuple.
-    """
-    seen: list[Tensor] = []
-
-    def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0])
-        raise Stop
-
-    def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
-
-    handle = module.register_forward_pre_hook(capture)
-    try:
-        with replaced(structure, forward), torch.no_grad(), suppress(Stop):
-            model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
 def observe(
     block: nn.Module, call: Call, hidden: Tensor, described: Sequence[Sequence[str]] = ()
 ) -> tuple[Tensor, list[tuple[list[str], Tensor]]]:

@@ -99,7 +99,7 @@ def reproduce_command(
     from armor.compare.sheet import Sheet
     from armor.device import resolve_device
     from armor.evaluation.tasks import parse_tasks
-    from armor.models.load import check_causal
+    from armor.models.folder import ModelFolder
     from armor.text.sources import check_text
 
     if what != "paper":
@@ -110,7 +110,7 @@ def reproduce_command(
         check_text(text)
     name, theirs = _published(published, model)
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
-    context = check_causal(model).get_text_config().max_position_embeddings
+    context = ModelFolder.open(model).config.get_text_config().max_position_embeddings
     window = seq_len or min(LONGEST, context)
     settings = parse_methods(
         methods,

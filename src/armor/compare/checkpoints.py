@@ -9,12 +9,12 @@ from typing import Any
 
 from armor.checkpoint.inspect import inspect
 from armor.checkpoint.jsonfile import read_json, write_json
-from armor.checkpoint.owned import is_checkpoint
+from armor.checkpoint.reader import is_checkpoint
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.evaluation.record import key_of, model_id
-from armor.models.source import resolve
+from armor.models.folder import ModelFolder
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 from armor.run.shared import Shared
@@ -37,7 +37,7 @@ class Checkpoints:
     def __init__(self, out: Path, model: str) -> None:
         self.out = out
         self.model = model
-        self._model_id = model_id(resolve(model))
+        self._model_id = model_id(ModelFolder.open(model).path)
         self._file = out / RESULTS
         self._pruned: dict[str, Any] = {}
         if self._file.is_file():

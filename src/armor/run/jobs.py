@@ -17,6 +17,7 @@ from armor.calibrate.routed import fed, fill, routes
 from armor.calibrate.stream import merged, observe
 from armor.engines.job import Result, Tensors
 from armor.models.routed import Routed
+from armor.run.head import head_input
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, solve_certified
 from armor.run.threads import SHARED_FROM
@@ -203,8 +204,8 @@ def sum_head_moments(
     moments = Moments()
     for batch, states in hidden.items():
         as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
-        inputs = worker.model.head_input(states, as_tuple).to(worker.device)
-        twins = None if dense is None else worker.model.head_input(dense[batch], as_tuple)
+        inputs = head_input(worker.model, states, as_tuple).to(worker.device)
+        twins = None if dense is None else head_input(worker.model, dense[batch], as_tuple)
         moments.add(inputs, None if twins is None else twins.to(worker.device))
     return Result(moments.tokens, (moments.sums(),))
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
 from armor.text.windows import context_length, default_window
 
 
-def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
+def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
     """The model in `folder`, empty, with its fused projections split where `config` says so.
 
     Raises:

@@ -21,6 +21,7 @@ from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.engines.threads import threads
 from armor.methods import Stream
+from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.run.block import Block
 from armor.run.layer_names import LayerNames
@@ -34,9 +35,10 @@ from armor.sparse.layer import PackedLayer
 from armor.text.windows import token_windows
 
 
-def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, LayerRecord]:
-    """Prune the dense decoder in `folder` and write the checkpoint `out`; the layers' records."""
+def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, LayerRecord]:
+    """Prune the dense decoder in `source` and write the checkpoint `out`; the layers' records."""
     # What there is, and what is to become of each linear.
+    folder = ModelFolder.open(source)
     model = open_model(folder, config)
     shapes = linear_shapes(model, lm_head=False)
     itemsize = model.dtype(f"{model.layout.path(next(iter(shapes)))}.weight").itemsize
@@ -48,7 +50,7 @@ def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, Lay
     # Calibration text, in windows of tokens, embedded: the input of the first block.
     seq_len = window_length(config, model.model)
     config = replace(config, seq_len=seq_len)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(folder)
     windows = token_windows(config.calibration, tokenizer, config.samples, seq_len, config.seed)
     calls, hidden = calls_of(model, windows)
 
@@ -100,8 +102,8 @@ def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, Lay
                 streams["dense"] = passed.after
         hidden = streams.get("pruned", passed.after)
 
-    written = run_record(str(folder), config, plan, records)
-    assemble(folder, out, {name: packed[name] for name in todo}, written)
+    written = run_record(str(source), config, plan, records)
+    assemble(folder.files, out, {name: packed[name] for name in todo}, written)
     return records
 
 

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from armor.checkpoint.folder import full_disk, sync_folder
 from armor.checkpoint.jsonfile import read_json, write_json
-from armor.checkpoint.mapped import map_file
 from armor.checkpoint.records import LayerRecord
-from armor.checkpoint.tensorfile import StoredTensor, read_file, write_file
+from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_file
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
 from armor.run.lock import Lock

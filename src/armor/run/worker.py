@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from armor.engines.job import Tensors
 from armor.errors import ArmorError
 from armor.memory import trim_memory
 from armor.methods import METHODS, Method
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.block import Block
 from armor.run.manifest import code_digest
@@ -30,12 +30,12 @@ class Spec:
     """What every worker of a run must know.
 
     Attributes:
-        folder: the model. calls: how its blocks are called.
+        folder: the model's. calls: how its blocks are called.
         methods: the registry of methods, which a script may have added to.
         code: the hash of the code that opened the run.
     """
 
-    folder: Path
+    folder: ModelFolder
     config: PruneConfig
     calls: Calls
     methods: Mapping[str, Method]
@@ -58,10 +58,10 @@ def open_worker(spec: Spec, device: str) -> Worker:
         raise ArmorError(
             f"{host} has another version of armor: install the same one on every machine"
         )
-    if not (spec.folder / "config.json").is_file():
+    if not (spec.folder.path / "config.json").is_file():
         raise ArmorError(
-            f"{host} cannot read {spec.folder}: the model must be on a folder that every machine"
-            " sees under the same path"
+            f"{host} cannot read {spec.folder.path}: the model must be on a folder that every"
+            " machine sees under the same path"
         )
     METHODS.update(spec.methods)
     return Worker(spec, open_model(spec.folder, spec.config), device)
