@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from armor.calibrate.stream import Call, observe
+from armor.calibrate.stream import BlockCall, observe
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.structure import find_structure
@@ -69,7 +69,7 @@ class Copying(nn.Module):
 
 def test_described_stages() -> None:
     block, x = Copying(), torch.randn(1, 3, 4)
-    call = Call((), {})
+    call = BlockCall((), {})
     names = [stage for stage, _ in observe(block, call, x)[1]]
     assert names == [["q"], ["k"], ["v"]]
     names = [stage for stage, _ in observe(block, call, x, [["q", "k"]])[1]]

@@ -1,4 +1,4 @@
-"""How much the model's loss minds an error in a layer's output: gradients, block by block.
+"""How much an error in a layer's output raises the model's loss: gradients, block by block.
 
 To second order, an error e of a linear's output at one token adds (g . e)^2 / 2 to the divergence
 of the model's predictions, with g the gradient of the loss there (the empirical Fisher matrix).
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armor.calibrate.stream import Call, replaced
+from armor.calibrate.stream import BlockCall, replaced
 from armor.models.structure import Structure
 
 #: For each linear that was called ``inputs/LINEAR``, (tokens, in), and ``gradients/LINEAR``, those
@@ -46,12 +46,12 @@ def loss_gradient(
     linears: Iterable[str],
     draw: Draw,
 ) -> tuple[Tensor, Samples]:
-    """The gradient of the loss, a sum over tokens, by the hidden states behind the blocks.
+    """The gradient of the loss, a sum over tokens, by the hidden states after the blocks.
 
     Args:
         model: with the weights of all that comes after the blocks. hidden: (batch, seq, width).
         tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple.
-        linears: those to keep samples of, behind the blocks.
+        linears: those to keep samples of, after the blocks.
 
     Returns:
         (batch, seq, width), and the samples.
@@ -76,13 +76,13 @@ def loss_gradient(
 
 def block_gradient(
     block: nn.Module,
-    call: Call,
+    call: BlockCall,
     hidden: Tensor,
     gradient: Tensor,
     linears: Iterable[str],
     draw: Draw,
 ) -> tuple[Tensor, Samples]:
-    """From the `gradient` behind `block` to that before it, both (batch, seq, width).
+    """From the `gradient` after `block` to that before it, both (batch, seq, width).
 
     Args:
         hidden: hidden states before the block. linears: those to keep samples of.

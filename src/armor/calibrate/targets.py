@@ -29,13 +29,13 @@ def compensated(weight: Tensor, second: Tensor, cross: Tensor, damping: float) -
         (out, in), in the dtype of `weight`; solved in float64.
     """
     ridge = damping * second.diagonal().double().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    pull = weight.double() @ _with_ridge(cross, ridge)  # first: the two (in, in) never meet
+    weight_cross = weight.double() @ _with_ridge(cross, ridge)  # first: the two (in, in) never meet
     lower = _with_ridge(second, ridge).mT
     # In place, and by columns as LAPACK wants it: of a wide layer each copy is gigabytes.
     torch.linalg.cholesky(lower, out=lower)
     # Two triangular solves: cholesky_solve would copy the factor.
-    half = torch.linalg.solve_triangular(lower, pull.mT, upper=False)
-    del pull
+    half = torch.linalg.solve_triangular(lower, weight_cross.mT, upper=False)
+    del weight_cross
     return torch.linalg.solve_triangular(lower.mT, half, upper=True).mT.to(weight.dtype)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from armor.calibrate.gradients import Draw, Samples, loss_gradient
-from armor.calibrate.stream import behind
+from armor.calibrate.stream import input_after_blocks
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
@@ -101,7 +101,7 @@ class StreamedModel:
         with self._loaded(
             [name for name in self._outside() if not name.startswith(f"{self.head}.")]
         ):
-            return behind(self.model, self.structure, head, hidden.cpu(), as_tuple)
+            return input_after_blocks(self.model, self.structure, head, hidden.cpu(), as_tuple)
 
     def loss_gradient(
         self, hidden: Tensor, tokens: Tensor, as_tuple: bool, linears: Sequence[str], draw: Draw

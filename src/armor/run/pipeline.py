@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import merged
+from armor.calibrate.stream import merge_stages
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.engines.job import Job, Tensors
@@ -155,7 +155,7 @@ class Pipeline:
         """Have the missing layers of a block solved; `streams` are before it."""
         index = streams.index
         found_waves = self._waves(index, found)
-        heads = {linear: stage[0] for stage in merged(found) for linear in stage}
+        heads = {linear: stage[0] for stage in merge_stages(found) for linear in stage}
         stages = [wave.stages[0] for wave in found_waves if wave.routed is None]
         seconds = {
             stage[0]: totals[heads[stage[0]]].means(self._name(index, stage[0]))["second"]
@@ -343,7 +343,7 @@ class Pipeline:
         """The waves of a block with only the linears that are pruned."""
         routed = self._routed(index)
         found_waves = waves(
-            merged(found), routed, lambda linear: self._name(index, linear) in self._plans
+            merge_stages(found), routed, lambda linear: self._name(index, linear) in self._plans
         )
         called = {
             self._name(index, linear)

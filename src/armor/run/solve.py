@@ -15,7 +15,7 @@ from armor.baselines.nowag import normalise
 from armor.calibrate.targets import compensated, regularised
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
-from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
+from armor.factorize.adam import ITERATIONS, RECORD_EVERY, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
@@ -115,7 +115,7 @@ def solve_layer(
             trim_memory()
         times = [time.perf_counter() - begin]
         factors, losses = _factorize(problem, plan, scaled, config, tick)
-        times += _every(KEEP if config.solver == "adam" else 1, clock)
+        times += _every(RECORD_EVERY if config.solver == "adam" else 1, clock)
         if config.objective == "diag":
             factors = fold(factors, rows.squeeze(-1), cols)
         factors = balance(factors)

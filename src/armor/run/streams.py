@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.calibrate.stream import Calls, batches, open_stream
+from armor.calibrate.stream import BlockCalls, batches, open_stream
 from armor.checkpoint.mapped import map_file
 from armor.engines.engine import Engine
 from armor.engines.job import Tensors
@@ -45,9 +45,9 @@ class Streams:
                 yield f"{name}-{part}", ref
 
 
-def calls_of(model: StreamedModel, windows: Tensor) -> tuple[Calls, list[Tensors]]:
+def calls_of(model: StreamedModel, windows: Tensor) -> tuple[BlockCalls, list[Tensors]]:
     """How every block is called, and the hidden states at the input of block 0, part by part."""
-    calls: Calls = [{} for _ in model.structure.blocks]
+    calls: BlockCalls = [{} for _ in model.structure.blocks]
     hidden: list[Tensor] = []
     with model.opened(), torch.no_grad():
         for states, called in open_stream(model.model, model.structure, batches(windows)):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from armor.calibrate.gradients import Draw, block_gradient
 from armor.calibrate.moments import Moments
-from armor.calibrate.routed import fed, fill, routes
-from armor.calibrate.stream import Call, Calls, input_of, merged, observe
+from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.stream import BlockCall, BlockCalls, merge_stages, module_input, observe
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.engines.job import Job, Tensors
@@ -47,7 +47,7 @@ class Spec:
 
     folder: Path
     config: PruneConfig
-    calls: Calls
+    calls: BlockCalls
     device: str
 
 
@@ -108,7 +108,7 @@ class Worker:
         if note and _bytes(*self._noted.values(), noted) <= NOTED_BYTES:
             self._noted[index, part] = noted
         tokens = {head: total.tokens for head, total in moments.items()}
-        message = merged(found), tokens, reached
+        message = merge_stages(found), tokens, reached
         if not sums:
             return message, result
         return message, result, {head: total.sums()["second"] for head, total in moments.items()}
@@ -179,18 +179,18 @@ class Worker:
                 else self._input(block.dense, index, dense[batch], routed.path)
             )
             assert inputs is not None
-            rows = routes(block.pruned, routed, inputs)
+            rows = tokens_by_expert(block.pruned, routed, inputs)
             flat = inputs.flatten(0, -2)
             for linear, share in linears.items():
                 number, inside = routed.inside(linear)
-                chosen = fill(rows[number], len(flat), math.ceil(share * len(flat)))
+                chosen = add_other_tokens(rows[number], len(flat), math.ceil(share * len(flat)))
                 if len(chosen):
                     expert = routed.expert(number)
-                    given = fed(block.pruned.get_submodule(expert), inside, flat[chosen])
+                    given = linear_input(block.pruned.get_submodule(expert), inside, flat[chosen])
                     twin = (
                         None
                         if twins is None
-                        else fed(
+                        else linear_input(
                             block.dense.get_submodule(expert), inside, twins.flatten(0, -2)[chosen]
                         )
                     )
@@ -337,12 +337,12 @@ class Worker:
             self._block = _Block(index, self._model, self._spec.device)
         return self._block
 
-    def _call(self, index: int, states: Tensor) -> Call:
+    def _call(self, index: int, states: Tensor) -> BlockCall:
         return self._spec.calls[index][states.shape[0]].to(self._spec.device)
 
     def _input(self, block: nn.Module, index: int, states: Tensor, linear: str) -> Tensor | None:
         call = self._call(index, states)
-        return input_of(block, call, states.to(self._spec.device), linear)
+        return module_input(block, call, states.to(self._spec.device), linear)
 
 
 class _Block:

@@ -8,12 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from armor.factorize.kernels.reference import PAIRS
-
-
-def is_available() -> bool:
-    """Always: runs wherever torch does."""
-    return True
+from armor.factorize.masks import PAIRS
 
 
 def sweep(
@@ -33,33 +28,37 @@ def sweep(
     size = gram_left.shape[1]
     first = torch.tensor([one for one, _ in PAIRS], device=core.device)
     second = torch.tensor([two for _, two in PAIRS], device=core.device)
-    pulls, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
-    changes = torch.empty_like(pulls)  # dS H
+    residuals, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
+    change_grams = torch.empty_like(residuals)  # dS H
     for row in range(size):
         scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
         recip = torch.where(scale > 0, 1 / scale, 0.0)
-        pull = pulls[:, :, row] - torch.einsum(
-            "ik,ijkc->ijc", gram_left[:, row, :row], changes[:, :, :row]
+        running_residual = residuals[:, :, row] - torch.einsum(
+            "ik,ijkc->ijc", gram_left[:, row, :row], change_grams[:, :, :row]
         )
-        moved = changes[:, :, row].zero_()
+        change_gram = change_grams[:, :, row].zero_()
         for group in range(size // 4):
             cols = slice(4 * group, 4 * group + 4)
-            held = cores[:, :, row, cols]
-            own = scale * torch.einsum("ijc,jcd->ijd", held, gram_right[:, cols, cols])
-            force = pull[..., cols] - scale * moved[..., cols] + own
-            one, two = force[..., first], force[..., second]
+            current = cores[:, :, row, cols]
+            contribution = scale * torch.einsum("ijc,jcd->ijd", current, gram_right[:, cols, cols])
+            partial_residual = (
+                running_residual[..., cols] - scale * change_gram[..., cols] + contribution
+            )
+            one, two = partial_residual[..., first], partial_residual[..., second]
             inv11, inv12, inv22 = inverses[:, group].unbind(-1)
             gains = inv11 * one * one + 2 * inv12 * one * two + inv22 * two * two
             best, code = gains.max(-1, keepdim=True)
             # Gains are kept multiplied by `scale`, which does not change their order.
-            better = best > scale * (held * (2 * force - own)).sum(-1, keepdim=True)
+            better = best > scale * (current * (2 * partial_residual - contribution)).sum(
+                -1, keepdim=True
+            )
             better &= scale > 0
-            values = torch.zeros_like(held)
+            values = torch.zeros_like(current)
             values.scatter_(-1, first[code], recip * (inv11 * one + inv12 * two).gather(-1, code))
             values.scatter_(-1, second[code], recip * (inv12 * one + inv22 * two).gather(-1, code))
-            change = torch.where(better, values - held, 0.0)
-            moved += torch.einsum("ijc,jcd->ijd", change, gram_right[:, cols])
-            cores[:, :, row, cols] = torch.where(better, values, held)
+            change = torch.where(better, values - current, 0.0)
+            change_gram += torch.einsum("ijc,jcd->ijd", change, gram_right[:, cols])
+            cores[:, :, row, cols] = torch.where(better, values, current)
             codes[:, :, row, group, None] = torch.where(
                 better, code.to(choice.dtype), codes[:, :, row, group, None]
             )
