@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,33 @@ os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
 import hypothesis
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 torch.set_num_threads(_THREADS)
 if not torch.cuda.is_available():
     # Before triton loads: without a GPU its kernels are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+#: Packages whose signatures are checked, shapes included, while tests run (and only then).
+_CHECKED = ("factorize", "calibrate", "baselines", "sparse", "runtime")
+
+
+def _checked_modules() -> list[str]:
+    """The modules of `_CHECKED` but those that hold compiled kernels, which no check may wrap."""
+    spec = importlib.util.find_spec("armor")
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    files = [file for name in _CHECKED for file in sorted((root / name).rglob("*.py"))]
+    compiled = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILINE)
+    return [
+        ".".join(("armor", *file.relative_to(root).with_suffix("").parts))
+        for file in files
+        if file.name != "__init__.py" and not compiled.search(file.read_text(encoding="utf-8"))
+    ]
+
+
+install_import_hook(_checked_modules(), "beartype.beartype")
 
 # Wall-clock deadlines fail on busy machines; a fixed seed makes every run the same.
 hypothesis.settings.register_profile("armor", deadline=None, derandomize=True, max_examples=40)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.calibrate.stream import BlockCall, replaced
@@ -31,7 +32,7 @@ class Draw:
     share: float
     seed: int
 
-    def rows(self, total: int) -> Tensor:
+    def rows(self, total: int) -> Int64[Tensor, " kept"]:
         """The numbers of the tokens that are kept of `total`."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(total, generator=generator)[: math.ceil(self.share * total)]
@@ -40,12 +41,12 @@ class Draw:
 def loss_gradient(
     model: nn.Module,
     structure: Structure,
-    hidden: Tensor,
-    tokens: Tensor,
+    hidden: Float[Tensor, "batch seq width"],
+    tokens: Int64[Tensor, "batch seq"],
     as_tuple: bool,
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Tensor, Samples]:
+) -> tuple[Float[Tensor, "batch seq width"], Samples]:
     """The gradient of the loss, a sum over tokens, by the hidden states after the blocks.
 
     Args:
@@ -77,11 +78,11 @@ def loss_gradient(
 def block_gradient(
     block: nn.Module,
     call: BlockCall,
-    hidden: Tensor,
-    gradient: Tensor,
+    hidden: Float[Tensor, "batch seq width"],
+    gradient: Float[Tensor, "batch seq width"],
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Tensor, Samples]:
+) -> tuple[Float[Tensor, "batch seq width"], Samples]:
     """From the `gradient` after `block` to that before it, both (batch, seq, width).
 
     Args:

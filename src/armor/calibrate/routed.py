@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.calibrate.stream import Stop
@@ -14,7 +15,9 @@ from armor.errors import ArmorError
 from armor.models.routed import Routed
 
 
-def tokens_by_expert(block: nn.Module, routed: Routed, inputs: Tensor) -> list[Tensor]:
+def tokens_by_expert(
+    block: nn.Module, routed: Routed, inputs: Float[Tensor, "batch seq hidden"]
+) -> list[Int64[Tensor, " _"]]:
     """The tokens that each expert gets when its layer gets `inputs`.
 
     The layer runs twice, its experts doing nothing: on `inputs`, and on the numbers of the tokens
@@ -58,7 +61,9 @@ def tokens_by_expert(block: nn.Module, routed: Routed, inputs: Tensor) -> list[T
     return rows
 
 
-def add_other_tokens(rows: Tensor, tokens: int, extra: int) -> Tensor:
+def add_other_tokens(
+    rows: Int64[Tensor, " own"], tokens: int, extra: int
+) -> Int64[Tensor, " more"]:
     """`rows` and `extra` (or all) of the other tokens, evenly spaced."""
     others = torch.ones(tokens, dtype=torch.bool, device=rows.device)
     others[rows] = False
@@ -70,7 +75,9 @@ def add_other_tokens(rows: Tensor, tokens: int, extra: int) -> Tensor:
     return torch.cat([rows, others_at[places]])
 
 
-def linear_input(expert: nn.Module, linear: str, inputs: Tensor) -> Tensor:
+def linear_input(
+    expert: nn.Module, linear: str, inputs: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens in"]:
     """The input of `linear` inside `expert`, given the expert's inputs (tokens, hidden)."""
     seen: list[Tensor] = []
 

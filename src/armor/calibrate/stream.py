@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.errors import ArmorError
@@ -29,12 +30,16 @@ class BlockCall:
         self.by_name = "hidden_states" in kwargs
         self.as_tuple = False  # what the block returns
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def run(
+        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
+    ) -> Float[Tensor, "batch seq width"]:
         """The hidden states after `block`, (batch, seq, width), without a graph."""
         with torch.no_grad():
             return self.traced(block, hidden)
 
-    def traced(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def traced(
+        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
+    ) -> Float[Tensor, "batch seq width"]:
         """The same with a graph, where gradients are on."""
         args, kwargs = self.args, self.kwargs
         if self.by_name:
@@ -57,15 +62,15 @@ class BlockCall:
 BlockCalls = list[dict[int, BlockCall]]
 
 
-def batches(windows: Tensor) -> list[Tensor]:
+def batches(windows: Int64[Tensor, "samples seq"]) -> list[Int64[Tensor, "_ seq"]]:
     """`windows` (samples, seq) in the batches that go through the model together."""
     size = max(1, min(BATCH_WINDOWS, BATCH_TOKENS // windows.shape[1]))
     return list(windows.split(size))
 
 
 def open_stream(
-    model: nn.Module, structure: Structure, tokens: Iterable[Tensor]
-) -> Iterator[tuple[Tensor, list[BlockCall]]]:
+    model: nn.Module, structure: Structure, tokens: Iterable[Int64[Tensor, "_ seq"]]
+) -> Iterator[tuple[Float[Tensor, "_ seq width"], list[BlockCall]]]:
     """For each batch: the hidden states at the input of block 0, and the call of every block.
 
     The blocks are not run, only asked what they would be called with; so the model's other parts
@@ -107,8 +112,12 @@ def open_stream(
 
 
 def input_after_blocks(
-    model: nn.Module, structure: Structure, module: nn.Module, hidden: Tensor, as_tuple: bool
-) -> Tensor:
+    model: nn.Module,
+    structure: Structure,
+    module: nn.Module,
+    hidden: Float[Tensor, "batch seq width"],
+    as_tuple: bool,
+) -> Float[Tensor, "batch seq in"]:
     """The input of `module` where the blocks of `model` end with `hidden`.
 
     Args:
@@ -133,8 +142,11 @@ def input_after_blocks(
 
 
 def observe(
-    block: nn.Module, call: BlockCall, hidden: Tensor, described: Sequence[Sequence[str]] = ()
-) -> tuple[Tensor, list[tuple[list[str], Tensor]]]:
+    block: nn.Module,
+    call: BlockCall,
+    hidden: Float[Tensor, "batch seq width"],
+    described: Sequence[Sequence[str]] = (),
+) -> tuple[Float[Tensor, "batch seq width"], list[tuple[list[str], Tensor]]]:
     """Run `block`, and note the inputs of its linears.
 
     Args:
@@ -176,7 +188,9 @@ def observe(
             handle.remove()
 
 
-def module_input(block: nn.Module, call: BlockCall, hidden: Tensor, linear: str) -> Tensor | None:
+def module_input(
+    block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"], linear: str
+) -> Float[Tensor, "... in"] | None:
     """The input of the module `linear` when `block` runs; None if it is not called. Stops there."""
     seen: list[Tensor] = []
 

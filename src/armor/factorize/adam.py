@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from armor.factorize.groups import Groups, pick
@@ -32,7 +33,8 @@ from armor.sparse.factors import Factors
 
 ITERATIONS = 20_000
 LEARNING_RATE = 1e-4
-#: Stop after so many iterations in a row that each take less than both of these off the loss.
+#: Stop after so many iterations in a row that each take less than a share of the loss off it, or
+#: less than an absolute amount.
 PATIENCE, MIN_RELATIVE_GAIN, MIN_ABSOLUTE_GAIN = 100, 1e-6, 1e-8
 #: Iterations between two looks at the losses, and between two copies of the state.
 CHECK_EVERY, RECORD_EVERY = 10, 100
@@ -126,7 +128,7 @@ class _Loop:
         state.loss = work.loss(state)
         return state
 
-    def iterate(self) -> Tensor:
+    def iterate(self) -> Float[Tensor, ""]:
         """One iteration; its loss, float64 ()."""
         self.adam.step()
         loss = self._forward()
@@ -135,7 +137,7 @@ class _Loop:
         self._gradients()
         return loss
 
-    def _forward(self) -> Tensor:
+    def _forward(self) -> Float[Tensor, ""]:
         """``A S``, ``E X``, and the loss."""
         torch.bmm(
             self.left, self._by_row_blocks(self.core), out=self._by_row_blocks(self.left_core)
@@ -169,7 +171,7 @@ class _Loop:
         )
         torch.mul(self.residual, self.mask, out=self.core.grad)
 
-    def _core_step(self) -> Tensor:
+    def _core_step(self) -> Float[Tensor, ""]:
         """Set one drawn group of every block; returns what that takes off the loss."""
         row, group = self._draw()
         at = (self.i, row, self.j, group)
@@ -200,8 +202,11 @@ class _Loop:
         return gain.sum(dtype=torch.float64)
 
     def _best_in_turn(
-        self, drawn: Groups, right_rows: Tensor, couplings: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        drawn: Groups,
+        right_rows: Float[Tensor, "i j 4 b"],
+        couplings: Float[Tensor, "i j j"],
+    ) -> tuple[Float[Tensor, "i j 4"], UInt8[Tensor, "i j"], Float[Tensor, "i j"]]:
         """The best of each group after those to the left in its row of blocks have change_right.
 
         Args:
@@ -227,7 +232,12 @@ class _Loop:
         return values, codes, gains
 
     def _update_products(
-        self, row: Tensor, group: Tensor, change: Tensor, right_rows: Tensor, gram_left: Tensor
+        self,
+        row: Int64[Tensor, "i j"],
+        group: Int64[Tensor, "i j"],
+        change: Float[Tensor, "i j 4"],
+        right_rows: Float[Tensor, "i j 4 b"],
+        gram_left: Float[Tensor, "i b b"],
     ) -> None:
         """Bring all products up to date with the `change` dS (i, j, 4) of the drawn groups."""
         across = row.unsqueeze(1).expand(-1, self.block, -1)
@@ -251,7 +261,12 @@ class _Loop:
         self._subtract_outer(self.error_moment_right, columns, change_gram)
         self._subtract_outer(self.residual, gram_left.gather(2, across), change_gram)
 
-    def _subtract_outer(self, matrix: Tensor, columns: Tensor, rows: Tensor) -> None:
+    def _subtract_outer(
+        self,
+        matrix: Float[Tensor, "rows cols"],
+        columns: Float[Tensor, "i b j"],
+        rows: Float[Tensor, "i j _"],
+    ) -> None:
         """Take out of row i of blocks ``columns[i] @ rows[i]``, (b, j) times (j, j*b); or, where
         rows is (i, j, b), of each block alone the outer product."""
         if rows.shape[-1] == self.block:
@@ -260,7 +275,7 @@ class _Loop:
         else:
             self._by_row_blocks(matrix).baddbmm_(columns, rows, alpha=-1.0)
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
+    def _draw(self) -> tuple[Int64[Tensor, "i j"], Int64[Tensor, "i j"]]:
         """A row and a group for each block, (i, j), by the L1 norm of the gradient."""
         sizes = (
             self.residual.abs()
@@ -277,7 +292,7 @@ class _Loop:
         inside = self._by_groups(self.residual)[self.i, row, self.j].abs().sum(-1)
         return row, pick(inside, uniform[1])
 
-    def _times_right_t(self, matrix: Tensor) -> Tensor:
+    def _times_right_t(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """``matrix @ blockdiag(B)^T``."""
         return (
             torch.bmm(self._by_col_blocks(matrix), self.right.mT)
@@ -285,14 +300,14 @@ class _Loop:
             .reshape(matrix.shape)
         )
 
-    def _by_groups(self, matrix: Tensor) -> Tensor:
+    def _by_groups(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "i b j g 4"]:
         """(i*b, j*b) seen as (i, b, j, b/4, 4)."""
         return matrix.view(self.row_blocks, self.block, self.col_blocks, self.block // 4, 4)
 
-    def _by_row_blocks(self, matrix: Tensor) -> Tensor:
+    def _by_row_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "i b cols"]:
         """(i*b, cols) seen as (i, b, cols)."""
         return matrix.view(self.row_blocks, self.block, -1)
 
-    def _by_col_blocks(self, matrix: Tensor) -> Tensor:
+    def _by_col_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "j rows b"]:
         """(rows, j*b) seen as (j, rows, b)."""
         return matrix.view(matrix.shape[0], -1, self.block).transpose(0, 1)

@@ -220,7 +220,9 @@ class Workspace:
         state.core.mul_(mask)
         state.choice = choice_from_mask(mask, self.pattern)
 
-    def _core_quadratic(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    def _core_quadratic(
+        self, state: State
+    ) -> tuple[Float[Tensor, "i b b"], Float[Tensor, "j b b"], Float[Tensor, "rows cols"]]:
         """G (i, b, b), the blocks H_jj (j, b, b) and ``R = A^T E X B^T`` (i*b, j*b).
 
         R takes the place of E X in `error_moment`.
@@ -233,7 +235,7 @@ class Workspace:
         return gram_left, gram_right, residual
 
     def _sweep_core(
-        self, state: State, measure_gain: bool = True, price: Tensor | None = None
+        self, state: State, measure_gain: bool = True, price: Float[Tensor, ""] | None = None
     ) -> Float[Tensor, ""]:
         """The sweep, and what it takes off the loss that E X belongs to; 0 if not asked for."""
         gram_left, gram_right, residual = self._core_quadratic(state)
@@ -271,7 +273,7 @@ class Workspace:
             state.choice[:, codes] = choice
         return gain
 
-    def _gram_right_above(self, right: Tensor, j: int) -> Float[Tensor, "above b"]:
+    def _gram_right_above(self, right: Float[Tensor, "j b b"], j: int) -> Float[Tensor, "above b"]:
         """Of the columns j of ``H = B X B^T`` the rows above their own block, (j*b, b)."""
         moment_right = self.problem.moment[: j * self.block, self._span(j)] @ right[j].mT
         blocks = moment_right.view(j, self.block, self.block)
@@ -288,24 +290,34 @@ class Workspace:
         """The columns of block j."""
         return slice(j * self.block, (j + 1) * self.block)
 
-    def _left_of(self, blocks: Tensor, rows: slice) -> Tensor:
+    def _left_of(self, blocks: Float[Tensor, "i b b"], rows: slice) -> Float[Tensor, "some b b"]:
         """Those of (i, b, b) `blocks` that meet `rows`, whole blocks."""
         return blocks[rows.start // self.block : rows.stop // self.block]
 
-    def _by_row_blocks(self, matrix: Tensor) -> Tensor:
+    def _by_row_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "i b cols"]:
         """(i*b, cols) seen as (i, b, cols)."""
         return matrix.view(-1, self.block, matrix.shape[1])
 
-    def _by_col_blocks(self, matrix: Tensor) -> Tensor:
+    def _by_col_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "j rows b"]:
         """(rows, j*b) seen as (j, rows, b)."""
         return matrix.view(matrix.shape[0], -1, self.block).transpose(0, 1)
 
-    def _times_left(self, blocks: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
+    def _times_left(
+        self,
+        blocks: Float[Tensor, "i b b"],
+        matrix: Float[Tensor, "rows cols"],
+        out: Float[Tensor, "rows cols"] | None = None,
+    ) -> Float[Tensor, "rows cols"]:
         """``blockdiag(blocks) @ matrix``."""
         out_blocks = None if out is None else self._by_row_blocks(out)
         return torch.bmm(blocks, self._by_row_blocks(matrix), out=out_blocks).view(matrix.shape)
 
-    def _times_right(self, matrix: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
+    def _times_right(
+        self,
+        matrix: Float[Tensor, "rows cols"],
+        blocks: Float[Tensor, "j b b"],
+        out: Float[Tensor, "rows cols"] | None = None,
+    ) -> Float[Tensor, "rows cols"]:
         """``matrix @ blockdiag(blocks)``; `out` may be `matrix`."""
         out = torch.empty_like(matrix) if out is None else out
         height = self.chunk_blocks * self.block
@@ -316,6 +328,10 @@ class Workspace:
         return out
 
 
-def _gain(change: Tensor, residual: Tensor, gram_change_gram: Tensor) -> Float[Tensor, ""]:
+def _gain(
+    change: Float[Tensor, "rows cols"],
+    residual: Float[Tensor, "rows cols"],
+    gram_change_gram: Float[Tensor, "rows cols"],
+) -> Float[Tensor, ""]:
     """What a change dS of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``, float64."""
     return (residual.mul(2.0) - gram_change_gram).mul_(change).sum(dtype=torch.float64)

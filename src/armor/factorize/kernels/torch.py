@@ -6,18 +6,19 @@ Slow (b*b/4 steps of some thirty small operations) but it needs nothing beyond t
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from armor.factorize.masks import PAIRS
 
 
 def sweep(
-    residual: Tensor,
-    core: Tensor,
-    choice: Tensor,
-    gram_left: Tensor,
-    gram_right: Tensor,
-    inverses: Tensor,
+    residual: Float[Tensor, "rows cols"],
+    core: Float[Tensor, "rows cols"],
+    choice: UInt8[Tensor, "rows groups"],
+    gram_left: Float[Tensor, "i b b"],
+    gram_right: Float[Tensor, "j b b"],
+    inverses: Float[Tensor, "j g 6 3"],
 ) -> None:
     """Sweep every block of (i*b, j*b) matrices in place; see `reference.sweep_block`.
 
@@ -64,7 +65,7 @@ def sweep(
             )
 
 
-def _blocks(matrix: Tensor, size: int) -> Tensor:
+def _blocks(matrix: Shaped[Tensor, "rows cols"], size: int) -> Shaped[Tensor, "i j b w"]:
     """(i*b, j*w) seen as (i, j, b, w), where `size` is b and w is b or b/4; shares memory."""
     rows = matrix.unflatten(0, (-1, size))
     width = size // 4 if matrix.dtype == torch.uint8 else size

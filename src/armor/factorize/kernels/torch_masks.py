@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from armor.factorize.inverses import GainTerms
 
 
 def sweep(
-    residual: Tensor,
-    core: Tensor,
-    choice: Tensor,
-    gram_left: Tensor,
-    gram_right: Tensor,
-    tables: Tensor,
+    residual: Float[Tensor, "rows cols"],
+    core: Float[Tensor, "rows cols"],
+    choice: UInt8[Tensor, "rows groups"],
+    gram_left: Float[Tensor, "i b b"],
+    gram_right: Float[Tensor, "j b b"],
+    tables: Float[Tensor, "j g terms"],
     terms: GainTerms,
-    price: Tensor | None,
+    price: Float[Tensor, ""] | None,
 ) -> None:
     """Sweep every block of (i*b, j*b) matrices in place; see `reference_masks.sweep_block`.
 
@@ -72,7 +73,9 @@ def sweep(
             ).to(choice.dtype)
 
 
-def _inverses(tables: Tensor, terms: GainTerms, width: int) -> Tensor:
+def _inverses(
+    tables: Float[Tensor, "j g terms"], terms: GainTerms, width: int
+) -> Float[Tensor, "j g masks M M"]:
     """Q of each mask, (j, groups, masks, M, M)."""
     counts = terms.starts.diff()
     mask = torch.repeat_interleave(torch.arange(len(counts)), counts).to(tables.device)
@@ -86,6 +89,8 @@ def _inverses(tables: Tensor, terms: GainTerms, width: int) -> Tensor:
     return flat.view_as(inverses)
 
 
-def _blocks(matrix: Tensor, height: int, width: int) -> Tensor:
+def _blocks(
+    matrix: Shaped[Tensor, "rows cols"], height: int, width: int
+) -> Shaped[Tensor, "i j h w"]:
     """(i*height, j*width) seen as (i, j, height, width); shares memory."""
     return matrix.unflatten(0, (-1, height)).unflatten(2, (-1, width)).transpose(1, 2)
