@@ -29,23 +29,24 @@ if not torch.cuda.is_available():
     # Before triton loads: without a GPU its kernels are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-#: Packages whose signatures are checked, shapes included, while tests run (and only then).
+#: Packages whose signatures are checked while tests run, and only then.
 _CHECKED = ("factorize", "calibrate", "baselines", "sparse", "runtime")
+_SHAPES = re.compile(r"^from jaxtyping import", re.MULTILINE)
+_KERNELS = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILINE)
 
 
 def _checked_modules() -> list[str]:
-    """The modules of `_CHECKED` but those that hold compiled kernels, which no check may wrap."""
+    """The modules of `_CHECKED` that give shapes, but those with kernels: no check may wrap them."""
     spec = importlib.util.find_spec("armor")
     assert spec is not None
     assert spec.origin is not None
     root = Path(spec.origin).parent
-    files = [file for name in _CHECKED for file in sorted((root / name).rglob("*.py"))]
-    compiled = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILINE)
-    return [
-        ".".join(("armor", *file.relative_to(root).with_suffix("").parts))
-        for file in files
-        if file.name != "__init__.py" and not compiled.search(file.read_text(encoding="utf-8"))
-    ]
+    modules = []
+    for file in (file for name in _CHECKED for file in sorted((root / name).rglob("*.py"))):
+        text = file.read_text(encoding="utf-8")
+        if file.name != "__init__.py" and _SHAPES.search(text) and not _KERNELS.search(text):
+            modules.append(".".join(("armor", *file.relative_to(root).with_suffix("").parts)))
+    return modules
 
 
 install_import_hook(_checked_modules(), "beartype.beartype")
