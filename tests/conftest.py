@@ -31,6 +31,8 @@ if not torch.cuda.is_available():
 
 #: Packages whose signatures are checked while tests run, and only then.
 _CHECKED = ("factorize", "calibrate", "baselines", "sparse", "runtime")
+#: torch.compile traces through these, and cannot trace a check.
+_TRACED = ("armor.sparse.layer", "armor.runtime.api", "armor.runtime.backend")
 _SHAPES = re.compile(r"^from jaxtyping import", re.MULTILINE)
 _KERNELS = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILINE)
 
@@ -46,7 +48,7 @@ def _checked_modules() -> list[str]:
         text = file.read_text(encoding="utf-8")
         if file.name != "__init__.py" and _SHAPES.search(text) and not _KERNELS.search(text):
             modules.append(".".join(("armor", *file.relative_to(root).with_suffix("").parts)))
-    return modules
+    return [name for name in modules if name not in _TRACED]
 
 
 install_import_hook(_checked_modules(), "beartype.beartype")
