@@ -38,7 +38,7 @@ _KERNELS = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILI
 
 
 def _checked_modules() -> list[str]:
-    """The modules of `_CHECKED` that give shapes, except those with kernels: a check breaks them."""
+    """The modules of `_CHECKED` that give shapes, without those that a check would break."""
     spec = importlib.util.find_spec("armor")
     assert spec is not None
     assert spec.origin is not None
