@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.baselines import nowag
+from armor.baselines.nowag import nowag
 from armor.factorize import adam
 from armor.factorize.adam import PATIENCE, factorize_adam
 from armor.factorize.masks import mask_from_choice

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from armor.baselines import nowag, sparsegpt
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.targets import regularised
 from armor.factorize import exact
 from armor.factorize.exact import factorize

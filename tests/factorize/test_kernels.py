@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numba import get_num_threads, set_num_threads
 from torch import Tensor
 
-from armor.baselines import nowag
+from armor.baselines.nowag import nowag
 from armor.factorize import sweep as sweep_module
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference, triton

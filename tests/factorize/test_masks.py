@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.baselines import nowag, sparsegpt
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.factorize.exact import factorize
 from armor.factorize.inverses import gain_tables, gain_terms, pair_inverses
 from armor.factorize.kernels import reference_masks
