@@ -8,13 +8,13 @@ from torch import Tensor
 
 from armor.baselines.nowag import nowag
 from armor.baselines.sparsegpt import sparsegpt
+from armor.engines.threads import threads
 from armor.factorize.exact import factorize
 from armor.factorize.inverses import gain_tables, gain_terms, pair_inverses
 from armor.factorize.kernels import reference_masks
 from armor.factorize.masks import choice_from_mask, group_masks, group_size, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.sweep import sweep
-from armor.run.threads import threads
 from armor.sparse.pattern import Pattern
 
 PATTERNS = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "7:8", "50%"]
