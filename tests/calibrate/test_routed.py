@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_router(block: nn.Module) -> None:
 
 def test_experts_that_are_fed_something_else_are_refused(block: nn.Module) -> None:
     block.mlp.scale = 0.5
-    with pytest.raises(ArmorError, match="not fed rows of its input"):
+    with pytest.raises(ArmorError, match="not get rows of its input"):
         tokens_by_expert(block, find_routed(block)[0], INPUTS)
 
 

@@ -74,7 +74,7 @@ def test_described_stages() -> None:
     assert names == [["q"], ["k"], ["v"]]
     names = [stage for stage, _ in observe(block, call, x, [["q", "k"]])[1]]
     assert names == [["q", "k"], ["v"]]
-    with pytest.raises(ArmorError, match="q and v are fed different tensors"):
+    with pytest.raises(ArmorError, match="q and v get different tensors"):
         observe(block, call, x, [["q", "v"]])
 
 

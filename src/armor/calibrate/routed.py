@@ -55,7 +55,7 @@ def tokens_by_expert(
     for seen, chosen in zip(given, rows, strict=True):
         if not torch.equal(seen, flat[chosen]):
             raise ArmorError(
-                f"the experts of {type(layer).__name__} are not fed rows of its input: leave them"
+                f"the experts of {type(layer).__name__} do not get rows of its input: leave them"
                 " dense with --exclude '*experts*'"
             )
     return rows

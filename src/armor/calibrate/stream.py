@@ -166,9 +166,7 @@ def observe(
             for names, known in stages:
                 is_described = any(name in stage and names[0] in stage for stage in described)
                 if is_described and not torch.equal(known, args[0]):
-                    raise ArmorError(
-                        f"recipe, stages: {names[0]} and {name} are fed different tensors"
-                    )
+                    raise ArmorError(f"recipe, stages: {names[0]} and {name} get different tensors")
                 if is_described or known is args[0]:
                     names.append(name)
                     return

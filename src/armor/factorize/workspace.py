@@ -43,7 +43,7 @@ class Workspace:
         moment_blocks: the diagonal blocks X_jj, (j, b, b).
         input_rms: square root of E[x_k^2], (j*b,).
         scratch: what a step needs in passing, (i*b, j*b).
-        error_moment: E X behind `step_left`, where the core's steps find it; else in passing.
+        error_moment: E X after `step_left`, for the steps of the core; else in passing, too.
     """
 
     def __init__(self, problem: Problem, block: int, pattern: Pattern = TWO_OF_FOUR) -> None:
