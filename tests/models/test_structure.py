@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from armor.calibrate.stream import Call, observe
+from armor.calibrate.stream import BlockCall, observe
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -70,12 +70,12 @@ class Copying(nn.Module):
 
 def test_described_stages() -> None:
     block, x = Copying(), torch.randn(1, 3, 4)
-    call = Call((), {})
+    call = BlockCall((), {})
     names = [stage for stage, _ in observe(block, call, x)[1]]
     assert names == [["q"], ["k"], ["v"]]
     names = [stage for stage, _ in observe(block, call, x, [["q", "k"]])[1]]
     assert names == [["q", "k"], ["v"]]
-    with pytest.raises(ArmorError, match="q and v are fed different tensors"):
+    with pytest.raises(ArmorError, match="q and v get different tensors"):
         observe(block, call, x, [["q", "v"]])
 
 

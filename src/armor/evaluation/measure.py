@@ -79,8 +79,8 @@ class Measurement:
             return None
         if load_tokenizer(folder).get_vocab() != self.tokenizer.get_vocab():
             raise ArmorError(
-                f"{self.reference} has another vocabulary than {self.folder.path}; predictions compare"
-                " over one vocabulary only: give the model it was made from as --reference"
+                f"{self.reference} has another vocabulary than {self.folder.path}; predictions"
+                " compare over one vocabulary only: give the model it was made from as --reference"
             )
         return self._load(folder)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import Call, input_of, merged, observe
+from armor.calibrate.stream import BlockCall, merge_stages, module_input, observe
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
@@ -118,14 +118,14 @@ class _Passed:
 
 
 def _batches(
-    calls: dict[int, Call], parts: list[Tensors]
-) -> Iterator[Iterator[tuple[str, Tensor, Call]]]:
+    calls: dict[int, BlockCall], parts: list[Tensors]
+) -> Iterator[Iterator[tuple[str, Tensor, BlockCall]]]:
     """Part by part the batches: number, hidden states, and how the block is called with them."""
     for part in parts:
         yield ((number, states, calls[states.shape[0]]) for number, states in part.items())
 
 
-def _through(block: Block, calls: dict[int, Call], parts: list[Tensors]) -> _Passed:
+def _through(block: Block, calls: dict[int, BlockCall], parts: list[Tensors]) -> _Passed:
     found: list[list[list[str]]] = []
     after: list[Tensors] = []
     given: dict[str, list[list[Tensor]]] = {}
@@ -138,12 +138,12 @@ def _through(block: Block, calls: dict[int, Call], parts: list[Tensors]) -> _Pas
                 own = given.setdefault(first, [])
                 own += [[] for _ in range(number + 1 - len(own))]
                 own[number].append(inputs)
-    return _Passed(merged(found), given, after)
+    return _Passed(merge_stages(found), given, after)
 
 
 def _moments(
     block: Block,
-    calls: dict[int, Call],
+    calls: dict[int, BlockCall],
     streams: Mapping[Stream, list[Tensors]],
     linear: str,
     first: str,
@@ -162,7 +162,7 @@ def _moments(
             if "pruned" not in streams:
                 moments.add(dense)
                 continue
-            inputs = input_of(block.pruned, call, states, linear)
+            inputs = module_input(block.pruned, call, states, linear)
             assert inputs is not None
             moments.add(inputs, dense if "dense" in streams else None)
         total.merge(moments.tokens, moments.sums())

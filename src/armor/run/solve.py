@@ -16,7 +16,7 @@ from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.targets import compensated, regularised
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
-from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
+from armor.factorize.adam import ITERATIONS, RECORD_EVERY, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
@@ -192,7 +192,7 @@ def _factorize(
             config.seed,
             tick,
         )
-        clock = _every(KEEP, clock)
+        clock = _every(RECORD_EVERY, clock)
     else:
         factors, losses = factorize(
             judge.problem,

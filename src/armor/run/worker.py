@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from armor.calibrate.stream import Call, Calls, input_of
+from armor.calibrate.stream import BlockCall, BlockCalls, module_input
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
@@ -37,12 +37,12 @@ class Spec:
 
     folder: ModelFolder
     config: PruneConfig
-    calls: Calls
+    calls: BlockCalls
     methods: Mapping[str, Method]
     code: str
 
     @classmethod
-    def of(cls, model: StreamedModel, config: PruneConfig, calls: Calls) -> Spec:
+    def of(cls, model: StreamedModel, config: PruneConfig, calls: BlockCalls) -> Spec:
         """Of a run that this process opens."""
         return cls(model.folder, config, calls, dict(METHODS), code_digest())
 
@@ -109,7 +109,7 @@ class Worker:
         self._block = None  # gone before the next one comes
         trim_memory()
 
-    def call(self, index: int, states: Tensor) -> Call:
+    def call(self, index: int, states: Tensor) -> BlockCall:
         """How block `index` is called with hidden states (batch, seq, width)."""
         return self.spec.calls[index][states.shape[0]].to(self.device)
 
@@ -119,7 +119,7 @@ class Worker:
         Args:
             block: of number `index`, dense or pruned. linear: the module's path in it.
         """
-        return input_of(block, self.call(index, states), states.to(self.device), linear)
+        return module_input(block, self.call(index, states), states.to(self.device), linear)
 
     def keep_dense_inputs(self, index: int, part: int, inputs: dict[str, list[Tensor]]) -> None:
         """Keep what the dense linears are given, batch by batch, if there is room."""
