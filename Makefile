@@ -12,9 +12,11 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # What touches transformers: loading, saving, finding the layers, the whole command line.
 COMPAT_TESTS ?= tests/demo tests/checkpoint tests/families tests/run/test_prune.py
 
-# What a change most likely breaks, in under a minute on two cores: no worker processes, no
-# interpreted GPU kernels, no commands from end to end.
-QUICK_TESTS ?= tests/test_house.py tests/sparse tests/factorize tests/baselines
+# What most changes break first, in under a minute on two cores: one matrix, one model, the plan, the
+# pages; no worker processes, no interpreted GPU kernels, no commands from end to end.
+QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests/test_recipe.py \
+  tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
+  tests/run/test_plan.py tests/run/test_solve.py
 
 .PHONY: demo test quick lint docs compat format clean
 
@@ -25,7 +27,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' $(QUICK_TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' -k 'not triton' $(QUICK_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

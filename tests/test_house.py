@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ def offenders(check: Callable[[Function], str | None]) -> list[str]:
     """The functions of armor, but for kernels and commands, that `check` says something about."""
     found = []
     for file in FILES:
-        for function in functions(ast.parse(file.read_text(encoding="utf-8"))):
+        for function in functions(file):
             if is_kernel(function) or is_command(file, function):
                 continue
             if says := check(function):
@@ -27,9 +28,15 @@ def offenders(check: Callable[[Function], str | None]) -> list[str]:
     return found
 
 
-def functions(tree: ast.AST) -> Iterator[Function]:
-    """All functions and methods."""
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+@cache
+def functions(file: Path) -> list[Function]:
+    """All functions and methods of a file."""
+    return found_in(file.read_text(encoding="utf-8"))
+
+
+def found_in(source: str) -> list[Function]:
+    """All functions and methods of a module."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
 
 
 def is_kernel(function: Function) -> bool:
@@ -77,7 +84,7 @@ def test_no_signature_is_too_wide() -> None:
 def test_the_checks_find_what_they_look_for() -> None:
     body = "\n".join("    pass" for _ in range(MAX_FUNCTION))
     parameters = ", ".join(f"p{number}" for number in range(MAX_PARAMETERS + 1))
-    (long, wide) = functions(ast.parse(f"def long():\n{body}\ndef wide({parameters}): pass"))
+    (long, wide) = found_in(f"def long():\n{body}\ndef wide({parameters}): pass")
     assert too_long(long) == "has 81 lines"
     assert too_wide(wide) == "has 13 parameters"
     assert too_long(wide) is too_wide(long) is None
