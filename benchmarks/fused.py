@@ -14,7 +14,8 @@ import torch
 from common import add_common, shared_folder, use_threads, write_result
 from problems import model_inputs
 
-from armor import baselines
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.config import PruneConfig
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
@@ -32,7 +33,7 @@ BLOCKS = (8, 16, 32)
 
 def loss(problem: Problem, block: int) -> float:
     """What the solver of ``armor prune`` ends at."""
-    starts = [baselines.nowag(problem), baselines.sparsegpt(problem)]
+    starts = [nowag(problem), sparsegpt(problem)]
     factors, _ = factorize(problem, block, starts, DEFAULT_ITERATIONS)
     return problem.loss(factors.dense())
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from armor import baselines
-from armor.baselines.nowag import normalise
+from armor.baselines.nowag import normalise, nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.moments import Moments
 from armor.calibrate.stream import observe
 from armor.config import PruneConfig
@@ -60,9 +60,9 @@ def model_inputs(
 def as_matrix(name: str, inputs: LayerInputs, objective: str) -> Matrix:
     """The problem that ``armor prune --target dense`` makes of a layer."""
     problem = make_problem(inputs, PruneConfig(objective=objective, target="dense"))
-    starts = [baselines.nowag(problem)]
+    starts = [nowag(problem)]
     if problem.is_full:
-        return Matrix(name, problem, [*starts, baselines.sparsegpt(problem)])
+        return Matrix(name, problem, [*starts, sparsegpt(problem)])
     target, rows, cols = normalise(problem.target)
     starts = [Factors(starts[0].core / rows[:, None] / cols, starts[0].mask)]
     return Matrix(name, Problem(target, problem.moment), starts)

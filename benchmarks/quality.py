@@ -16,7 +16,7 @@ from common import machine, revision, versions
 
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.compare.compare import compare
-from armor.compare.labels import LABELS
+from armor.compare.labels import default_labels
 from armor.compare.row import Row
 from armor.config import PruneConfig
 
@@ -78,7 +78,7 @@ def main() -> None:
         calibration, texts, chars = MODELS[name]
         chars = args.max_chars or chars
         settings = {}
-        for label, changes in LABELS.items():
+        for label, changes in default_labels().items():
             common = {"calibration": str(args.data_dir / calibration), "seq_len": 256}
             common |= {"samples": args.samples, **changes}
             if changes.get("method", "armor") != "armor":

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.recipe import check_description, check_overrides
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-METHODS = ("armor", "nowag", "wanda", "sparsegpt", "magnitude")
 OBJECTIVES = ("full", "diag")
 TARGETS = ("compensated", "dense")
 SOLVERS = ("exact", "adam")
@@ -79,11 +79,11 @@ class PruneConfig:
             value = getattr(self, name)
             if not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, tuple(METHODS))
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("target", self.target, TARGETS)
         _one_of("solver", self.solver, SOLVERS)
-        patterns = {Pattern.parse(self.pattern), *check_overrides(self.overrides, METHODS)}
+        patterns = {Pattern.parse(self.pattern), *check_overrides(self.overrides, tuple(METHODS))}
         if self.solver == "adam" and patterns != {TWO_OF_FOUR}:
             raise ArmorError("solver adam is the paper's loop, for 2:4 only; take solver exact")
         check_description(self.model)
@@ -106,7 +106,7 @@ class PruneConfig:
     def _check_size(self, size: float) -> None:
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0.0 < size < 1.0:
             raise ArmorError(f"size must lie between 0 and 1, such as 0.62, not {size!r}")
-        if self.method != "armor":
+        if not METHODS[self.method].wrappers:
             raise ArmorError(f"size chooses blocks, and {self.method} has none: leave out one")
         if self.block_size is not None or self.overhead_budget != type(self).overhead_budget:
             raise ArmorError(

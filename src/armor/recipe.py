@@ -41,6 +41,16 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     }
 
 
+def write_recipe(path: Path, layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the rules of each layer as a recipe, to be looked at, edited and run."""
+    import yaml
+
+    from armor.checkpoint.jsonfile import write_text
+
+    plain = {name: dict(rules) for name, rules in layers.items()}
+    write_text(path, yaml.safe_dump({"layers": plain}, sort_keys=False, width=100))
+
+
 def check_overrides(overrides: Any, methods: tuple[str, ...]) -> list[Pattern]:
     """The patterns that `overrides` names; `ArmorError` unless it maps globs to sound rules."""
     if not isinstance(overrides, Mapping):

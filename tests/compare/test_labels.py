@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from armor.compare.labels import LABELS, parse_methods
+from armor.compare.labels import default_labels, parse_methods
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 
@@ -33,7 +33,7 @@ def test_names_and_settings() -> None:
         "4:8",
         "50%",
     )
-    assert list(parse_methods(",".join(LABELS))) == list(LABELS)
+    assert list(parse_methods(",".join(default_labels()))) == list(default_labels())
     assert parse_methods("armor-adam")["armor-adam"].solver == "adam"
 
 

@@ -13,8 +13,6 @@ import pytest
 
 import armor
 from armor.config import PruneConfig
-from armor.engines.job import Job
-from armor.engines.queue import JobQueue
 from armor.errors import ArmorError
 from armor.run.prune import Progress
 
@@ -90,13 +88,3 @@ def test_bad_values(tiny_model: Path, settings: Settings, tmp_path: Path) -> Non
     ):
         with pytest.raises(ArmorError, match=says):
             armor.prune(tiny_model, settings(), tmp_path / "out", **options)  # type: ignore[arg-type]
-
-
-def test_the_largest_job_goes_first() -> None:
-    queue = JobQueue()
-    for number, (size, urgent) in enumerate([(1, False), (5, False), (0, True), (3, False)]):
-        queue.add(number, Job("solve", {}, size=size, urgent=urgent))
-    assert [queue.take()[0] for _ in range(len(queue))] == [2, 1, 3, 0]
-    for part in range(4):
-        queue.add(part, Job("sums", {"part": part}, urgent=True))
-    assert [queue.take(1, 2)[0] for _ in range(4)] == [1, 3, 0, 2]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import armor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.run.memory import peak_memory
+from armor.memory import peak_memory
 from armor.run.prune import Progress
 
 Settings = Callable[..., PruneConfig]

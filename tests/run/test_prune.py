@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
 
 import armor
-from armor.config import METHODS, PruneConfig
+from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 
 
 def config(text: Path, **changes: object) -> PruneConfig:

@@ -291,16 +291,16 @@ def test_activations_beyond_the_budget_lie_in_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from armor.engines import engine
+    from armor.engines import in_process
 
     written: list[Path] = []
-    write = engine.write_file
+    write = in_process.write_file
 
     def noting(path: Path, tensors: dict[str, torch.Tensor], **options: Any) -> None:
         written.append(path)
         write(path, tensors, **options)
 
-    monkeypatch.setattr(engine, "write_file", noting)
+    monkeypatch.setattr(in_process, "write_file", noting)
     armor.prune(tiny_model, settings(), tmp_path / "roomy")
     assert not written
     armor.prune(tiny_model, settings(), tmp_path / "tight", memory_budget=0)

@@ -10,9 +10,9 @@ import pytest
 
 import armor
 from armor.config import PruneConfig
+from armor.run import jobs
 from armor.run import prune as module
 from armor.run.shared import Shared
-from armor.run.worker import Worker
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "nowag": {"method": "nowag", "exclude": ("*.gate_proj",)},  # the first of its stage
@@ -40,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
         return call
 
     monkeypatch.setattr(module, "token_windows", noting("draw", module.token_windows))
-    monkeypatch.setattr(Worker, "advance", noting("forward", Worker.advance))
+    monkeypatch.setattr(jobs, "advance_dense", noting("forward", jobs.advance_dense))
 
     def take() -> list[str]:
         taken = log.copy()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from armor.cli.recording import Board, Log
-from armor.compare.labels import LABELS, parse_methods
+from armor.compare.labels import default_labels, parse_methods
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +25,9 @@ def compare_command(
         str,
         typer.Option(
             metavar="A[:SETTING=VALUE],...",
-            help=f"Of: {', '.join(LABELS)}; for example armor:seed=1.",
+            help=f"Of: {', '.join(default_labels())}; for example armor:seed=1.",
         ),
-    ] = ",".join(LABELS),
+    ] = ",".join(default_labels()),
     block_size: Annotated[
         str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
     ] = "auto",

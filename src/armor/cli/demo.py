@@ -23,14 +23,14 @@ def demo_command(
     Needs no network. Example: [bold]armor demo[/bold]
     """
     from armor.cli.display import show_comparison
-    from armor.compare.labels import LABELS
+    from armor.compare.labels import default_labels
     from armor.config import PruneConfig
     from armor.demo.text import calibration_text, evaluation_text, model_dir
 
     calibration = (calibration_text(),)
     settings = {
         label: PruneConfig(**changes, calibration=calibration, block_size=16, seq_len=256)
-        for label, changes in LABELS.items()
+        for label, changes in default_labels().items()
     }
     texts = {"held-out text": [evaluation_text()]}
     show_comparison(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from armor.cli.recording import Board, Log, beside, described, recording
-from armor.config import METHODS, OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
+from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.errors import ArmorError
-from armor.recipe import read_recipe
+from armor.methods import METHODS
+from armor.recipe import read_recipe, write_recipe
 
 if TYPE_CHECKING:
     from armor.run.plan import LayerPlan
@@ -39,7 +41,7 @@ def prune_command(
         str, typer.Option(metavar=_choices(tuple(PRESETS)), help="paper: the paper's choices.")
     ] = "default",
     method: Annotated[
-        str, typer.Option(metavar=_choices(METHODS), help="armor, or a baseline to compare.")
+        str, typer.Option(metavar=_choices(tuple(METHODS)), help="armor, or a baseline to compare.")
     ] = "armor",
     objective: Annotated[
         str | None, typer.Option(metavar=_choices(OBJECTIVES), help="Input statistics used.")
@@ -153,9 +155,8 @@ def prune_command(
     from armor.checkpoint.jsonfile import check_file, read_json, write_json
     from armor.cli.progress import LayerProgress
     from armor.events import both
-    from armor.run.memory import parse_bytes
+    from armor.memory import parse_bytes
     from armor.run.prune import Progress, prune
-    from armor.run.recipe import write_recipe
 
     check_file(json)
     check_file(save_recipe)
@@ -166,10 +167,7 @@ def prune_command(
     ):
         progress = both(display.callbacks(), recorder.progress())
         if save_recipe is not None:
-            recipe_file = save_recipe
-            progress = both(
-                progress, Progress(planned=lambda plans: write_recipe(recipe_file, plans))
-            )
+            progress = both(progress, Progress(planned=partial(_save_recipe, save_recipe)))
         result = prune(
             model,
             config,
@@ -187,6 +185,10 @@ def prune_command(
         print(f"size {reached:.4f} of the dense layers, {size:g} asked for")
     if json is not None:
         write_json(json, read_json(out / RUN_FILE))
+
+
+def _save_recipe(path: Path, plans: list[LayerPlan]) -> None:
+    write_recipe(path, {plan.name: plan.rules() for plan in plans})
 
 
 def parse_block(text: str) -> int | None:

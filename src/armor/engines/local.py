@@ -19,17 +19,35 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from armor.checkpoint.folder import full_disk
 from armor.checkpoint.mapped import map_file
 from armor.checkpoint.tensorfile import write_file
+from armor.engines.engine import Done, Engine
 from armor.engines.failure import Failure
+from armor.engines.in_process import InProcess
 from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue
+from armor.engines.registry import Setup
 from armor.errors import ArmorError
-from armor.run.worker import Spec
+from armor.memory import available_memory
 
+#: The file in the scratch folder with what makes a worker's context.
+CONTEXT = "context"
 #: A job whose worker died is tried so many times in all.
 ATTEMPTS = 3
+
+
+def open_engine(setup: Setup) -> Engine:
+    """Worker processes, one a GPU; or none, and all is done here, where one worker is enough."""
+    gpus = torch.cuda.device_count() if setup.device == "cuda" else 0
+    workers = setup.workers or gpus or setup.sensible_workers()
+    if workers > 1 and sys.platform != "win32":
+        devices = [f"cuda:{slot % gpus}" if gpus else "cpu" for slot in range(workers)]
+        return LocalPool(setup.make_context, devices, setup.scratch)
+    budget = available_memory() // 2 if setup.budget is None else setup.budget
+    return InProcess(setup.here(), setup.scratch, budget)
 
 
 @dataclass
@@ -43,17 +61,30 @@ class _Process:
 
 
 class LocalPool:
-    """A worker process for each of `devices`; one that dies is replaced and its job done again."""
+    """A worker process for each of `devices`; one that dies is replaced and its job done again.
 
-    def __init__(self, spec: Spec, devices: Sequence[str], scratch: Path) -> None:
+    Args:
+        make_context: called in each process with its device, see `Setup`.
+        scratch: a folder for the tensors.
+    """
+
+    def __init__(
+        self, make_context: Callable[[str], Any], devices: Sequence[str], scratch: Path
+    ) -> None:
         self.ahead = 2 * len(devices)
         self.on_start: Callable[[Job], None] = lambda job: None
         self._scratch = scratch
         self._numbers = count(1)
         self._queue = JobQueue()
         self._deaths: dict[int, int] = {}  # by job; 0 for those that died without one
+        pickled = pickle.dumps(make_context)
+        if b"__main__" in pickled:
+            raise ArmorError(
+                "what is defined in the script itself cannot reach worker processes: move it to a"
+                " module of its own, or take one of --workers"
+            )
         with full_disk(scratch.parent.parent):
-            (scratch / "spec").write_bytes(pickle.dumps(spec))
+            (scratch / CONTEXT).write_bytes(pickled)
         self._processes = [self._launch(device) for device in devices]
 
     def share(self, tensors: Tensors) -> Path:
@@ -62,11 +93,11 @@ class LocalPool:
             write_file(path, tensors, sync=False)
         return path
 
-    def fetch(self, ref: Path) -> Tensors:
-        return map_file(ref)
+    def fetch(self, handle: Path) -> Tensors:
+        return map_file(handle)
 
-    def drop(self, ref: Path) -> None:
-        ref.unlink()
+    def drop(self, handle: Path) -> None:
+        handle.unlink()
 
     def submit(self, job: Job) -> int:
         number = next(self._numbers)
@@ -74,12 +105,12 @@ class LocalPool:
         self._hand_out()
         return number
 
-    def wait(self) -> tuple[int, Any, list[Path]]:
+    def wait(self) -> Done:
         while True:
             ready = wait([worker.line for worker in self._processes])
             worker = next(each for each in self._processes if each.line in ready)
             try:
-                message, paths = worker.line.recv()
+                value, paths = worker.line.recv()
             except (EOFError, ConnectionError):
                 self._replace(worker)
                 self._hand_out()
@@ -87,9 +118,9 @@ class LocalPool:
             assert worker.job is not None
             (number, job), worker.job = worker.job, None
             self._hand_out()
-            if isinstance(message, Failure):
-                raise message.exception(job.label)
-            return number, message, paths
+            if isinstance(value, Failure):
+                raise value.exception(job.label)
+            return Done(number, value, paths)
 
     def close(self) -> None:
         for worker in self._processes:

@@ -1,7 +1,7 @@
 """A worker process of the local engine: ``python -m armor.engines.local_worker FD``.
 
-Gets its device and the scratch folder, then jobs, over the socket FD; answers each with a message
-and the files of its results, or a `Failure`. Ends when its parent does.
+Gets its device and the scratch folder, then jobs, over the socket FD; answers each with a value and
+the files of its tensors, or a `Failure`. Ends when its parent does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,7 +20,7 @@ from armor.checkpoint.mapped import map_file
 from armor.checkpoint.tensorfile import write_file
 from armor.engines.failure import Failure
 from armor.engines.job import Job
-from armor.run.worker import Spec, Worker
+from armor.engines.local import CONTEXT
 
 
 def serve(line: Connection) -> None:
@@ -29,24 +28,25 @@ def serve(line: Connection) -> None:
     inbox: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_listen, args=(line, inbox), daemon=True).start()
     device, scratch = inbox.get()
-    spec: Spec = pickle.loads((scratch / "spec").read_bytes())
-    worker = Worker(replace(spec, device=device))
+    context: Any = None
     while True:
         number, job = inbox.get()
         try:
-            answer: tuple[Any, list[Path]] = _do(worker, number, job, scratch)
+            if context is None:
+                context = pickle.loads((scratch / CONTEXT).read_bytes())(device)
+            answer: tuple[Any, list[Path]] = _do(context, number, job, scratch)
         except Exception as error:
             answer = Failure.of(error), []
         line.send(answer)
 
 
-def _do(worker: Worker, number: int, job: Job, scratch: Path) -> tuple[Any, list[Path]]:
-    message, results = worker.run(job, {name: map_file(ref) for name, ref in job.refs.items()})
-    paths = [scratch / f"{number}-{place}.safetensors" for place in range(len(results))]
-    for path, tensors in zip(paths, results, strict=True):
+def _do(context: Any, number: int, job: Job, scratch: Path) -> tuple[Any, list[Path]]:
+    result = job.run(context, map_file)
+    paths = [scratch / f"{number}-{place}.safetensors" for place in range(len(result.tensors))]
+    for path, tensors in zip(paths, result.tensors, strict=True):
         with full_disk(scratch.parent.parent, path):
             write_file(path, tensors, sync=False)
-    return message, paths
+    return result.value, paths
 
 
 def _listen(line: Connection, inbox: SimpleQueue[Any]) -> None:

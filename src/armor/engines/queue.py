@@ -19,11 +19,11 @@ class JobQueue:
         self._waiting[number] = job
 
     def take(self, slot: int = 0, slots: int = 1) -> tuple[int, Job]:
-        """The next job for worker `slot` of `slots`, which goes on with its own parts if it can."""
+        """The next job for worker `slot` of `slots`; it gets the parts that it had, if it can."""
 
         def rank(number: int) -> tuple[bool, bool, int, int]:
             job = self._waiting[number]
-            elsewhere = job.args.get("part", slot) % slots != slot
+            elsewhere = job.part is not None and job.part % slots != slot
             return not job.urgent, elsewhere, -job.size, number
 
         number = min(self._waiting, key=rank)

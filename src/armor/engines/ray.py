@@ -1,14 +1,14 @@
 """The Ray engine: jobs as Ray tasks, on a cluster or on this machine; tensors in its object store.
 
-Every machine must have the same armor and see the model's folder under the same path.
+Every machine must have the same armor, and see the files that the jobs read under the same path.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from armor.engines.engine import Done
 from armor.engines.failure import Failure
-from armor.engines.job import Job, Tensors
+from armor.engines.job import Handles, Job, Tensors
 from armor.engines.queue import JobQueue
+from armor.engines.registry import Setup
 from armor.errors import ArmorError
-from armor.run.manifest import code_digest
-from armor.run.worker import Spec, Worker
 
 #: A task whose worker or machine dies is tried again so many times.
 RETRIES = 3
@@ -32,19 +32,25 @@ _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0
 Encoded = dict[str, tuple[str, tuple[int, ...], Any]]
 
 
+def open_engine(setup: Setup) -> RayEngine:
+    """The cluster, see `RayEngine`."""
+    return RayEngine(setup.make_context, setup.device, setup.workers, setup.budget)
+
+
 @dataclass(frozen=True)
 class _Given:
-    """What every task gets: a name for the run, its spec, and the hash of the code."""
+    """What every task gets: a name for the run, its device, and what makes a worker's context."""
 
     run: str
-    spec: Spec
-    code: str
+    device: str
+    make_context: Callable[[str], Any]
 
 
 class RayEngine:
     """Tasks on the cluster of ``RAY_ADDRESS``, or on one that is started here.
 
     Args:
+        make_context: called in each worker process with `device`, see `Setup`.
         workers: tasks at a time; None for as many as the cluster has CPUs or GPUs for.
         store_bytes: size of the object store of a cluster started here; None leaves it to Ray.
 
@@ -52,11 +58,17 @@ class RayEngine:
         ArmorError: Ray is not installed, no cluster answers, or it has no GPU where one is needed.
     """
 
-    def __init__(self, spec: Spec, workers: int | None, store_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        make_context: Callable[[str], Any],
+        device: str,
+        workers: int | None,
+        store_bytes: int | None = None,
+    ) -> None:
         self._ray = _import_ray()
         self.on_start: Callable[[Job], None] = lambda job: None
         _connect(self._ray, workers, store_bytes)
-        self._gpus = 1 if spec.device == "cuda" else 0
+        self._gpus = 1 if device == "cuda" else 0
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._cpus = int(max(machine.get("CPU", 0) for machine in machines))
         total = int(sum(machine.get("GPU" if self._gpus else "CPU", 0) for machine in machines))
@@ -66,7 +78,7 @@ class RayEngine:
         self._slots = workers or total
         self.ahead = 2 * self._slots
         run = os.urandom(8).hex()
-        self._given = self._ray.put(_Given(run, spec, code_digest()))
+        self._given = self._ray.put(_Given(run, device, make_context))
         self._task = self._ray.remote(_do)
         self._numbers = count(1)
         self._queue = JobQueue()
@@ -75,10 +87,10 @@ class RayEngine:
     def share(self, tensors: Tensors) -> Any:
         return self._ray.put(_encode(tensors))
 
-    def fetch(self, ref: Any) -> Tensors:
-        return _decode(self._get(ref))
+    def fetch(self, handle: Any) -> Tensors:
+        return _decode(self._get(handle))
 
-    def drop(self, ref: Any) -> None:
+    def drop(self, handle: Any) -> None:
         """Ray frees what nobody refers to."""
 
     def submit(self, job: Job) -> int:
@@ -87,17 +99,17 @@ class RayEngine:
         self._hand_out()
         return number
 
-    def wait(self) -> tuple[int, Any, list[Any]]:
+    def wait(self) -> Done:
         try:
             (done,), _ = self._ray.wait(list(self._running), num_returns=1)
         except self._ray.exceptions.RayError as error:
             raise _lost(error) from error
-        number, job, refs = self._running.pop(done)
-        message = self._get(done)
+        number, job, handles = self._running.pop(done)
+        value = self._get(done)
         self._hand_out()
-        if isinstance(message, Failure):
-            raise message.exception(job.label)
-        return number, message, refs
+        if isinstance(value, Failure):
+            raise value.exception(job.label)
+        return Done(number, value, handles)
 
     def close(self) -> None:
         self._ray.shutdown()
@@ -106,14 +118,15 @@ class RayEngine:
         while len(self._queue) and len(self._running) < self._slots:
             number, job = self._queue.take()
             self.on_start(job)
-            done, *refs = self._task.options(
+            names, values = _flat(job)
+            done, *handles = self._task.options(
                 num_returns=1 + job.results,
                 num_cpus=0 if self._gpus else min(job.threads, self._cpus),
                 num_gpus=self._gpus,
                 max_retries=RETRIES,
-                name=job.label or job.task,
-            ).remote([self._given], job, list(job.refs), *job.refs.values())
-            self._running[done] = number, job, refs
+                name=job.label or job.function.__name__,
+            ).remote([self._given], replace(job, tensors={}), names, *values)
+            self._running[done] = number, job, handles
 
     def _get(self, ref: Any) -> Any:
         try:
@@ -122,33 +135,48 @@ class RayEngine:
             raise _lost(error) from error
 
 
-_workers: dict[str, Worker] = {}  # of this process: the run's, once it had a job
+#: The place of a handle in a job: the argument's name, and its key where there are several.
+Place = tuple[str, str | None]
 
 
-def _do(given: list[Any], job: Job, names: list[str], *values: Encoded) -> tuple[Any, ...]:
-    """A task: one job. Runs in a worker process of Ray's, which keeps its `Worker` for the next."""
+def _flat(job: Job) -> tuple[list[Place], list[Any]]:
+    """The places of a job's handles, and the handles: Ray resolves only plain arguments."""
+    flat: dict[Place, Any] = {}
+    for name, held in job.tensors.items():
+        if isinstance(held, Handles):
+            flat |= {(name, key): handle for key, handle in held.items()}
+        else:
+            flat[name, None] = held
+    return list(flat), list(flat.values())
+
+
+def _nested(places: Sequence[Place], values: Sequence[Encoded]) -> dict[str, Any]:
+    """The inverse of `_flat`, with the values in the place of their handles."""
+    tensors: dict[str, Any] = {}
+    for (name, key), value in zip(places, values, strict=True):
+        if key is None:
+            tensors[name] = value
+        else:
+            tensors.setdefault(name, Handles())[key] = value
+    return tensors
+
+
+_contexts: dict[str, Any] = {}  # of this process: the run's, once it had a job
+
+
+def _do(given: list[Any], job: Job, places: list[Place], *values: Encoded) -> tuple[Any, ...]:
+    """A task: one job. Runs in a worker process of Ray's, which keeps its context for the next."""
     import ray
 
     try:
         setup: _Given = ray.get(given[0])
-        if setup.run not in _workers:
-            _workers.clear()
-            if setup.code != code_digest():
-                raise ArmorError(
-                    f"{socket.gethostname()} has another version of armor: install the same one"
-                    " on every machine"
-                )
-            if not (setup.spec.folder / "config.json").is_file():
-                raise ArmorError(
-                    f"{socket.gethostname()} cannot read {setup.spec.folder}: the model must be on"
-                    " a folder that every machine sees under the same path"
-                )
-            _workers[setup.run] = Worker(setup.spec)
-        tensors = {name: _decode(value) for name, value in zip(names, values, strict=True)}
-        message, results = _workers[setup.run].run(job, tensors)
+        if setup.run not in _contexts:
+            _contexts.clear()
+            _contexts[setup.run] = setup.make_context(setup.device)
+        result = replace(job, tensors=_nested(places, values)).run(_contexts[setup.run], _decode)
     except Exception as error:
         return Failure.of(error), *[{}] * job.results
-    return message, *map(_encode, results)
+    return result.value, *map(_encode, result.tensors)
 
 
 def _encode(tensors: Tensors) -> Encoded:

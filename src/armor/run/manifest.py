@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import armor
 from armor.config import PruneConfig
 
 #: The code that decides on the result.
 _CODE = (
-    *("baselines/", "calibrate/", "factorize/", "models/", "run/"),
-    "sparse/",
-    "simd/",
+    *("baselines", "calibrate", "factorize", "models", "run", "simd", "sparse", "text"),
+    *("config.py", "methods.py"),
 )
 
 
@@ -91,9 +89,10 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 @cache
 def code_digest() -> str:
     """SHA-256 of the code that decides on the result, hexadecimal."""
-    root = Path(armor.__file__).parent
+    root = Path(__file__).parents[1]
     total = hashlib.sha256()
     for name in _CODE:
-        for path in sorted((root / name).rglob("*.py")) if name.endswith("/") else [root / name]:
-            total.update(path.read_bytes())
+        path = root / name
+        for file in [path] if path.suffix else sorted(path.rglob("*.py")):
+            total.update(file.read_bytes())
     return total.hexdigest()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
+
+DEFAULT_CONTEXT = 2048
 
 
 def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
@@ -33,3 +36,38 @@ def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
             f" {', '.join(found[:2])}; to prune the rest add --exclude '*experts*'"
         )
     return model
+
+
+def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear that could be pruned, by name in the checkpoint.
+
+    Raises:
+        ArmorError: `lm_head`, and the head shares its weight with the embeddings.
+    """
+    linears = {
+        model.layout.name(path): linear
+        for index in range(len(model.structure.blocks))
+        for path, linear in model.structure.linears(index).items()
+    }
+    if lm_head:
+        if model.head is None or model.tied:
+            raise ArmorError(
+                "the output head shares its weight with the embeddings, which are not pruned:"
+                " leave out --lm-head"
+            )
+        linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+
+
+def window_length(config: PruneConfig, network: Any) -> int:
+    """Tokens of a calibration window: as asked for, else the context of `network`, at most 2048.
+
+    Raises:
+        ArmorError: more than the context is asked for.
+    """
+    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    if config.seq_len is None:
+        return min(DEFAULT_CONTEXT, context)
+    if config.seq_len > context:
+        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
+    return config.seq_len

@@ -11,6 +11,7 @@ from typing import Any
 
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.sparse.pack import packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -42,6 +43,13 @@ class LayerPlan:
         return replace(
             config, method=self.method or config.method, pattern=self.pattern or config.pattern
         )
+
+    def rules(self) -> dict[str, Any]:
+        """What a recipe says of the layer to have it pruned like this."""
+        if self.dense:
+            return {"skip": True}
+        rules = {"method": self.method, "pattern": self.pattern, "block": self.block}
+        return {key: value for key, value in rules.items() if value}
 
     @property
     def overhead(self) -> float:
@@ -97,7 +105,7 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     if plan.method:
         plan = replace(plan, note=f"{method}, by the recipe")
     parsed = Pattern.parse(pattern)
-    if method != "armor":
+    if not METHODS[method].wrappers:
         if (size := packed_size(shape, None, itemsize, parsed)) >= 1.0:
             return LayerPlan(name, shape, dense=True, note=f"{pattern} would be {size:.2f}x dense")
         return plan
@@ -148,7 +156,7 @@ def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
     That is a lower loss with the block that the whole would take, and may not be with a smaller one
     (benchmarks/fused.py). So they do where that block is within the budget for each.
     """
-    if config.method != "armor":
+    if not METHODS[config.method].wrappers:
         return False
     if (block := config.block_size) is not None:
         pattern = Pattern.parse(config.pattern)

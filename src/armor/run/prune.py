@@ -19,28 +19,28 @@ from armor.checkpoint.owned import is_checkpoint
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
-from armor.engines.scheduler import Scheduler
+from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
+from armor.memory import peak_memory as peak_memory
 from armor.models.digest import digest_weights
 from armor.models.load import load_tokenizer
 from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
-from armor.run.engines import Where, open_engine
+from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
-from armor.run.memory import peak_memory as peak_memory
-from armor.run.open import open_model
-from armor.run.pipeline import Pipeline, stream_kinds
+from armor.run.open import linear_shapes, open_model, window_length
+from armor.run.pipeline import Pipeline
+from armor.run.placement import Placement
 from armor.run.plan import LayerPlan, make_plan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
-from armor.run.size import check_size, sized
+from armor.run.size.choose import check_size, choose
+from armor.run.size.measure import Measurement
 from armor.run.store import Store, store_folder
-from armor.run.streams import calls_of, start
+from armor.run.streams import calls_of, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
 from armor.text.windows import token_windows
-
-DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def prune(
     config: PruneConfig,
     out: str | Path,
     fresh: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -115,7 +115,7 @@ def prune(
     """
     begin = time.perf_counter()
     progress = progress or Progress()
-    where = Where.parse(engine, workers, device, memory_budget)
+    placement = Placement.parse(engine, workers, device, memory_budget)
     shared = shared or Shared()
     out = Path(out).absolute()
     # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
@@ -124,27 +124,12 @@ def prune(
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
-    source = resolve(str(model))
-    check_source(source)
-    streamed = open_model(source, config)
-    shapes = _shapes(streamed, config.lm_head)
-    itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
-    plans = make_plan(shapes, config, itemsize)
-    if config.size is not None:
-        check_size(plans, config, itemsize)
-    tokenizer = load_tokenizer(str(source))
-    config = replace(config, seq_len=_window(config, streamed.model))
-    assert config.seq_len is not None
-    drawn = (config.calibration, config.samples, config.seq_len, config.seed)
-    windows = shared.once(
-        ("windows", *drawn),
-        lambda: token_windows(config.calibration, tokenizer, *drawn[1:]),
-    )
+    run = _Run.open(model, config, shared)
     if config.size is None:
-        progress.planned(plans)
-    digests = shared.once("weights", lambda: digest_weights(streamed.tensors))
+        progress.planned(run.plans)
+    digests = shared.once("weights", lambda: digest_weights(run.model.tensors))
     manifest = make_manifest(
-        config, digests, streamed.model.config.to_dict(), windows, where.device
+        run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
     )
     store = Store(out, manifest, fresh)
     try:
@@ -153,76 +138,134 @@ def prune(
             check_output(out)
         about: dict[str, Any] = {}
         if config.size is not None:
-            plans, about["budget"] = sized(
-                *(streamed, plans, config, windows, store, manifest, where, itemsize),
-                progress.measured,
-            )
-            progress.planned(plans)
+            run, about["budget"] = run.with_blocks(store, manifest, placement, progress)
+            progress.planned(run.plans)
         if resumed or store.damaged:
             progress.resumed(resumed, store.damaged)
-        todo = {plan.name: plan for plan in plans if not plan.dense}
         kept = None
-        if stream_kinds(config) == ("dense",):
-            kept = shared.moments(digest([manifest["calibration"], where.device]))
-        _solve_missing(streamed, todo, config, windows, store, where, progress, kept)
+        if stream_kinds(run.config) == ("dense",):
+            kept = shared.moments(digest([manifest["calibration"], placement.device]))
+        run.solve_missing(store, placement, progress, kept)
         seconds = time.perf_counter() - begin
-        records = {name: store.layers[name].record for name in todo}
-        run = run_record(
+        records = {name: store.layers[name].record for name in run.todo}
+        written = run_record(
             str(model),
-            config,
-            plans,
+            run.config,
+            run.plans,
             records,
             run=store.identity,
             seconds=round(seconds, 3),
             resumed_layers=len(resumed),
             **about,
         )
-        joined = streamed.layout.joined
-        layers = _Layers(store, list(todo))
-        patterns = {
-            name: Pattern.parse(plan.settings(config).pattern) for name, plan in todo.items()
-        }
-        assemble(source, out, layers, run, joined=joined, replace=replaceable, patterns=patterns)
+        run.write(store, out, written, replaceable)
         store.remove()
     finally:
         store.close()
-    return PruneResult(out, plans, records, seconds, len(resumed))
+    return PruneResult(out, run.plans, records, seconds, len(resumed))
 
 
-def _solve_missing(
-    model: StreamedModel,
-    plans: Mapping[str, LayerPlan],
-    config: PruneConfig,
-    windows: Tensor,
-    store: Store,
-    where: Where,
-    progress: Progress,
-    kept: DenseMoments | None,
-) -> None:
-    if all(name in store.layers for name in plans):
-        return
-    calls, hidden = calls_of(model, windows)
-    spec = Spec(model.folder, config, calls, where.device)
-    engine = open_engine(where, spec, model, list(plans.values()), store.scratch)
-    try:
-        engine.on_start = lambda job: progress.started(job.label) if job.task == "solve" else None
-        pipeline = Pipeline(
-            model,
-            plans,
-            Scheduler(engine),
-            store,
-            torch.get_num_threads(),
-            windows.numel(),
-            progress.finished,
-            kept,
+@dataclass(frozen=True)
+class _Run:
+    """What a run works on.
+
+    Attributes:
+        source: the model's folder. model: the same, opened. plans: of every linear.
+        config: the settings, with the length of the windows. windows: token ids, (samples, seq).
+        itemsize: bytes of a weight.
+    """
+
+    source: Path
+    model: StreamedModel
+    config: PruneConfig
+    plans: list[LayerPlan]
+    windows: Tensor
+    itemsize: int
+
+    @classmethod
+    def open(cls, model: str | Path, config: PruneConfig, shared: Shared) -> _Run:
+        """Read all that is needed but the weights. Raises `ArmorError`."""
+        source = resolve(str(model))
+        check_source(source)
+        streamed = open_model(source, config)
+        shapes = linear_shapes(streamed, config.lm_head)
+        itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
+        plans = make_plan(shapes, config, itemsize)
+        if config.size is not None:
+            check_size(plans, config, itemsize)
+        tokenizer = load_tokenizer(str(source))
+        config = replace(config, seq_len=window_length(config, streamed.model))
+        assert config.seq_len is not None
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+        windows = shared.once(
+            ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
         )
-        if pipeline.run_kept():
+        return cls(source, streamed, config, plans, windows, itemsize)
+
+    @property
+    def todo(self) -> dict[str, LayerPlan]:
+        """The layers to prune, by name."""
+        return {plan.name: plan for plan in self.plans if not plan.dense}
+
+    def with_blocks(
+        self, store: Store, manifest: dict[str, Any], placement: Placement, progress: Progress
+    ) -> tuple[_Run, dict[str, Any]]:
+        """The run with the blocks that its size asks for; for its record what was measured."""
+        measurement = Measurement(
+            self.model, self.config, self.windows, placement, self.plans, progress.measured
+        )
+        harms = measurement.harms(store, manifest)
+        plans, about = choose(self.plans, self.config, self.itemsize, harms)
+        return replace(self, plans=plans), about
+
+    def solve_missing(
+        self, store: Store, placement: Placement, progress: Progress, kept: DenseMoments | None
+    ) -> None:
+        """Solve the layers that `store` lacks."""
+        plans = self.todo
+        if all(name in store.layers for name in plans):
             return
-        streams = start(engine, store, hidden, pipeline.missing()[0], stream_kinds(config))
-        del hidden
-        pipeline.run(streams)
-    finally:
-        engine.close()
+        calls, hidden = calls_of(self.model, self.windows)
+        spec = Spec.of(self.model, self.config, calls)
+        engine = placement.open(spec, self.model, list(plans.values()), store.scratch)
+        try:
+            engine.on_start = lambda job: (
+                progress.started(job.label) if job.function is solve else None
+            )
+            pipeline = Pipeline(
+                self.model,
+                plans,
+                Scheduler(engine),
+                store,
+                torch.get_num_threads(),
+                self.windows.numel(),
+                progress.finished,
+                kept,
+            )
+            if pipeline.run_kept():
+                return
+            kinds = stream_kinds(self.config)
+            streams = start(engine, store, hidden, pipeline.missing()[0], kinds)
+            del hidden
+            pipeline.run(streams)
+        finally:
+            engine.close()
+
+    def write(self, store: Store, out: Path, record: dict[str, Any], replaceable: bool) -> None:
+        """The checkpoint."""
+        patterns = {
+            name: Pattern.parse(plan.settings(self.config).pattern)
+            for name, plan in self.todo.items()
+        }
+        assemble(
+            self.source,
+            out,
+            _Layers(store, list(self.todo)),
+            record,
+            joined=self.model.layout.joined,
+            replace=replaceable,
+            patterns=patterns,
+        )
 
 
 class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
@@ -243,28 +286,3 @@ class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
-    linears = {
-        model.layout.name(path): linear
-        for index in range(len(model.structure.blocks))
-        for path, linear in model.structure.linears(index).items()
-    }
-    if lm_head:
-        if model.head is None or model.tied:
-            raise ArmorError(
-                "the output head shares its weight with the embeddings, which are not pruned:"
-                " leave out --lm-head"
-            )
-        linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
-    return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
-
-
-def _window(config: PruneConfig, network: Any) -> int:
-    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-    if config.seq_len is None:
-        return min(DEFAULT_CONTEXT, context)
-    if config.seq_len > context:
-        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
-    return config.seq_len

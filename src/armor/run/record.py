@@ -12,7 +12,7 @@ import torch
 
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
-from armor.run.memory import peak_memory
+from armor.memory import peak_memory
 from armor.run.plan import LayerPlan
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from armor import baselines
-from armor.baselines.nowag import normalise
+from armor.baselines.nowag import normalise as normalised_weight
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.targets import compensated, regularised
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
@@ -19,7 +20,8 @@ from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, cast, fold
-from armor.run.memory import trim_memory
+from armor.memory import trim_memory
+from armor.methods import METHODS
 from armor.run.plan import LayerPlan
 from armor.run.threads import SHARED_FROM
 from armor.sparse.factors import Factors, with_wrappers
@@ -82,98 +84,137 @@ def solve_layer(
     """
     begin = time.perf_counter()
     config = plan.settings(config)
-    pattern = Pattern.parse(config.pattern)
+    method, pattern = METHODS[config.method], Pattern.parse(config.pattern)
     problem = make_problem(inputs, config)
     output = Problem(problem.target, inputs.second)
     del inputs  # the compensated target has taken the place of the weight
-    starts = {"nowag": baselines.nowag(problem, pattern)}
+    starts = {"nowag": nowag(problem, pattern)}
     if problem.is_full:
-        starts["sparsegpt"] = baselines.sparsegpt(problem, pattern)
-    rows, cols = torch.ones(()), torch.ones(())
-    if config.objective == "diag" and config.method == "armor":
-        normalised, row_norms, cols = normalise(problem.target)
-        rows = row_norms.unsqueeze(-1)
-        problem = Problem(normalised, problem.moment)
-    zero = problem.zero_loss()
-
-    def relative(factors: Factors) -> float:
-        return problem.loss(factors.dense().to(problem.target.dtype) / rows / cols) / zero
-
-    clock: list[float] = []  # after each iteration
-
-    def tick(loss: float) -> None:
-        clock.append(time.perf_counter() - begin)
-
-    bounds = {name: relative(cast(start, dtype)) for name, start in starts.items()}
-    if config.method == "armor":
-        # One by one: each is as large as the weight.
-        scaled = (
-            replace(start, core=start.core / rows / cols)
-            for start in (starts.pop(name) for name in list(starts))
-        )
-        if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
-            trim_memory()
-        times = [time.perf_counter() - begin]
-        factors, losses = _factorize(problem, plan, scaled, config, tick)
-        times += _every(KEEP if config.solver == "adam" else 1, clock)
-        if config.objective == "diag":
-            factors = fold(factors, rows.squeeze(-1), cols)
-        factors = balance(factors)
+        starts["sparsegpt"] = sparsegpt(problem, pattern)
+    judge = _Judge.of(problem, normalise=method.wrappers and config.objective == "diag")
+    bounds = {name: judge.loss(cast(start, dtype)) for name, start in starts.items()}
+    losses: list[float] = []
+    times: list[float] = []
+    if method.wrappers:
+        factors, losses, times = _factorize(judge, plan, starts, config, begin)
     else:
-        factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, pattern)
-        losses, times = [], []
+        factors = starts.get(config.method) or method.load()(problem, pattern)
     factors = cast(factors, dtype)
-    loss = relative(factors)
+    loss = judge.loss(factors)
     note = "solved in float64: float32 was too coarse" if last_resort else ""
     if last_resort and not loss <= min(bounds.values()):
         best = min(bounds, key=bounds.__getitem__)
-        assert plan.block is not None
-        start = baselines.BASELINES[best](Problem(output.target, problem.moment), pattern)
-        factors = cast(with_wrappers(start, plan.block), dtype)
-        loss = relative(factors)
+        factors = cast(_start_again(best, judge, output.target, plan, pattern), dtype)
+        loss = judge.loss(factors)
         note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
     # Adam's loss may rise on the way.
     falling = config.solver == "adam" or all(after <= before for before, after in pairwise(losses))
     certificate = falling and loss <= min(bounds.values())
-    if config.method == "armor" and not certificate:
+    if method.wrappers and not certificate:
         raise CertificateError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
     return factors, LayerRecord(
-        plan.shape,
-        plan.block,
-        loss,
-        bounds["nowag"],
-        bounds.get("sparsegpt"),
-        certificate,
-        losses,
-        time.perf_counter() - begin,
-        "; ".join(filter(None, (plan.note, note))),
-        [round(seconds, 5) for seconds in times],
-        output.loss(torch.zeros_like(output.target)),
-        output.loss(factors.dense().to(output.target.dtype)),
+        shape=plan.shape,
+        block=plan.block,
+        loss=loss,
+        nowag_loss=bounds["nowag"],
+        sparsegpt_loss=bounds.get("sparsegpt"),
+        certificate=certificate,
+        losses=losses,
+        seconds=time.perf_counter() - begin,
+        note="; ".join(filter(None, (plan.note, note))),
+        times=[round(seconds, 5) for seconds in times],
+        output_energy=output.loss(torch.zeros_like(output.target)),
+        output_error=output.loss(factors.dense().to(output.target.dtype)),
     )
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The problem that losses are of: normalised for the paper's objective, else as it is.
+
+    Attributes:
+        problem: over ``diag(rows)^-1 W diag(cols)^-1``. rows: (out, 1), or () for none.
+        cols: (in,), or (). zero: the loss of a zero weight.
+    """
+
+    problem: Problem
+    rows: Tensor
+    cols: Tensor
+    zero: float
+
+    @classmethod
+    def of(cls, problem: Problem, normalise: bool) -> _Judge:
+        rows, cols = torch.ones(()), torch.ones(())
+        if normalise:
+            normalised, norms, cols = normalised_weight(problem.target)
+            rows = norms.unsqueeze(-1)
+            problem = Problem(normalised, problem.moment)
+        return cls(problem, rows, cols, problem.zero_loss())
+
+    def loss(self, factors: Factors) -> float:
+        """Of `factors` of the weight as it is, relative to that of a zero weight."""
+        dense = factors.dense().to(self.problem.target.dtype)
+        return self.problem.loss(dense / self.rows / self.cols) / self.zero
 
 
 def _factorize(
-    problem: Problem,
+    judge: _Judge,
     plan: LayerPlan,
-    starts: Iterable[Factors],
+    starts: dict[str, Factors],
     config: PruneConfig,
-    tick: Callable[[float], None],
-) -> tuple[Factors, list[float]]:
-    """By the solver of `config`; its kept losses."""
+    begin: float,
+) -> tuple[Factors, list[float], list[float]]:
+    """The factors by the solver of `config`, its kept losses, and the seconds from `begin` to each.
+
+    Empties `starts`: each is as large as the weight.
+    """
+
+    def scaled() -> Iterator[Factors]:
+        for name in list(starts):
+            start = starts.pop(name)
+            yield replace(start, core=start.core / judge.rows / judge.cols)
+
+    clock: list[float] = []  # after each iteration
+
+    def tick(_loss: float) -> None:
+        clock.append(time.perf_counter() - begin)
+
+    if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
+        trim_memory()
+    first = time.perf_counter() - begin
     assert plan.block is not None
     if config.solver == "adam":
-        iterations = config.iterations or ITERATIONS
-        return factorize_adam(problem, plan.block, list(starts), iterations, config.seed, tick)
-    return factorize(
-        problem,
-        plan.block,
-        starts,
-        config.iterations or DEFAULT_ITERATIONS,
-        config.seed,
-        tick,
-        Pattern.parse(config.pattern),
-    )
+        factors, losses = factorize_adam(
+            judge.problem,
+            plan.block,
+            list(scaled()),
+            config.iterations or ITERATIONS,
+            config.seed,
+            tick,
+        )
+        clock = _every(KEEP, clock)
+    else:
+        factors, losses = factorize(
+            judge.problem,
+            plan.block,
+            scaled(),
+            config.iterations or DEFAULT_ITERATIONS,
+            config.seed,
+            tick,
+            Pattern.parse(config.pattern),
+        )
+    if config.objective == "diag":
+        factors = fold(factors, judge.rows.squeeze(-1), judge.cols)
+    return balance(factors), losses, [first, *clock]
+
+
+def _start_again(
+    name: str, judge: _Judge, target: Tensor, plan: LayerPlan, pattern: Pattern
+) -> Factors:
+    """The baseline `name` on the weight as it is, between wrappers that do nothing."""
+    assert plan.block is not None
+    start = METHODS[name].load()(Problem(target, judge.problem.moment), pattern)
+    return with_wrappers(start, plan.block)
 
 
 def _every(step: int, values: list[float]) -> list[float]:
@@ -185,10 +226,12 @@ def _every(step: int, values: list[float]) -> list[float]:
 def make_problem(inputs: LayerInputs, config: PruneConfig) -> Problem:
     """Target and moment that `config` asks for."""
     target = inputs.weight
-    if inputs.cross is not None and config.method == "armor":
+    method = METHODS[config.method]
+    moment = config.objective if method.wrappers else method.moment
+    if inputs.cross is not None and method.wrappers:
         target = compensated(target, inputs.second, inputs.cross, config.target_damping)
-    if config.method == "sparsegpt":
-        return Problem(target, inputs.second)  # its own dampening
-    if config.method != "armor" or config.objective == "diag":
+    if moment == "diag":
         return Problem(target, inputs.second.diagonal().contiguous())
+    if not method.wrappers:
+        return Problem(target, inputs.second)  # a method's own damping, if it wants any
     return Problem(target, regularised(inputs.second, config.shrinkage, config.damping))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor.calibrate.stream import Calls, batches, open_stream
 from armor.checkpoint.mapped import map_file
+from armor.config import PruneConfig
 from armor.engines.engine import Engine
-from armor.engines.job import Tensors
+from armor.engines.job import Handle, Tensors
+from armor.methods import METHODS, Stream
 from armor.models.streamed import StreamedModel
 from armor.run.store import Store
 
@@ -31,18 +32,26 @@ class Streams:
     """
 
     index: int
-    dense: list[Any] | None
-    pruned: list[Any] | None
+    dense: list[Handle] | None
+    pruned: list[Handle] | None
 
-    def refs(self) -> set[Any]:
+    def handles(self) -> set[Handle]:
         """Every handle."""
         return {*(self.dense or ()), *(self.pruned or ())}
 
-    def named(self) -> Iterator[tuple[str, Any]]:
+    def named(self) -> Iterator[tuple[str, Handle]]:
         """Every handle, under a name."""
         for name in ("dense", "pruned"):
-            for part, ref in enumerate(getattr(self, name) or ()):
-                yield f"{name}-{part}", ref
+            for part, handle in enumerate(getattr(self, name) or ()):
+                yield f"{name}-{part}", handle
+
+
+def stream_kinds(config: PruneConfig) -> tuple[Stream, ...]:
+    """The activation streams that a run needs."""
+    method = METHODS[config.method]
+    if method.wrappers:
+        return ("dense",) if config.target == "dense" else ("dense", "pruned")
+    return (method.statistics,)
 
 
 def calls_of(model: StreamedModel, windows: Tensor) -> tuple[Calls, list[Tensors]]:
@@ -62,7 +71,7 @@ def calls_of(model: StreamedModel, windows: Tensor) -> tuple[Calls, list[Tensors
 
 
 def start(
-    engine: Engine, store: Store, hidden: list[Tensors], first: int, kinds: tuple[str, ...]
+    engine: Engine, store: Store, hidden: list[Tensors], first: int, kinds: tuple[Stream, ...]
 ) -> Streams:
     """The streams of `kinds` ("dense", "pruned") as late as the store has them, but not after block
     `first`, where the first layer is missing."""
@@ -73,7 +82,7 @@ def start(
             names = [f"{kind}-{part}" for part in range(len(hidden))]
             setattr(streams, kind, [engine.share(map_file(files[name])) for name in names])
         return streams
-    refs = [engine.share(part) for part in hidden]
+    handles = [engine.share(part) for part in hidden]
     for kind in kinds:
-        setattr(streams, kind, refs)
+        setattr(streams, kind, handles)
     return streams

@@ -3,7 +3,8 @@
 import numba
 import torch
 
-from armor.run.threads import SHARED_FROM, forward_threads, solve_threads, threads
+from armor.engines.threads import threads
+from armor.run.threads import SHARED_FROM, forward_threads, solve_threads
 
 
 def test_small_matrices_take_one_thread() -> None:

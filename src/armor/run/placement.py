@@ -1,34 +1,34 @@
-"""Choosing the engine of a run, and how many workers it gets."""
+"""Placement: where a run computes. Nothing of it but the device changes the result."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from armor.engines.engine import Engine, InProcess
+from armor.engines.engine import Engine
+from armor.engines.registry import Setup, check_engine, open_engine
 from armor.errors import ArmorError
+from armor.memory import available_memory
 from armor.models.streamed import StreamedModel
-from armor.run.memory import available_memory
 from armor.run.plan import LayerPlan
 from armor.run.streams import PARTS
 from armor.run.threads import SHARED_FROM
-from armor.run.worker import Spec, Worker
+from armor.run.worker import Spec, Worker, open_worker
 
-ENGINES = ("local", "ray")
 #: A solve takes about so many times the memory of its matrix in float32.
 _SOLVE = 16
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where a run computes; nothing of it but `device` changes the result.
+class Placement:
+    """Where a run computes.
 
     Attributes:
-        engine: see `ENGINES`. workers: how many, None for as many as make sense.
+        engine: see `armor.engines.registry`. workers: how many, None for as many as make sense.
         device: "cpu" or "cuda". budget: bytes of activations held in memory, None for half of what
             is free.
     """
@@ -39,14 +39,13 @@ class Where:
     budget: int | None
 
     @classmethod
-    def parse(cls, engine: str, workers: int | None, device: str, budget: int | None) -> Where:
+    def parse(cls, engine: str, workers: int | None, device: str, budget: int | None) -> Placement:
         """From what the user asked for.
 
         Raises:
             ArmorError: an unknown engine or device, no GPU, or a number that makes no sense.
         """
-        if engine not in ENGINES:
-            raise ArmorError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
+        check_engine(engine)
         if workers is not None and workers < 1:
             raise ArmorError(f"--workers must be at least 1, not {workers}")
         if device not in ("auto", "cpu", "cuda"):
@@ -58,24 +57,22 @@ class Where:
         use_gpu = device == "cuda" or (device == "auto" and here)
         return cls(engine, workers, "cuda" if use_gpu else "cpu", budget)
 
-
-def open_engine(
-    where: Where, spec: Spec, model: StreamedModel, plans: Sequence[LayerPlan], scratch: Path
-) -> Engine:
-    """The engine that `where` asks for. Raises `ArmorError` if it cannot be had."""
-    if where.engine == "ray":
-        from armor.engines.ray import RayEngine
-
-        return RayEngine(spec, where.workers, where.budget)
-    gpus = torch.cuda.device_count() if where.device == "cuda" else 0
-    workers = where.workers or gpus or sensible_workers(model, plans)
-    if workers > 1 and sys.platform != "win32":
-        from armor.engines.local import LocalPool
-
-        devices = [f"cuda:{slot % gpus}" if gpus else "cpu" for slot in range(workers)]
-        return LocalPool(spec, devices, scratch)
-    budget = available_memory() // 2 if where.budget is None else where.budget
-    return InProcess(Worker(spec, model), scratch, budget)
+    def open(
+        self, spec: Spec, model: StreamedModel, plans: Sequence[LayerPlan], scratch: Path
+    ) -> Engine:
+        """The engine. Raises `ArmorError` if it cannot be had."""
+        return open_engine(
+            self.engine,
+            Setup(
+                make_context=partial(open_worker, spec),
+                here=lambda: Worker(spec, model, self.device),
+                device=self.device,
+                workers=self.workers,
+                sensible_workers=lambda: sensible_workers(model, plans),
+                scratch=scratch,
+                budget=self.budget,
+            ),
+        )
 
 
 def sensible_workers(model: StreamedModel, plans: Sequence[LayerPlan]) -> int:

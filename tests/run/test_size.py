@@ -22,9 +22,9 @@ from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.recipe import read_recipe
-from armor.run.allocate import Choice, allocate
 from armor.run.plan import candidates, make_plan
 from armor.run.prune import Progress
+from armor.run.size.allocate import Choice, allocate
 from armor.run.store import store_folder
 
 Settings = Callable[..., PruneConfig]
@@ -99,27 +99,26 @@ def test_the_harm_is_that_of_the_model(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sized: Settings
 ) -> None:
     """Block by block from the disk, against one backward pass through the whole model."""
-    from armor.run import size as measure
-    from armor.run import worker
+    from armor.run.size import jobs, measure
 
     samples: dict[str, dict[str, torch.Tensor]] = {}
     windows: list[torch.Tensor] = []
     tried: dict[tuple[str, str], torch.Tensor] = {}
-    sample, solve = measure._samples, worker.solve_certified
+    sample, solve = measure.BackwardPass.samples, jobs.solve_certified
 
-    def spy(*args: Any) -> Any:
-        windows.append(args[4])
-        refs = sample(*args)
-        samples.update((name, args[2].engine.fetch(ref)) for name, ref in refs.items())
-        return refs
+    def spy(backward: Any, layers: Any) -> Any:
+        windows.append(torch.cat([ids for batch in backward._tokens for ids in batch.values()]))
+        handles = sample(backward, layers)
+        samples.update((name, backward._engine.fetch(one)) for name, one in handles.items())
+        return handles
 
     def solved(plan: Any, *args: Any) -> Any:
         factors, record = solve(plan, *args)
         tried.setdefault((plan.name, str(plan.block)), factors.dense().float())
         return factors, record
 
-    monkeypatch.setattr(measure, "_samples", spy)
-    monkeypatch.setattr(worker, "solve_certified", solved)
+    monkeypatch.setattr(measure.BackwardPass, "samples", spy)
+    monkeypatch.setattr(jobs, "solve_certified", solved)
     armor.prune(model, sized(), tmp_path / "out")
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     inputs: dict[str, torch.Tensor] = {}
@@ -307,15 +306,15 @@ def test_nothing_to_choose_is_nothing_to_measure(
 def test_gradients_that_are_not_finite_are_one_line(
     model: Path, sized: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from armor.run import worker
+    from armor.run.size import jobs
 
-    original = worker.block_gradient
+    original = jobs.block_gradient
 
     def broken(*args: Any) -> Any:
         back, samples = original(*args)
         return back, {name: sample * torch.inf for name, sample in samples.items()}
 
-    monkeypatch.setattr(worker, "block_gradient", broken)
+    monkeypatch.setattr(jobs, "block_gradient", broken)
     with pytest.raises(ArmorError, match="not finite on the calibration text"):
         armor.prune(model, sized(), tmp_path / "out")
 

@@ -1,0 +1,71 @@
+"""The engine without processes: jobs are done here, one by one, when they are waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from armor.checkpoint.mapped import map_file
+from armor.checkpoint.tensorfile import write_file
+from armor.engines.engine import Done
+from armor.engines.job import Job, Tensors
+from armor.engines.queue import JobQueue
+
+
+class InProcess:
+    """One worker, in this process.
+
+    Args:
+        context: of the jobs. scratch: a folder for the tensors that exceed `budget`, bytes.
+    """
+
+    ahead = 0
+
+    def __init__(self, context: Any, scratch: Path, budget: int) -> None:
+        self.on_start: Callable[[Job], None] = lambda job: None
+        self._context = context
+        self._scratch = scratch
+        self._budget = budget
+        self._held: dict[int, Tensors | Path] = {}
+        self._bytes = 0
+        self._queue = JobQueue()
+        self._count = 0
+
+    def share(self, tensors: Tensors) -> int:
+        self._count += 1
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if self._bytes + size <= self._budget:
+            self._bytes += size
+            self._held[self._count] = tensors
+        else:
+            path = self._scratch / f"{self._count}.safetensors"
+            write_file(path, tensors, sync=False)
+            self._held[self._count] = path
+        return self._count
+
+    def fetch(self, handle: int) -> Tensors:
+        held = self._held[handle]
+        return map_file(held) if isinstance(held, Path) else held
+
+    def drop(self, handle: int) -> None:
+        held = self._held.pop(handle)
+        if isinstance(held, Path):
+            held.unlink()
+        else:
+            self._bytes -= sum(tensor.nbytes for tensor in held.values())
+
+    def submit(self, job: Job) -> int:
+        self._count += 1
+        self._queue.add(self._count, job)
+        return self._count
+
+    def wait(self) -> Done:
+        number, job = self._queue.take()
+        self.on_start(job)
+        result = job.run(self._context, self.fetch)
+        return Done(number, result.value, [self.share(group) for group in result.tensors])
+
+    def close(self) -> None:
+        self._queue.clear()
+        self._held.clear()

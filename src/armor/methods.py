@@ -1,0 +1,58 @@
+"""The pruning methods: one line each, read by the settings, the run, comparisons and the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from armor.factorize.problem import Problem
+    from armor.sparse.factors import Factors
+    from armor.sparse.pattern import Pattern
+
+Stream = Literal["dense", "pruned"]
+Prune = Callable[["Problem", "Pattern"], "Factors"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to prune a layer.
+
+    Attributes:
+        prune: gives the sparse factors of a `Problem` under a `Pattern`; or the place of that
+            function, "module:name", so that naming a method does not import torch. None: the
+            solver of `armor.factorize`.
+        statistics: whose activations the moment is measured on: the dense model's, or those of
+            the model as pruned so far. Not for a method with wrappers, whose target decides.
+        moment: "full" E[x x^T], or only its diagonal "diag". Not for a method with wrappers, whose
+            objective decides.
+        wrappers: whether the core stands between block-diagonal wrappers, so that layers have a
+            block size.
+    """
+
+    prune: Prune | str | None = None
+    statistics: Stream = "pruned"
+    moment: Literal["full", "diag"] = "diag"
+    wrappers: bool = False
+
+    def load(self) -> Prune:
+        """The function of `prune`."""
+        if isinstance(self.prune, str):
+            module, _, name = self.prune.partition(":")
+            found: Prune = getattr(import_module(module), name)
+            return found
+        assert self.prune is not None
+        return self.prune
+
+
+#: By name. A new method is its file in ``baselines/`` and a line here; from a script of your own
+#: ``METHODS["mine"] = Method(prune=function)`` does the same.
+METHODS: dict[str, Method] = {
+    "armor": Method(wrappers=True),
+    "magnitude": Method("armor.baselines.magnitude:magnitude", statistics="dense"),
+    "wanda": Method("armor.baselines.wanda:wanda"),
+    "nowag": Method("armor.baselines.nowag:nowag", statistics="dense"),
+    "sparsegpt": Method("armor.baselines.sparsegpt:sparsegpt", moment="full"),
+}

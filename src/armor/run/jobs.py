@@ -1,0 +1,226 @@
+"""The jobs of a run, one function each: forward passes that sum up moments, and solves.
+
+Every one gets the `Worker` of its process first; hidden states are (batch, seq, width) by batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from armor.calibrate.moments import Moments
+from armor.calibrate.routed import fed, fill, routes
+from armor.calibrate.stream import merged, observe
+from armor.engines.job import Result, Tensors
+from armor.models.routed import Routed
+from armor.run.plan import LayerPlan
+from armor.run.solve import LayerInputs, solve_certified
+from armor.run.threads import SHARED_FROM
+from armor.run.worker import Worker
+from armor.sparse.layer import PackedLayer
+
+#: Packed layers of a block that are solved, by path in the block; none yet.
+NOTHING: Mapping[str, Tensors] = {}
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """What a pass through a dense block has shown.
+
+    Attributes:
+        stages: linears that are given one tensor, by path in the block, in the order they run.
+        tokens: of the first linear of each stage whose moments were summed.
+        reached: of each linear in an expert, the tokens that were sent to it.
+    """
+
+    stages: list[list[str]]
+    tokens: dict[str, int]
+    reached: dict[str, int]
+
+
+def advance_dense(
+    worker: Worker, index: int, part: int, keep: bool, sums: bool, hidden: Tensors
+) -> Result:
+    """One part of the windows through the dense block.
+
+    Args:
+        keep: keep what the linears are given for `sum_moments` of the same part, if there is room.
+        sums: also sum up the moments of each stage but those in experts, which are left to
+            `sum_expert_moments`.
+        hidden: before the block.
+
+    Returns:
+        `Advanced`; the hidden states after the block, and with `sums` the second moments, not
+        divided by the tokens, by the first linear of the stage.
+    """
+    block = worker.block(index)
+    found: list[list[list[str]]] = []
+    inputs_of: dict[str, list[Tensor]] = {}
+    moments: dict[str, Moments] = {}
+    reached: dict[str, int] = {}
+    after: Tensors = {}
+    for batch, states in hidden.items():
+        call = worker.call(index, states)
+        after[batch], stages = observe(
+            block.dense, call, states.to(worker.device), worker.model.structure.stages
+        )
+        found.append([names for names, _ in stages])
+        for (head, *others), inputs in stages:
+            if any(layer.holds(head) for layer in block.routed):
+                for name in (head, *others):
+                    reached[name] = reached.get(name, 0) + inputs.shape[:-1].numel()
+                continue
+            if keep:
+                inputs_of.setdefault(head, []).append(inputs)
+            if sums:
+                moments.setdefault(head, Moments()).add(inputs)
+    if keep:
+        worker.keep_dense_inputs(index, part, inputs_of)
+    tokens = {head: total.tokens for head, total in moments.items()}
+    value = Advanced(merged(found), tokens, reached)
+    if not sums:
+        return Result(value, (after,))
+    return Result(value, (after, {head: total.sums()["second"] for head, total in moments.items()}))
+
+
+def advance_pruned(
+    worker: Worker,
+    index: int,
+    patterns: Mapping[str, str],
+    hidden: Tensors,
+    solved: Mapping[str, Tensors] = NOTHING,
+) -> Result:
+    """One part of the windows through the pruned block: the hidden states after it.
+
+    Args:
+        solved, patterns: the block's packed layers, see `Worker.block_with`.
+    """
+    block = worker.block_with(index, solved, patterns)
+    after = {
+        batch: worker.call(index, states).run(block.pruned, states.to(worker.device))
+        for batch, states in hidden.items()
+    }
+    return Result(None, (after,))
+
+
+def sum_moments(
+    worker: Worker,
+    index: int,
+    part: int,
+    linear: str,
+    patterns: Mapping[str, str],
+    hidden: Tensors,
+    dense: Tensors | None = None,
+    solved: Mapping[str, Tensors] = NOTHING,
+) -> Result:
+    """The moments of what `linear` is given in the block as pruned so far, over one part.
+
+    Args:
+        hidden: before the block. dense: those of the dense model, to get the cross moment too.
+        solved, patterns: see `advance_pruned`.
+
+    Returns:
+        The number of tokens; ``second`` and maybe ``cross``, not divided by it.
+    """
+    block = worker.block_with(index, solved, patterns)
+    kept = None if dense is None else worker.take_dense_inputs(index, part, linear)
+    moments = Moments()
+    for number, (batch, states) in enumerate(hidden.items()):
+        inputs = worker.input_of(block.pruned, index, states, linear)
+        if inputs is None:
+            continue
+        if dense is None:
+            moments.add(inputs)
+        elif kept is not None:
+            moments.add(inputs, kept[number])
+        else:
+            moments.add(inputs, worker.input_of(block.dense, index, dense[batch], linear))
+    return Result(moments.tokens, (moments.sums(),))
+
+
+def sum_expert_moments(
+    worker: Worker,
+    index: int,
+    routed: Routed,
+    linears: Mapping[str, float],
+    patterns: Mapping[str, str],
+    hidden: Tensors,
+    dense: Tensors | None = None,
+    solved: Mapping[str, Tensors] = NOTHING,
+) -> Result:
+    """The moments of what linears in experts are given, over one part: see `sum_moments`.
+
+    Both streams take the way of `hidden` through the router, so that they meet token by token.
+
+    Args:
+        linears: with the share of all tokens that pass each besides those routed to it.
+
+    Returns:
+        The tokens of each; ``second/LINEAR`` and maybe ``cross/LINEAR``, not divided by them.
+    """
+    block = worker.block_with(index, solved, patterns)
+    moments = {linear: Moments() for linear in linears}
+    for batch, states in hidden.items():
+        inputs = worker.input_of(block.pruned, index, states, routed.path)
+        assert inputs is not None
+        twins = None
+        if dense is not None:
+            twins = worker.input_of(block.dense, index, dense[batch], routed.path)
+        rows = routes(block.pruned, routed, inputs)
+        flat = inputs.flatten(0, -2)
+        for linear, share in linears.items():
+            number, inside = routed.inside(linear)
+            chosen = fill(rows[number], len(flat), math.ceil(share * len(flat)))
+            if not len(chosen):
+                continue
+            expert = routed.expert(number)
+            given = fed(block.pruned.get_submodule(expert), inside, flat[chosen])
+            twin = None
+            if twins is not None:
+                own = block.dense.get_submodule(expert)
+                twin = fed(own, inside, twins.flatten(0, -2)[chosen])
+            moments[linear].add(given, twin)
+    sums = {
+        f"{kind}/{linear}": value
+        for linear, total in moments.items()
+        for kind, value in total.sums().items()
+    }
+    return Result({linear: total.tokens for linear, total in moments.items()}, (sums,))
+
+
+def sum_head_moments(
+    worker: Worker, index: int, hidden: Tensors, dense: Tensors | None = None
+) -> Result:
+    """The moments of what the output head is given, over one part: see `sum_moments`.
+
+    Args:
+        index: number of blocks. hidden, dense: after the last one.
+    """
+    moments = Moments()
+    for batch, states in hidden.items():
+        as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
+        inputs = worker.model.head_input(states, as_tuple).to(worker.device)
+        twins = None if dense is None else worker.model.head_input(dense[batch], as_tuple)
+        moments.add(inputs, None if twins is None else twins.to(worker.device))
+    return Result(moments.tokens, (moments.sums(),))
+
+
+def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
+    """Prune one layer, given its mean moments: its `LayerRecord`; the packed layer."""
+    if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
+        worker.free_block()  # read again in less time than the solve takes; its memory counts
+    weight = f"{worker.model.layout.path(plan.name)}.weight"
+
+    def inputs(precision: torch.dtype) -> LayerInputs:
+        return LayerInputs(
+            worker.model.load(weight, worker.device).to(precision),
+            **{name: moment.to(worker.device, precision) for name, moment in moments.items()},
+        )
+
+    dtype = worker.model.dtype(weight)
+    factors, record = solve_certified(plan, inputs, worker.spec.config, dtype)
+    return Result(record, (PackedLayer.from_factors(factors.to("cpu")).tensors(),))

@@ -1,0 +1,167 @@
+"""The whole of ``armor prune`` for a dense decoder, on one page: the oracle of every engine.
+
+One process, everything in memory, no experts, no output head, no size to choose blocks for. What it
+writes is, byte for byte, what `armor.prune` writes with any engine and any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from armor.calibrate.moments import Moments
+from armor.calibrate.stream import Call, input_of, merged, observe
+from armor.checkpoint.assemble import assemble
+from armor.checkpoint.records import LayerRecord
+from armor.config import PruneConfig
+from armor.engines.job import Tensors
+from armor.engines.threads import threads
+from armor.methods import Stream
+from armor.models.load import load_tokenizer
+from armor.run.block import Block
+from armor.run.layer_names import LayerNames
+from armor.run.open import linear_shapes, open_model, window_length
+from armor.run.plan import make_plan
+from armor.run.record import run_record
+from armor.run.solve import LayerInputs, solve_certified
+from armor.run.streams import calls_of, stream_kinds
+from armor.run.threads import forward_threads, solve_threads
+from armor.sparse.layer import PackedLayer
+from armor.text.windows import token_windows
+
+
+def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, LayerRecord]:
+    """Prune the dense decoder in `folder` and write the checkpoint `out`; the layers' records."""
+    # What there is, and what is to become of each linear.
+    model = open_model(folder, config)
+    shapes = linear_shapes(model, lm_head=False)
+    itemsize = model.dtype(f"{model.layout.path(next(iter(shapes)))}.weight").itemsize
+    plan = make_plan(shapes, config, itemsize)
+    todo = {layer.name: layer for layer in plan if not layer.dense}
+    names = LayerNames(model, todo)
+    cores = torch.get_num_threads()
+
+    # Calibration text, in windows of tokens, embedded: the input of the first block.
+    seq_len = window_length(config, model.model)
+    config = replace(config, seq_len=seq_len)
+    tokenizer = load_tokenizer(str(folder))
+    windows = token_windows(config.calibration, tokenizer, config.samples, seq_len, config.seed)
+    calls, hidden = calls_of(model, windows)
+
+    # Two streams run through the blocks: of the dense model, and of what is pruned so far.
+    streams = dict.fromkeys(stream_kinds(config), hidden)
+    packed: dict[str, PackedLayer] = {}
+    records: dict[str, LayerRecord] = {}
+    for index in range(len(model.structure.blocks)):
+        block = Block(index, model, "cpu")
+        with threads(forward_threads(cores)):
+            passed = _through(block, calls[index], streams.get("dense", hidden))
+
+        # Stage by stage: the linears that are given one and the same tensor.
+        for stage in passed.stages:
+            linears = [name for name in stage if names.name(index, name) in todo]
+            if not linears:
+                continue
+
+            # 1. Moments of what the stage is given in the pruned block, and across to the dense.
+            with threads(forward_threads(cores)):
+                means = _moments(block, calls[index], streams, linears[0], stage[0], passed)
+
+            for linear in linears:
+                name = names.name(index, linear)
+                layer, weight = todo[name], f"{model.layout.path(name)}.weight"
+
+                # 2. The target; 3. factors, exactly; 4. the certificate, on what is stored.
+                def inputs(
+                    dtype: torch.dtype, weight: str = weight, means: Tensors = means
+                ) -> LayerInputs:
+                    moments = {kind: mean.to(dtype) for kind, mean in means.items()}
+                    return LayerInputs(model.load(weight).to(dtype), **moments)
+
+                together = cores if "pruned" not in streams else len(linears)
+                entries = layer.shape[0] * layer.shape[1]
+                with threads(solve_threads(entries, together, cores)):
+                    factors, record = solve_certified(layer, inputs, config, model.dtype(weight))
+                records[name], packed[name] = record, PackedLayer.from_factors(factors)
+                block.replace(linear, factors)
+
+        # Both streams go on to the next block.
+        with threads(forward_threads(cores)):
+            if "pruned" in streams:
+                streams["pruned"] = [
+                    {batch: call.run(block.pruned, states) for batch, states, call in part}
+                    for part in _batches(calls[index], streams["pruned"])
+                ]
+            if "dense" in streams:
+                streams["dense"] = passed.after
+        hidden = streams.get("pruned", passed.after)
+
+    written = run_record(str(folder), config, plan, records)
+    assemble(folder, out, {name: packed[name] for name in todo}, written)
+    return records
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What a pass through the dense block shows: its stages; by the first linear of each what it is
+    given, in batches, part by part; the hidden states after the block."""
+
+    stages: list[list[str]]
+    given: dict[str, list[list[Tensor]]]
+    after: list[Tensors]
+
+
+def _batches(
+    calls: dict[int, Call], parts: list[Tensors]
+) -> Iterator[Iterator[tuple[str, Tensor, Call]]]:
+    """Part by part the batches: number, hidden states, and how the block is called with them."""
+    for part in parts:
+        yield ((number, states, calls[states.shape[0]]) for number, states in part.items())
+
+
+def _through(block: Block, calls: dict[int, Call], parts: list[Tensors]) -> _Passed:
+    found: list[list[list[str]]] = []
+    after: list[Tensors] = []
+    given: dict[str, list[list[Tensor]]] = {}
+    for number, part in enumerate(_batches(calls, parts)):
+        after.append({})
+        for batch, states, call in part:
+            after[-1][batch], stages = observe(block.dense, call, states)
+            found.append([stage for stage, _ in stages])
+            for (first, *_), inputs in stages:
+                own = given.setdefault(first, [])
+                own += [[] for _ in range(number + 1 - len(own))]
+                own[number].append(inputs)
+    return _Passed(merged(found), given, after)
+
+
+def _moments(
+    block: Block,
+    calls: dict[int, Call],
+    streams: Mapping[Stream, list[Tensors]],
+    linear: str,
+    first: str,
+    passed: _Passed,
+) -> Tensors:
+    """Mean moments of what `linear` is given, summed part by part.
+
+    Args:
+        first: the first linear of its stage, under which `passed` has what the dense one is given.
+    """
+    total = Moments()
+    for number, part in enumerate(_batches(calls, streams.get("pruned", passed.after))):
+        moments = Moments()
+        for place, (_, states, call) in enumerate(part):
+            dense = passed.given[first][number][place]
+            if "pruned" not in streams:
+                moments.add(dense)
+                continue
+            inputs = input_of(block.pruned, call, states, linear)
+            assert inputs is not None
+            moments.add(inputs, dense if "dense" in streams else None)
+        total.merge(moments.tokens, moments.sums())
+    return total.means(linear)
