@@ -57,6 +57,16 @@ def test_broken_links_are_found() -> None:
     assert list(broken(page, text)) == wrong
 
 
+@pytest.mark.parametrize("name", ["index", "algorithm", "glossary"])
+def test_the_places_that_a_page_names_exist(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
+    assert len(places) > 5
+    bases = (ROOT, ROOT / "src" / "armor")
+    missing = [place for place in places if not any((base / place).exists() for base in bases)]
+    assert sorted(missing) == []
+
+
 def test_the_site_has_every_page_once() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     navigation = settings.partition("\nnav:")[2].partition("\n\n")[0]
