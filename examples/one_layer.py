@@ -10,7 +10,8 @@ from itertools import pairwise
 import torch
 
 from armor import ArmorLinear
-from armor.baselines import nowag, sparsegpt
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.factorize.exact import factorize
 from armor.factorize.problem import Problem
 from armor.sparse.pattern import Pattern

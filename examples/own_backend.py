@@ -15,7 +15,7 @@ from armor.runtime.registry import BACKENDS, Registered
 from torch import Tensor
 
 from armor import ArmorLinear, runtime
-from armor.baselines import magnitude
+from armor.baselines.magnitude import magnitude
 from armor.factorize.problem import Problem
 from armor.runtime.backend import YES, Call, Verdict
 from armor.runtime.reference import times_blocks
