@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TF4 := .venv-tf4
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 READY_TF4 := $(TF4)/.ready
 # torch goes first: a later resolve then keeps it instead of replacing it.
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -11,7 +12,13 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # What touches transformers: loading, saving, finding the layers, the whole command line.
 COMPAT_TESTS ?= tests/demo tests/checkpoint tests/families tests/run/test_prune.py
 
-.PHONY: demo test lint compat format clean
+# What most changes break first, in under a minute on two cores: one matrix, one model, the plan, the
+# pages; no worker processes, no interpreted GPU kernels, no commands from end to end.
+QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests/test_recipe.py \
+  tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
+  tests/run/test_plan.py tests/run/test_solve.py
+
+.PHONY: demo test quick lint docs compat format clean
 
 demo: $(READY)
 	$(BIN)/armor demo
@@ -19,10 +26,18 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+quick: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' -k 'not triton' $(QUICK_TESTS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+# The site goes to build/site; a broken link or a page without its place stops it.
+docs: $(READY_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 compat: $(READY_TF4)
 	$(TF4)/bin/python -m pytest -n auto --dist loadfile -m transformers_compat
@@ -38,6 +53,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt
 	touch $@
 
 # The oldest supported transformers and what depends on its hub client; all else as pinned.

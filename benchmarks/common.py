@@ -97,7 +97,7 @@ def write_result(arguments: argparse.Namespace, device: torch.device, data: dict
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{arguments.name}.json"
     options = {
-        key: str(value) if isinstance(value, Path) else value
+        key: os.path.relpath(value) if isinstance(value, Path) else value
         for key, value in vars(arguments).items()
         if key not in ("out", "name")
     }

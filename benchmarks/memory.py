@@ -1,7 +1,7 @@
 """Peak memory of `armor prune` against the depth of the model: it should be flat.
 
     python benchmarks/memory.py                 # 8, 16 and 32 layers of width 2048, bfloat16
-    python benchmarks/memory.py --layers 4 --width 512 --mlp 1408 --out /tmp/try
+    python benchmarks/memory.py --layers 4 --width 512 --mlp 1408 --out out
 
 Random Llama models are written shard by shard, then pruned; the resident memory of the whole
 process tree is sampled. All blocks are streamed through, but only `--include` is solved (of the

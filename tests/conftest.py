@@ -101,34 +101,58 @@ WriteTask = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two random blocks of width 32 over bytes, context 128."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def make_llama() -> Callable[..., Any]:
+    """Makes a random Llama of two blocks of width 32 with grouped-query attention, or as asked.
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        initializer_range=0.15,
-        bos_token_id=None,
-        eos_token_id=256,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    The same settings of `LlamaConfig` give the same weights.
+    """
+
+    def make(**settings: Any) -> Any:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        sizes = {
+            "vocab_size": 257,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+        }
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**{**sizes, **settings})).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Any:
+    """One token a byte, and 256 for the end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<end>"])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    wrapped.save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    make_llama: Callable[..., Any], byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Two random blocks of width 32 over bytes, context 128."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_llama(
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=256,
+    ).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from armor.bench.model import _dense, measure_model
 from armor.linear import ArmorLinear
@@ -12,18 +15,9 @@ from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
 
 
-def tiny() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    )
-    model = LlamaForCausalLM(config).eval()
+@pytest.fixture
+def model(make_llama: Callable[..., Any]) -> Any:
+    model = make_llama(num_hidden_layers=1)
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
             mask = nm_mask(linear.weight.detach().abs())
@@ -33,8 +27,7 @@ def tiny() -> LlamaForCausalLM:
     return model
 
 
-def test_the_dense_twin_computes_the_same_and_goes_away() -> None:
-    model = tiny()
+def test_the_dense_twin_computes_the_same_and_goes_away(model: Any) -> None:
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         packed = model(ids).logits
@@ -44,8 +37,7 @@ def test_the_dense_twin_computes_the_same_and_goes_away() -> None:
         assert torch.equal(model(ids).logits, packed)
 
 
-def test_both_are_measured() -> None:
-    model = tiny()
+def test_both_are_measured(model: Any) -> None:
     packed, dense = measure_model(model, prompt=8, tokens=3, repeats=1)
     assert (packed.contender, dense.contender) == ("ARMOR", "dense")
     assert packed.bytes < dense.bytes

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from armor.checkpoint import ModelFiles, assemble
 from armor.factorize.scaling import cast
@@ -57,33 +56,8 @@ def random_layer(
     return PackedLayer.from_factors(cast(factors, weight.dtype))
 
 
-def tiny_llama(dtype: torch.dtype, tie: bool, bias: bool, mlp: int) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=mlp,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=tie,
-        attention_bias=bias,
-        initializer_range=0.15,  # logits far apart: greedy generation has no ties
-        bos_token_id=1,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    model = LlamaForCausalLM(config).to(dtype).eval()
-    if bias:
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.2)
-    return model
-
-
 @pytest.fixture(scope="session")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make(make_llama: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Makes checkpoints; the same arguments give the same folders, so leave them unchanged."""
     cache: dict[tuple[object, ...], Made] = {}
 
@@ -99,7 +73,21 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         key = (dtype, block, tie, bias, mlp, patterns)
         if key not in cache:
             home = tmp_path_factory.mktemp("model")
-            model = tiny_llama(dtype, tie, bias, mlp)
+            model = make_llama(
+                vocab_size=320,
+                hidden_size=64,
+                intermediate_size=mlp,
+                max_position_embeddings=256,
+                tie_word_embeddings=tie,
+                attention_bias=bias,
+                initializer_range=0.15,  # logits far apart: greedy generation has no ties
+                bos_token_id=1,
+                eos_token_id=None,
+                pad_token_id=None,
+            ).to(dtype)
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.2)
             model.save_pretrained(home / "source")
             turns = [Pattern.parse(text) for text in patterns]
             layers = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from armor.checkpoint import ModelFiles, assemble
 from armor.checkpoint.joined import Joined
@@ -72,27 +71,13 @@ class Loadable:
 
 
 @pytest.fixture(scope="session")
-def loadable(tmp_path_factory: pytest.TempPathFactory) -> Loadable:
+def loadable(
+    make_llama: Callable[..., Any], byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Loadable:
     home = tmp_path_factory.mktemp("loadable")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
+    model = make_llama(intermediate_size=48, tie_word_embeddings=True)
     model.save_pretrained(home / "dense")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.add_special_tokens(["<end>"])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    wrapped.save_pretrained(home / "dense")
+    byte_tokenizer.save_pretrained(home / "dense")
     layers = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from armor.calibrate.stream import batches, observe, open_stream
 from armor.errors import ArmorError
@@ -29,13 +30,14 @@ SIZES = {
 
 
 @pytest.fixture(params=["llama", "tied", "mixtral"])
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path]:
+def saved(
+    request: pytest.FixtureRequest, make_llama: Callable[..., Any], tmp_path: Path
+) -> tuple[Any, Path]:
     torch.manual_seed(0)
     if request.param == "mixtral":
         model: Any = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **SIZES))
     else:
-        tied = request.param == "tied"
-        model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=tied, **SIZES))
+        model = make_llama(tie_word_embeddings=request.param == "tied", **SIZES)
     model.eval().save_pretrained(tmp_path / "model", max_shard_size="20kB")
     return model, tmp_path / "model"
 
@@ -66,8 +68,8 @@ def test_missing_and_misshapen_tensors(saved: tuple[Any, Path], tmp_path: Path) 
         StreamedModel(ModelFolder.open(folder))
 
 
-def test_bfloat16_is_loaded_as_float32(tmp_path: Path) -> None:
-    model = LlamaForCausalLM(LlamaConfig(**SIZES)).to(torch.bfloat16)
+def test_bfloat16_is_loaded_as_float32(make_llama: Callable[..., Any], tmp_path: Path) -> None:
+    model = make_llama().to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     streamed = StreamedModel(ModelFolder.open(tmp_path))
     name = "model.layers.1.mlp.up_proj.weight"

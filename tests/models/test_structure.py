@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from armor.calibrate.stream import BlockCall, observe
 from armor.config import PruneConfig
@@ -38,8 +39,8 @@ def test_a_model_without_linears_lists_what_it_has() -> None:
     assert "\n" not in says
 
 
-def test_a_description_says_where() -> None:
-    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+def test_a_description_says_where(make_llama: Callable[..., Any]) -> None:
+    model = make_llama()
     described = {"blocks": "model.layers", "linears": ["mlp.*"]}
     structure = find_structure(model, described)
     assert list(structure.linears(1)) == [
@@ -50,8 +51,8 @@ def test_a_description_says_where() -> None:
             find_structure(model, wrong)
 
 
-def test_a_block_used_twice_is_refused() -> None:
-    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+def test_a_block_used_twice_is_refused(make_llama: Callable[..., Any]) -> None:
+    model = make_llama()
     model.model.layers[1] = model.model.layers[0]
     with pytest.raises(ArmorError, match="twice"):
         find_structure(model)

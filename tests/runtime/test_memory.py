@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from armor.bench.layers import random_layer
 from armor.bench.shapes import Shape
@@ -19,17 +20,8 @@ from armor.checkpoint.format import LayerSpec, to_metadata
 BLOCK = 16
 
 
-def checkpoint(folder: Path, hidden: int, mlp: int, layers: int) -> int:
-    """A bfloat16 Llama of random packed layers on disk; returns the dense bytes of the largest."""
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+def checkpoint(model: Any, folder: Path) -> int:
+    """A Llama with random packed layers on disk; returns the dense bytes of the largest."""
     specs = {}
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
@@ -84,9 +76,12 @@ print(peak - before, loaded - before, sum(tensor.nbytes for tensor in model.para
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_loading_and_running_takes_the_packed_model_and_at_most_one_layer(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "small", 64, 128, 1)
-    layer = checkpoint(tmp_path / "large", 1024, 2816, 3)
+def test_loading_and_running_takes_the_packed_model_and_at_most_one_layer(
+    make_llama: Callable[..., Any], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 3}
+    checkpoint(make_llama().bfloat16(), tmp_path / "small")
+    layer = checkpoint(make_llama(**sizes).bfloat16(), tmp_path / "large")
     folders = [str(tmp_path / "small"), str(tmp_path / "large")]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _MEASURE, *folders],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from armor.linear import ArmorLinear
 from armor.runtime import prepare, use
@@ -34,19 +34,9 @@ def storages(module: nn.Module) -> Iterator[torch.UntypedStorage]:
 
 
 @pytest.fixture(scope="module")
-def model(make_call) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=172,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config).eval()
+def model(make_llama, make_call) -> LlamaForCausalLM:
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 172}
+    model = make_llama(**sizes, initializer_range=0.2)
     model.generation_config.eos_token_id = None
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
