@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.factorize.scaling import cast
-from armor.runtime import reference
+from armor.runtime import Call, reference
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -18,12 +17,17 @@ from armor.sparse.pattern import Pattern
 
 
 @dataclass(frozen=True)
-class Call:
+class Case:
     """A layer, an input of it, and the product in float64 from the stored (rounded) numbers."""
 
     x: Tensor
     layer: PackedLayer
     bias: Tensor | None
+
+    @property
+    def call(self) -> Call:
+        """Not prepared."""
+        return Call(self.layer, self.bias)
 
     def expected(self) -> Tensor:
         def wide(tensor: Tensor | None) -> Tensor | None:
@@ -39,7 +43,7 @@ class Call:
             layer.pattern,
         )
         flat = self.x.double().reshape(-1, layer.in_features)
-        y = reference.matmul(flat, doubled, wide(self.bias), None)
+        y = reference.matmul(flat, Call(doubled, wide(self.bias)))
         return y.view(*self.x.shape[:-1], layer.shape[0])
 
     def check(self, y: Tensor) -> None:
@@ -52,11 +56,11 @@ class Call:
         assert float((y.double() - expected).norm()) <= tolerance * float(expected.norm())
 
 
-MakeCall = Callable[..., Call]
+MakeCase = Callable[..., Case]
 
 
 @pytest.fixture(scope="session")
-def make_call() -> MakeCall:
+def make_case() -> MakeCase:
     """Makes a random layer (kept zeros included) and an input."""
 
     def make(
@@ -70,7 +74,7 @@ def make_call() -> MakeCall:
         device: torch.device | str = "cpu",
         seed: int = 0,
         pattern: str = "2:4",
-    ) -> Call:
+    ) -> Case:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -90,11 +94,11 @@ def make_call() -> MakeCall:
             left = eye + 0.3 * normal(-(-rows // block), block, block)
             right = eye + 0.3 * normal(-(-cols // block), block, block)
             factors = Factors(core, mask, left, right, kept)
-        packed = PackedLayer.from_factors(cast(factors, dtype))
+        packed = PackedLayer.from_factors(factors.cast(dtype))
         tensors = {name: tensor.to(device) for name, tensor in packed.tensors().items()}
         layer = PackedLayer(cols, **tensors, pattern=kept)
         x = normal(batch, cols) if contiguous else normal(cols, 2 * batch)[:, ::2].T
         offset = normal(rows).to(device, dtype) if bias else None
-        return Call(x.to(device, dtype), layer, offset)
+        return Case(x.to(device, dtype), layer, offset)
 
     return make

@@ -13,14 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from armor.runtime import frontend
+from armor.runtime.registry import load
 from armor.runtime.triton import backend as triton
-from armor.runtime.triton import tiling as tiles
+from armor.runtime.triton import tiling as tilings
 from armor.runtime.triton.tiling import Product, Tiling
 
-pytestmark = pytest.mark.skipif(
-    not frontend.backend("triton").is_available(), reason="triton is not installed"
-)
+pytestmark = pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
 
 
 @given(
@@ -37,21 +35,20 @@ pytestmark = pytest.mark.skipif(
 )
 @settings(max_examples=12)
 def test_every_way_of_cutting_gives_the_product(
-    make_call, rows, cols, block, batch, dtype, bias, left, right, tile, programs
+    make_case, rows, cols, block, batch, dtype, bias, left, right, tile, programs
 ) -> None:
-    calls = [make_call(n, cols, block, batch, dtype, bias, seed=s) for s, n in enumerate(rows)]
+    cases = [make_case(n, cols, block, batch, dtype, bias, seed=s) for s, n in enumerate(rows)]
     product = Product(sum(rows), cols, block, batch, dtype)
     cut = Tiling(
         rows=tile,
         programs=programs,
-        fuse_left=left and tiles.can_fuse_left(product),
-        fuse_right=right and tiles.can_fuse_right(product),
+        fuse_left=left and tilings.can_fuse_left(product),
+        fuse_right=right and tilings.can_fuse_right(product),
     )
-    x = calls[0].x
-    nothing = [None] * len(calls)
-    found = triton.product(x, [c.layer for c in calls], [c.bias for c in calls], nothing, cut)
-    for call, y in zip(calls, found, strict=True):
-        type(call)(x, call.layer, call.bias).check(y)
+    x = cases[0].x
+    found = triton.product(x, [case.call for case in cases], cut)
+    for case, y in zip(cases, found, strict=True):
+        replace(case, x=x).check(y)
     assert all(not zeros.any() for zeros in triton._counters.values())
 
 
@@ -60,26 +57,26 @@ def test_the_rule_fuses_only_what_the_kernels_can() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             for batch in (1, 32, 33, 4096):
                 product = Product(4096, 4096, block, batch, dtype)
-                rule = tiles.by_rule(product)
-                fused = [replace(rule, **change) for change in tiles.alternatives(product)[0]]
+                rule = tilings.by_rule(product)
+                fused = [replace(rule, **change) for change in tilings.alternatives(product)[0]]
                 assert rule in fused
                 for cut in fused:
-                    assert not cut.fuse_left or tiles.can_fuse_left(product)
-                    assert not cut.fuse_right or tiles.can_fuse_right(product)
-    decode = tiles.by_rule(Product(4096, 4096, 128, 1, torch.bfloat16))
+                    assert not cut.fuse_left or tilings.can_fuse_left(product)
+                    assert not cut.fuse_right or tilings.can_fuse_right(product)
+    decode = tilings.by_rule(Product(4096, 4096, 128, 1, torch.bfloat16))
     assert decode.fuse_left
     assert decode.fuse_right
-    assert not tiles.by_rule(Product(4096, 4096, 128, 64, torch.bfloat16)).fuse_left
+    assert not tilings.by_rule(Product(4096, 4096, 128, 64, torch.bfloat16)).fuse_left
 
 
 def test_a_measured_tiling_goes_before_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     product = Product(6144, 4096, 128, 3, torch.bfloat16)
     assert product.key == "6144x4096 block 128 batch 4 bfloat16"
     table = {"cpu": {product.key: {"rows": 16, "warps": 2}}}
-    monkeypatch.setattr(tiles, "_measured", lambda: table)
-    assert tiles.tiling(product, torch.device("cpu")) == Tiling(rows=16, warps=2)
+    monkeypatch.setattr(tilings, "_measured", lambda: table)
+    assert tilings.choose_tiling(product, torch.device("cpu")) == Tiling(rows=16, warps=2)
     other = Product(6144, 4096, 128, 5, torch.bfloat16)
-    assert tiles.tiling(other, torch.device("cpu")) == tiles.by_rule(other)
+    assert tilings.choose_tiling(other, torch.device("cpu")) == tilings.by_rule(other)
 
 
 def test_captured_graphs_count_on_zeros_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,16 +94,16 @@ def test_captured_graphs_count_on_zeros_made_before(monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.capturing)
     gpu = torch.device("cuda")
-    eager, large = triton._zeros(gpu, 10), triton._zeros(gpu, 5000)
+    eager, large = triton._zeroed_counters(gpu, 10), triton._zeroed_counters(gpu, 5000)
     assert len(eager) >= 10
     assert len(large) >= 5000
     state.stream = 8
-    assert triton._zeros(gpu, 10) is not eager
+    assert triton._zeroed_counters(gpu, 10) is not eager
     state.capturing, state.stream = True, 7
-    captured = triton._zeros(gpu, 10)
+    captured = triton._zeroed_counters(gpu, 10)
     assert captured is not eager
     state.stream = 9
-    assert triton._zeros(gpu, 10) is captured
+    assert triton._zeroed_counters(gpu, 10) is captured
 
 
 _COMPILE = """

@@ -39,16 +39,6 @@ def balance(factors: Factors) -> Factors:
     )
 
 
-def cast(factors: Factors, dtype: torch.dtype) -> Factors:
-    """Every factor in `dtype`."""
-    return replace(
-        factors,
-        core=factors.core.to(dtype),
-        left=None if factors.left is None else factors.left.to(dtype),
-        right=None if factors.right is None else factors.right.to(dtype),
-    )
-
-
 def _blocks(scale: Tensor, blocks: Tensor) -> Tensor:
     """A vector as (blocks, b), padded with 1."""
     missing = blocks.shape[0] * blocks.shape[1] - scale.numel()

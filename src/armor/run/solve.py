@@ -18,7 +18,7 @@ from armor.config import PruneConfig
 from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
-from armor.factorize.scaling import balance, cast, fold
+from armor.factorize.scaling import balance, fold
 from armor.run.memory import trim_memory
 from armor.run.plan import LayerPlan
 from armor.run.threads import SHARED_FROM
@@ -104,7 +104,7 @@ def solve_layer(
     def tick(loss: float) -> None:
         clock.append(time.perf_counter() - begin)
 
-    bounds = {name: relative(cast(start, dtype)) for name, start in starts.items()}
+    bounds = {name: relative(start.cast(dtype)) for name, start in starts.items()}
     if config.method == "armor":
         # One by one: each is as large as the weight.
         scaled = (
@@ -122,14 +122,14 @@ def solve_layer(
     else:
         factors = starts.get(config.method) or baselines.BASELINES[config.method](problem, pattern)
         losses, times = [], []
-    factors = cast(factors, dtype)
+    factors = factors.cast(dtype)
     loss = relative(factors)
     note = "solved in float64: float32 was too coarse" if last_resort else ""
     if last_resort and not loss <= min(bounds.values()):
         best = min(bounds, key=bounds.__getitem__)
         assert plan.block is not None
         start = baselines.BASELINES[best](Problem(output.target, problem.moment), pattern)
-        factors = cast(with_wrappers(start, plan.block), dtype)
+        factors = with_wrappers(start, plan.block).cast(dtype)
         loss = relative(factors)
         note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
     # Adam's loss may rise on the way.

@@ -19,7 +19,6 @@ from armor.calibrate.stream import Call, Calls, input_of, merged, observe
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.engines.job import Job, Tensors
-from armor.factorize.scaling import cast
 from armor.models.routed import Routed, find_routed
 from armor.models.streamed import StreamedModel
 from armor.run.memory import trim_memory
@@ -369,7 +368,7 @@ class _Block:
             assert isinstance(linear, nn.Linear)
             pattern = Pattern.parse(own or common)
             packed = PackedLayer.of(linear.in_features, solved[key], pattern)
-            weight = cast(packed.to_factors(), torch.float32).dense().to(self._device)
+            weight = packed.to_factors().cast(torch.float32).dense().to(self._device)
             linear.weight = nn.Parameter(weight, requires_grad=False)
             self._done.add(key)
 
