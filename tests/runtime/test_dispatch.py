@@ -66,7 +66,10 @@ def test_choice_on_a_gpu(
     for other in ("triton", "semi_structured"):
         verdict = YES if other in works else Verdict("not here")
         fake = SimpleNamespace(
-            is_available=lambda verdict=verdict: verdict, is_supported=lambda *_: YES
+            is_available=lambda verdict=verdict: verdict,
+            is_supported=lambda *_: YES,
+            prepare=lambda layer: None,
+            matmul=lambda *_: None,
         )
         monkeypatch.setitem(BACKENDS, other, replace(BACKENDS[other], backend=fake))
     by = "semi_structured" if prepared else ""

@@ -45,6 +45,7 @@ class Call(NamedTuple):
         return [tensor for tensor in found if tensor is not None]
 
 
+@runtime_checkable
 class Backend(Protocol):
     """One way of computing ``y = A (S (B x)) + bias``; stateless."""
 

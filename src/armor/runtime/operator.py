@@ -24,6 +24,10 @@ _LINEAR = (
     "(Tensor x, Tensor core_values, Tensor core_indices, Tensor? left, Tensor? right,"
     " Tensor? bias, Tensor? prepared, str prepared_by, str pattern) -> Tensor"
 )
+_LINEAR_BACKWARD = (
+    "(Tensor grad, int in_features, Tensor core_values, Tensor core_indices, Tensor? left,"
+    " Tensor? right, str pattern) -> Tensor"
+)
 _LINEARS = (
     "(Tensor x, Tensor[] core_values, Tensor[] core_indices, Tensor?[] left, Tensor?[] right,"
     " Tensor?[] bias, Tensor?[] prepared, str[] prepared_by, str[] pattern) -> Tensor[]"
@@ -75,21 +79,36 @@ def _(x: Tensor, core_values: Tensor, core_indices: Tensor, *others: Any) -> Ten
     return x.new_empty(*x.shape[:-1], core_indices.shape[0])
 
 
+@torch.library.custom_op("armor::linear_backward", mutates_args=(), schema=_LINEAR_BACKWARD)
+def backward_operator(
+    grad: Tensor,
+    in_features: int,
+    values: Tensor,
+    indices: Tensor,
+    left: Tensor | None,
+    right: Tensor | None,
+    pattern: str,
+) -> Tensor:
+    """``B^T S^T A^T grad``, in plain torch: the runtime is for inference."""
+    if left is not None:
+        grad = times_blocks(grad, left.mT)
+    grad = grad @ unpack(values, indices, in_features, Pattern.parse(pattern))
+    return grad if right is None else times_blocks(grad, right.mT)
+
+
+@backward_operator.register_fake
+def _(grad: Tensor, in_features: int, *others: Any) -> Tensor:
+    return grad.new_empty(*grad.shape[:-1], in_features)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, values, indices, left, right, _, _, _, pattern = inputs
-    ctx.in_features, ctx.pattern = x.shape[-1], Pattern.parse(pattern)
+    ctx.in_features, ctx.pattern = x.shape[-1], pattern
     ctx.save_for_backward(values, indices, left, right)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """``B^T S^T A^T grad``, in plain torch: the runtime is for inference."""
-    values, indices, left, right = ctx.saved_tensors
-    if left is not None:
-        grad = times_blocks(grad, left.mT)
-    grad = grad @ unpack(values, indices, ctx.in_features, ctx.pattern)
-    if right is not None:
-        grad = times_blocks(grad, right.mT)
-    return grad, *[None] * 8
+    return backward_operator(grad, ctx.in_features, *ctx.saved_tensors, ctx.pattern), *[None] * 8
 
 
 linear_operator.register_autograd(_backward, setup_context=_keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from armor.runtime.api import linears
 from armor.runtime.backend import Call
 
 
+@runtime_checkable
 class Member(Protocol):
     """What `SharedInputs` needs of a layer."""
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from itertools import accumulate
 
 import torch
@@ -38,7 +39,7 @@ def is_available() -> Verdict:
         return Verdict("triton is not installed: pip install triton")
     if not torch.cuda.is_available() and not _interpreted():
         return Verdict("no GPU")
-    return YES
+    return _takes_tuples()
 
 
 def is_supported(
@@ -250,6 +251,17 @@ def _zeroed_counters(device: torch.device, count: int) -> Tensor:
             zeros = torch.zeros(size, dtype=torch.int32, device=device)
             _counters[device, owner, size] = zeros
     return _counters[device, owners[-1], size]
+
+
+@cache
+def _takes_tuples() -> Verdict:
+    """Kernels have tuples as arguments, which Triton takes from 3.3 on."""
+    import triton
+
+    major, minor = triton.__version__.split(".")[:2]
+    if (int(major), int(minor)) < (3, 3):
+        return Verdict(f"triton {triton.__version__} is older than 3.3")
+    return YES
 
 
 def _interpreted() -> bool:

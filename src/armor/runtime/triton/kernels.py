@@ -408,7 +408,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
     target = sums + part * part_stride + item[None, :] * shape.width + row[:, None]
     tl.store(target, total, mask=there & exists[None, :])
     if LEFT:
-        SPAN: tl.constexpr = max(LEFT, ROWS)  # outputs that wait for each other
+        SPAN: tl.constexpr = LEFT if LEFT > ROWS else ROWS  # outputs that wait for each other
         TILES: tl.constexpr = SPAN // ROWS
         span = tile // TILES
         layer_tiles = (rows + ROWS - 1) // ROWS
