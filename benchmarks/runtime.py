@@ -25,7 +25,8 @@ from armor.bench.model import Speed, measure_model
 from armor.bench.roofline import measure_peaks
 from armor.bench.shapes import Shape, parse_shapes
 from armor.checkpoint.jsonfile import write_json
-from armor.runtime import backends, prepare
+from armor.linear import prepare
+from armor.runtime import backends
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 128
@@ -185,7 +186,7 @@ def random_llama(sizes: dict[str, int], device: torch.device) -> LlamaForCausalL
         if isinstance(linear, nn.Linear) and name != "lm_head":
             shape = Shape(name, linear.out_features, linear.in_features, BLOCK)
             parent, _, child = name.rpartition(".")
-            layer = random_layer(shape, torch.bfloat16, device, pack=False)
+            layer = random_layer(shape, torch.bfloat16, device, prepare=False)
             setattr(model.get_submodule(parent), child, layer)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from armor.methods import METHODS
 from armor.runtime.registry import BACKENDS
+
+from armor.methods import METHODS
 
 FOLDER = Path(__file__).parents[1] / "examples"
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from armor.checkpoint import ModelFiles, assemble
-from armor.factorize.scaling import cast
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -46,14 +45,14 @@ def random_layer(
     mask = random_mask(torch.rand(rows, cols, generator=generator), pattern)
     core = weight.float() * mask * 1.4
     if block is None:
-        return PackedLayer.from_factors(cast(Factors(core, mask, pattern=pattern), weight.dtype))
+        return PackedLayer.from_factors(Factors(core, mask, pattern=pattern).cast(weight.dtype))
 
     def wrapper(size: int) -> torch.Tensor:
         blocks = torch.randn(-(-size // block), block, block, generator=generator)
         return torch.eye(block) + 0.2 * blocks
 
     factors = Factors(core, mask, wrapper(rows), wrapper(cols), pattern)
-    return PackedLayer.from_factors(cast(factors, weight.dtype))
+    return PackedLayer.from_factors(factors.cast(weight.dtype))
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.load import load_model, load_tokenizer
 from armor.report.texts import measured_on
+from armor.run.describe import describe_config, record_config
 from armor.text import sources
-from armor.text.describe import describe_config, record_config
 from armor.text.files import JsonLinesFile, TextFile
 from armor.text.given import GivenTexts
 from armor.text.hub import HubDataset

@@ -117,3 +117,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the unfinished run of `out` lies: beside it, hidden."""
+    return out.parent / f".{out.name}.run"

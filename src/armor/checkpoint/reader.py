@@ -20,7 +20,7 @@ from armor.checkpoint.weights import safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import valid_indices
-from armor.sparse.positions import bits, ones
+from armor.sparse.positions import code_bits, count_ones
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PIECE = 1 << 20
@@ -82,7 +82,7 @@ class Checkpoint:
         for piece, covered in _pieces(stored, spec):
             if not valid_indices(piece, spec.pattern, covered):
                 raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
-            kept += ones(piece) if spec.count is not None else 0
+            kept += count_ones(piece) if spec.count is not None else 0
         if spec.count not in (None, kept):
             raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
 
@@ -99,7 +99,7 @@ def check_layer(name: str, layer: PackedLayer) -> None:
     """Raise `ArmorError` unless the indices of a layer in memory fit its pattern."""
     indices = layer.core_indices
     sound = valid_indices(indices, layer.pattern, layer.in_features)
-    if not sound or (layer.count is not None and ones(indices) != layer.count):
+    if not sound or (layer.count is not None and count_ones(indices) != layer.count):
         raise ArmorError(_bad_indices(name, LayerSpec.of(layer)))
 
 
@@ -121,7 +121,7 @@ def _pieces(stored: StoredTensor, spec: LayerSpec) -> Iterator[tuple[Tensor, int
         for chunk in stored.chunks(_PIECE // width * width):
             yield _bytes(chunk).view(-1, width), inputs
         return
-    step = bits(spec.pattern) << 17
+    step = code_bits(spec.pattern) << 17
     covered = (8 << 17) * (spec.pattern.group or 1)
     for row in range(height):
         left = inputs

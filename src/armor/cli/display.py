@@ -17,8 +17,8 @@ from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.events import combine_progress
 from armor.report import collect, name_comparison, write_report
+from armor.run.describe import describe_config
 from armor.run.prune import Progress
-from armor.text.describe import describe_config
 from armor.text.source import TextLike
 
 #: The log of a comparison, in its folder.

@@ -193,8 +193,8 @@ def _run(
     from armor.checkpoint.jsonfile import check_file
     from armor.cli.progress import LayerProgress
     from armor.events import combine_progress
+    from armor.run.describe import describe_config
     from armor.run.prune import Progress, prune
-    from armor.text.describe import describe_config
 
     check_file(save_recipe)
     about = {"model": model, "config": describe_config(config)}

@@ -15,10 +15,10 @@ from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.evaluation.record import key_of, model_id
 from armor.models.folder import ModelFolder
+from armor.run.describe import describe_config
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 from armor.run.shared import Shared
-from armor.text.describe import describe_config
 from armor.text.source import TextLike
 from armor.text.sources import parse_source
 

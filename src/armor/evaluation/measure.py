@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from armor.checkpoint.folder import unfinished_folder
 from armor.errors import ArmorError
 from armor.evaluation.perplexity import evaluate
 from armor.evaluation.record import Record, key_of, model_id
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
-from armor.run.store import store_folder
 from armor.text.source import TextLike
 from armor.text.sources import parse_source
 
@@ -163,7 +163,7 @@ class Measurement:
 
 def _open_finished(model: str) -> ModelFolder:
     """Open `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
-    if not Path(model).exists() and store_folder(Path(model)).is_dir():
+    if not Path(model).exists() and unfinished_folder(Path(model)).is_dir():
         raise ArmorError(
             f"{model} is not finished: give the same armor prune command again to finish it"
         )

@@ -40,16 +40,6 @@ def balance(factors: Factors) -> Factors:
     )
 
 
-def cast(factors: Factors, dtype: torch.dtype) -> Factors:
-    """Every factor in `dtype`."""
-    return replace(
-        factors,
-        core=factors.core.to(dtype),
-        left=None if factors.left is None else factors.left.to(dtype),
-        right=None if factors.right is None else factors.right.to(dtype),
-    )
-
-
 def _by_blocks(
     scale: Float[Tensor, " size"], blocks: Float[Tensor, "blocks b b"]
 ) -> Float[Tensor, "blocks b"]:

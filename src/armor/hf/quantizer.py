@@ -19,12 +19,11 @@ from armor.checkpoint.tensorfile import read_file
 from armor.checkpoint.weights import INDEX, SINGLE, read_weights
 from armor.errors import ArmorError
 from armor.hf.config import ArmorConfig
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, prepare
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.modules import put_module
 from armor.models.renaming import fuses_experts, layer_renaming
-from armor.runtime import prepare
 
 
 def register() -> None:

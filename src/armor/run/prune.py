@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.checkpoint.assemble import assemble
-from armor.checkpoint.folder import check_output
+from armor.checkpoint.folder import check_output, unfinished_folder
 from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.reader import is_checkpoint
@@ -35,7 +35,7 @@ from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
 from armor.run.size.measure import Measurement
-from armor.run.store import Store, store_folder
+from armor.run.store import Store
 from armor.run.streams import calls_of, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
@@ -119,7 +119,7 @@ def prune(
     out = Path(out).absolute()
     # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
     replaceable = is_checkpoint(out)
-    if not (replaceable and (fresh or store_folder(out).is_dir())):
+    if not (replaceable and (fresh or unfinished_folder(out).is_dir())):
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")

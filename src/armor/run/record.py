@@ -11,8 +11,8 @@ import torch
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.memory import peak_memory
+from armor.run.describe import record_config
 from armor.run.plan import LayerPlan
-from armor.text.describe import record_config
 from armor.versions import versions
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from armor.checkpoint.folder import full_disk, sync_folder
+from armor.checkpoint.folder import full_disk, sync_folder, unfinished_folder
 from armor.checkpoint.jsonfile import read_json, write_json
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_file
@@ -51,7 +51,7 @@ class Store:
             ArmorError: another run holds it, it is from another model or other settings, or
                 nothing can be written there.
         """
-        self.folder = store_folder(out)
+        self.folder = unfinished_folder(out)
         self.scratch = self.folder / "scratch"
         self.identity = digest(manifest)
         self.layers: dict[str, Finished] = {}
@@ -191,8 +191,3 @@ class Store:
     def _indices(self, before: int) -> list[int]:
         names = [path.name for path in (self.folder / "activations").iterdir()]
         return sorted(int(name) for name in names if name.isdigit() and int(name) <= before)
-
-
-def store_folder(out: Path) -> Path:
-    """Where the unfinished run of `out` lies: beside it, hidden."""
-    return out.parent / f".{out.name}.run"
