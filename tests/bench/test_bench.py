@@ -41,7 +41,7 @@ def test_shapes_of_a_checkpoint_are_distinct() -> None:
         "model.layers.0.up_proj": LayerSpec((172, 64), 4),
         "model.layers.1.q_proj": LayerSpec((64, 64), 16),
         "model.layers.2.q_proj": LayerSpec((64, 64), 16, Pattern(4, 8)),
-        "model.layers.3.q_proj": LayerSpec((64, 64), 8),  # as a size for the whole chooses
+        "model.layers.3.q_proj": LayerSpec((64, 64), 8),  # as a size for the model chooses
         "model.layers.4.q_proj": LayerSpec((32, 64), 8),
     }
     assert checkpoint_shapes(layers) == [

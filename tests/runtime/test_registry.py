@@ -6,11 +6,13 @@ import copy
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
 from armor.errors import ArmorError
 from armor.linear import ArmorLinear, prepare
@@ -107,6 +109,25 @@ def test_only_for_layers_it_has_prepared(registry, dense) -> None:
     assert choose(shape, dtype, CPU, 1) == "cpu"
     assert choose(shape, dtype, CPU, 1, prepared_by="other") == "cpu"
     assert choose(shape, dtype, CPU, 1, prepared_by="dense") == "dense"
+
+
+def test_it_may_compute_layers_of_one_input_together(make_case, registry, dense) -> None:
+    together = []
+
+    def matmul_shared(x, calls):
+        together.append(len(calls))
+        return [dense.matmul(x, call) for call in calls]
+
+    dense.matmul_shared = matmul_shared
+    BACKENDS["dense"] = Registered(dense, devices=("cpu",))
+    patterns = ("4:8", "2:4", "50%")
+    cases = [make_case(24, 32, 8, 5, pattern=pattern) for pattern in patterns]
+    model = nn.ModuleList(ArmorLinear.from_packed(case.layer) for case in cases)
+    prepare(model)
+    for _ in range(2):
+        for case, layer in zip(cases, model, strict=True):
+            replace(case, x=cases[0].x).check(layer(cases[0].x))
+    assert together == [3]  # the first time around it was learned which share their input
 
 
 def test_the_order_of_trial(registry, dense) -> None:

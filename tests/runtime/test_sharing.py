@@ -1,4 +1,4 @@
-"""Layers that are fed the same tensor run together, and never wrongly."""
+"""Layers with the same input run together, and never wrongly."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Measured:
 
     Attributes:
         seconds: median of one call. weight_bytes: of the layer. peak_bytes: memory that one call
-            takes beyond weights and input (None on the CPU, which does not tell).
+            takes beyond weights and input (None on the CPU, where torch does not count it).
         cost: its bytes and FLOPs. backend: of armor's runtime, or torch.
     """
 
@@ -90,7 +90,7 @@ def measure_shape(
     found = []
     for batch in batches:
         x = torch.randn(batch, shape.in_features, device=device).to(dtype)
-        runs = {name: partial(_each, group, x) for name, group in groups.items()}
+        runs = {name: partial(_run_all, group, x) for name, group in groups.items()}
         seconds = interleaved(runs, device, repeats)
         for name in CONTENDERS:
             module = groups[name][0]
@@ -109,7 +109,7 @@ def measure_shape(
     return found
 
 
-def _each(modules: Sequence[nn.Module], x: Tensor) -> None:
+def _run_all(modules: Sequence[nn.Module], x: Tensor) -> None:
     for module in modules:
         module(x)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def measure_model(
 
     found = []
     for contender in ("ARMOR", "dense"):
-        with _dense(model) if contender == "dense" else _as_it_is():
+        with _dense(model) if contender == "dense" else nullcontext():
             seconds = interleaved(
                 {"short": lambda: generate(1), "long": lambda: generate(1 + tokens)},
                 device,
@@ -68,11 +68,6 @@ def measure_model(
         decode = max(seconds["long"] - seconds["short"], 1e-9) / tokens
         found.append(Speed(contender, batch * prompt / seconds["short"], batch / decode, size))
     return found
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -70,7 +70,9 @@ class SharedInputs:
                 [n for n in followers if n not in self._refused] for followers in self._followers
             ]
         if self._last is not None and self._last[0]() is x and number not in self._refused:
-            self._followers[self._last[1]].append(number)
+            first = self._last[1]
+            if number not in (first, *self._followers[first]):
+                self._followers[first].append(number)
         else:
             self._last = (weakref.ref(x), number)
 

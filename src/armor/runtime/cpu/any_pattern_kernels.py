@@ -23,7 +23,7 @@ from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
 #     table: uint8 (128,), the mask of 8 columns for each number of `width` bits, whatever the bits
 #         above; None for a bitmap (Numba compiles two versions).
 #     width: how many bits say the mask of 8 columns, so how many bytes that of 64.
-#     cols: columns that `codes` tells of.
+#     cols: columns that `codes` describe.
 _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread unpacks at a time: they stay in its second level cache
 COLUMNS = 64  # of a chunk

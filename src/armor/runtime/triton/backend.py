@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armor.runtime.backend import YES, Call, Verdict
+from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
 from armor.runtime.triton.tiling import Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -132,16 +133,17 @@ def times_blocks(
         blocks: (count, b, b) with (count - 1)*b < n <= count*b, one b. biases: (n,), all or none.
         results: contiguous, (batch, n).
     """
-    from armor.runtime.triton import kernels
+    from armor.runtime.triton.blocks_kernel import blocks_kernel
+    from armor.runtime.triton.device_functions import operand, power_of_two
 
     is_one_input = x.dim() == 2
-    shape = kernels.Sums(1, *x.shape) if is_one_input else kernels.Sums(*x.shape)
+    shape = Sums(1, *x.shape) if is_one_input else Sums(*x.shape)
     size = blocks[0].shape[-1]
-    rows = min(64, kernels.power_of_two(size))
-    items = min(64, kernels.power_of_two(shape.batch))
+    rows = min(64, power_of_two(size))
+    items = min(64, power_of_two(shape.batch))
     features = [result.shape[-1] for result in results]
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
-    layers = kernels.BlockTensors(
+    layers = BlockTensors(
         blocks=tuple(factor.contiguous() for factor in blocks),
         bias=_all_or_none(biases),
         y=tuple(results),
@@ -149,15 +151,15 @@ def times_blocks(
         first_tile=first_tile,
         first_feature=(0,) * len(blocks) if is_one_input else _offsets(features)[0],
     )
-    kernels.blocks_kernel[(tiles, -(-shape.batch // items))](
+    blocks_kernel[(tiles, -(-shape.batch // items))](
         x,
         layers,
         shape,
         SIZE=size,
         ROWS=rows,
         ITEMS=items,
-        STEP=min(64, kernels.power_of_two(size)),
-        OPERAND=kernels.operand(blocks[0].dtype),
+        STEP=min(64, power_of_two(size)),
+        OPERAND=operand(blocks[0].dtype),
     )
 
 
@@ -170,7 +172,8 @@ def _launch_core(
         x: (batch, in), or what each layer's B made of it: (layers, batch, in).
         results: (batch, out) for each layer, written if A is fused.
     """
-    from armor.runtime.triton import kernels
+    from armor.runtime.triton.core_kernel import core_kernel
+    from armor.runtime.triton.device_functions import operand, power_of_two
 
     batch, features = x.shape[-2:]
     layers = [call.layer for call in calls]
@@ -178,7 +181,7 @@ def _launch_core(
     block = layers[0].block or 0
     groups = layers[0].core_values.shape[1] // 2
     step = block // 4 if tiling.fuse_right else tiling.groups
-    items = min(64, kernels.power_of_two(batch))
+    items = min(64, power_of_two(batch))
     first_tile, tiles = _offsets(-(-out // tiling.rows) for out in rows)
     first_row, width = _offsets(rows)
     columns = -(-batch // items)
@@ -190,7 +193,7 @@ def _launch_core(
     values = [layer.core_values.contiguous() for layer in layers]
     if x.element_size() == 2:
         values = [each.view(torch.int32) for each in values]
-    tensors = kernels.CoreTensors(
+    tensors = CoreTensors(
         core_values=tuple(values),
         core_indices=tuple(layer.core_indices.contiguous() for layer in layers),
         left=_all_or_none([layer.left for layer in layers]) if tiling.fuse_left else None,
@@ -202,12 +205,12 @@ def _launch_core(
         first_row=first_row,
     )
     x_stride = batch * features if x.dim() == 3 else 0
-    kernels.core_kernel[(tiles, parts, columns)](
+    core_kernel[(tiles, parts, columns)](
         x,
         tensors,
-        kernels.Inputs(features, groups, -(-groups // 2), x_stride, steps_each),
+        Inputs(features, groups, -(-groups // 2), x_stride, steps_each),
         sums,
-        kernels.Sums(parts, batch, width),
+        Sums(parts, batch, width),
         _zeroed_counters(x.device, tiles * columns) if tiling.fuse_left else None,
         LEFT=block if tiling.fuse_left else 0,
         RIGHT=block if tiling.fuse_right else 0,
@@ -216,7 +219,7 @@ def _launch_core(
         GROUPS=step,
         EVEN=all(out % tiling.rows == 0 for out in rows) and groups % (step * steps_each) == 0,
         STAGES=tiling.stages,
-        OPERAND=kernels.operand(x.dtype),
+        OPERAND=operand(x.dtype),
         num_warps=tiling.warps,
     )
     return sums

@@ -1,184 +1,11 @@
-"""The kernels of the Triton backend; importing this needs Triton.
-
-Up to three layers with the same input (query, key and value, or gate and up) share a launch. What
-differs between them comes as a tuple with an entry for each layer, and a program takes the entries
-of the layer that its tile belongs to.
-"""
+"""The Triton kernel of the core, alone or with the wrappers; importing this needs Triton."""
 
 from __future__ import annotations
 
-import os
-from typing import Any, NamedTuple
-
-import torch
 import triton
 import triton.language as tl
 
-_TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
-
-
-class BlockTensors(NamedTuple):
-    """The layers of `blocks_kernel`, an entry for each in every tuple.
-
-    Attributes:
-        blocks: (count, SIZE, SIZE). bias: (features,), or None instead of the tuple. y: (batch,
-            features). features: of the layer.
-        first_tile: the first of the layer's programs. first_feature: where it begins to read x.
-    """
-
-    blocks: Any
-    bias: Any
-    y: Any
-    features: Any
-    first_tile: Any
-    first_feature: Any
-
-
-class CoreTensors(NamedTuple):
-    """The layers of `core_kernel`, an entry for each in every tuple.
-
-    Attributes:
-        core_values: (rows, 2*groups), of 16-bit numbers two as one int32. core_indices: (rows,
-            ceil(groups/2)). left, right: the wrappers, None where not multiplied here. bias:
-            (rows,), or None. y: (batch, rows), None where the sums are the result. rows: outputs.
-        first_tile: the first of the layer's programs. first_row: where its sums begin.
-    """
-
-    core_values: Any
-    core_indices: Any
-    left: Any
-    right: Any
-    bias: Any
-    y: Any
-    rows: Any
-    first_tile: Any
-    first_row: Any
-
-
-class Sums(NamedTuple):
-    """The shape (parts, batch, width) of sums that are still to be added up over the parts."""
-
-    parts: Any
-    batch: Any
-    width: Any
-
-
-class Inputs(NamedTuple):
-    """What the core multiplies.
-
-    Attributes:
-        features, groups: of a row of x, and of 4 of them. index_bytes: of a row of positions.
-        x_stride: numbers from the input of one layer to that of the next, 0 if they have the same.
-        steps: of GROUPS groups, that a program takes.
-    """
-
-    features: Any
-    groups: Any
-    index_bytes: Any
-    x_stride: Any
-    steps: Any
-
-
-def operand(dtype: torch.dtype) -> tl.dtype:
-    """What products of tiles take: `dtype`, but Triton's interpreter multiplies no bfloat16."""
-    return tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else _TYPES[dtype]
-
-
-def power_of_two(size: int) -> int:
-    """A tile that holds `size`: at least 16, as tensor cores want it."""
-    return max(16, triton.next_power_of_2(size))
-
-
-@triton.jit
-def _layer_of(tile, first_tile):  # type: ignore[no-untyped-def]
-    """The number of the layer that a tile belongs to."""
-    which = 0
-    for number in tl.static_range(1, len(first_tile)):
-        which += (tile >= first_tile[number]).to(tl.int32)
-    return which
-
-
-@triton.jit
-def _tensor_of(which, tensors):  # type: ignore[no-untyped-def]
-    """The tensor of layer number `which`."""
-    chosen = tensors[0]
-    for number in tl.static_range(1, len(tensors)):
-        if which == number:
-            chosen = tensors[number]
-    return chosen
-
-
-@triton.jit
-def _number_of(which, numbers):  # type: ignore[no-untyped-def]
-    """The number of layer number `which`, int32."""
-    chosen = tl.cast(numbers[0], tl.int32)
-    for number in tl.static_range(1, len(numbers)):
-        if which == number:
-            chosen = tl.cast(numbers[number], tl.int32)
-    return chosen
-
-
-@triton.jit
-def _sum_of_parts(x, shape, item, exists, feature, wanted):  # type: ignore[no-untyped-def]
-    """float32 (features, items): the parts of x, of `shape`, added in order."""
-    mask = wanted[:, None] & exists[None, :]
-    there = x + item[None, :] * shape.width + feature[:, None]
-    total = tl.load(there, mask=mask, other=0.0).to(tl.float32)
-    for _ in range(1, shape.parts):
-        there += tl.cast(shape.batch, tl.int64) * shape.width
-        total += tl.load(there, mask=mask, other=0.0).to(tl.float32)
-    return total
-
-
-@triton.jit
-def blocks_kernel(  # type: ignore[no-untyped-def]
-    x,
-    layers,
-    shape,
-    SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    ITEMS: tl.constexpr,
-    STEP: tl.constexpr,
-    OPERAND: tl.constexpr,
-):
-    """y (batch, features) = blockdiag(blocks) (sum over parts of x) + bias, layer by layer.
-
-    A program takes ROWS outputs of one block for ITEMS inputs.
-
-    Args:
-        x: of `shape`, a `Sums`. layers: `BlockTensors`.
-    """
-    tile = tl.program_id(0)
-    which = _layer_of(tile, layers.first_tile)
-    tile -= _number_of(which, layers.first_tile)
-    features = _number_of(which, layers.features)
-    x += _number_of(which, layers.first_feature)
-    y = _tensor_of(which, layers.y)
-    tiles: tl.constexpr = (SIZE + ROWS - 1) // ROWS
-    block = tile // tiles
-    row = tile % tiles * ROWS + tl.arange(0, ROWS)
-    item = (tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)).to(tl.int64)
-    exists = item < shape.batch
-    blocks = _tensor_of(which, layers.blocks) + block.to(tl.int64) * SIZE * SIZE
-    total = tl.zeros((ROWS, ITEMS), tl.float32)
-    for start in range(0, SIZE, STEP):
-        col = start + tl.arange(0, STEP)
-        feature = block * SIZE + col
-        factor = tl.load(
-            blocks + row[:, None] * SIZE + col[None, :],
-            mask=(row[:, None] < SIZE) & (col[None, :] < SIZE),
-            other=0.0,
-        )
-        wanted = (col < SIZE) & (feature < features)
-        vector = _sum_of_parts(x, shape, item, exists, feature, wanted)
-        total = tl.dot(factor.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
-    out = block * SIZE + row
-    valid = (row < SIZE) & (out < features)
-    if layers.bias is not None:
-        bias = _tensor_of(which, layers.bias)
-        total += tl.load(bias + out, mask=valid, other=0.0).to(tl.float32)[:, None]
-    target = y + item[None, :] * features + out[:, None]
-    tl.store(target, total.to(y.dtype.element_ty), mask=valid[:, None] & exists[None, :])
+from armor.runtime.triton.device_functions import layer_of, number_of, sum_of_parts, tensor_of
 
 
 @triton.jit
@@ -307,10 +134,10 @@ def _times_left(  # type: ignore[no-untyped-def]
     OPERAND: tl.constexpr,
 ):
     """y = A times the sums, plus bias, for the SPAN outputs of a layer from `base` on."""
-    y = _tensor_of(which, layers.y)
-    left = _tensor_of(which, layers.left)
+    y = tensor_of(which, layers.y)
+    left = tensor_of(which, layers.left)
     col = tl.arange(0, SPAN)
-    vector = _sum_of_parts(sums, shape, item, exists, base + col, base + col < rows).to(OPERAND)
+    vector = sum_of_parts(sums, shape, item, exists, base + col, base + col < rows).to(OPERAND)
     for begin in tl.static_range(0, SPAN, ROWS):
         line = begin + tl.arange(0, ROWS)
         out = base + line
@@ -319,7 +146,7 @@ def _times_left(  # type: ignore[no-untyped-def]
         factor = tl.load(place, mask=same & (out < rows)[:, None], other=0.0)
         product = tl.dot(factor.to(OPERAND), vector, input_precision="ieee")
         if layers.bias is not None:
-            bias = _tensor_of(which, layers.bias)
+            bias = tensor_of(which, layers.bias)
             added = tl.load(bias + out, mask=out < rows, other=0.0)
             product += added.to(tl.float32)[:, None]
         tl.store(
@@ -365,17 +192,17 @@ def core_kernel(  # type: ignore[no-untyped-def]
     """
     tile = tl.program_id(0)
     part = tl.program_id(1)
-    which = _layer_of(tile, layers.first_tile)
-    first_tile = _number_of(which, layers.first_tile)
+    which = layer_of(tile, layers.first_tile)
+    first_tile = number_of(which, layers.first_tile)
     tile -= first_tile
-    rows = _number_of(which, layers.rows)
+    rows = number_of(which, layers.rows)
     row = tile * ROWS + tl.arange(0, ROWS)
     item = (tl.program_id(2) * ITEMS + tl.arange(0, ITEMS)).to(tl.int64)
     exists = item < shape.batch
     x += tl.cast(which, tl.int64) * inputs.x_stride + item[None, :] * inputs.features
     long = row.to(tl.int64)[:, None]
-    values = _tensor_of(which, layers.core_values)
-    codes = _tensor_of(which, layers.core_indices) + long * inputs.index_bytes
+    values = tensor_of(which, layers.core_values)
+    codes = tensor_of(which, layers.core_indices) + long * inputs.index_bytes
     there = row[:, None] < rows
     first_step = part * inputs.steps
     if x.dtype.element_ty == tl.float32:
@@ -385,7 +212,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
         )
     else:
         values += long * inputs.groups
-        right = _tensor_of(which, layers.right) if RIGHT else None
+        right = tensor_of(which, layers.right) if RIGHT else None
         total = _sums16(
             x,
             values,
@@ -403,7 +230,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
             STAGES,
             OPERAND,
         )
-    sums += _number_of(which, layers.first_row)
+    sums += number_of(which, layers.first_row)
     part_stride = tl.cast(shape.batch, tl.int64) * shape.width
     target = sums + part * part_stride + item[None, :] * shape.width + row[:, None]
     tl.store(target, total, mask=there & exists[None, :])

@@ -1,0 +1,71 @@
+"""What the launches of the Triton backend take: tuples of what belongs together.
+
+Up to three layers with the same input (query, key and value, or gate and up) share a launch. What
+differs between them is a tuple with an entry for each layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class BlockTensors(NamedTuple):
+    """The layers of `blocks_kernel`, an entry for each in every tuple.
+
+    Attributes:
+        blocks: (count, SIZE, SIZE). bias: (features,), or None instead of the tuple. y: (batch,
+            features). features: of the layer.
+        first_tile: the first of the layer's programs. first_feature: where it begins to read x.
+    """
+
+    blocks: Any
+    bias: Any
+    y: Any
+    features: Any
+    first_tile: Any
+    first_feature: Any
+
+
+class CoreTensors(NamedTuple):
+    """The layers of `core_kernel`, an entry for each in every tuple.
+
+    Attributes:
+        core_values: (rows, 2*groups), of 16-bit numbers two as one int32. core_indices: (rows,
+            ceil(groups/2)). left, right: the wrappers, None where not multiplied here. bias:
+            (rows,), or None. y: (batch, rows), None where the sums are the result. rows: outputs.
+        first_tile: the first of the layer's programs. first_row: where its sums begin.
+    """
+
+    core_values: Any
+    core_indices: Any
+    left: Any
+    right: Any
+    bias: Any
+    y: Any
+    rows: Any
+    first_tile: Any
+    first_row: Any
+
+
+class Sums(NamedTuple):
+    """The shape (parts, batch, width) of sums that are still to be added up over the parts."""
+
+    parts: Any
+    batch: Any
+    width: Any
+
+
+class Inputs(NamedTuple):
+    """What the core multiplies.
+
+    Attributes:
+        features, groups: of a row of x, and of 4 of them. index_bytes: of a row of positions.
+        x_stride: numbers from the input of one layer to that of the next, 0 if they have the same.
+        steps: of GROUPS groups, that a program takes.
+    """
+
+    features: Any
+    groups: Any
+    index_bytes: Any
+    x_stride: Any
+    steps: Any
