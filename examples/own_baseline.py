@@ -13,13 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from armor.methods import METHODS, Method
-
 from armor.baselines.select import select
 from armor.compare.compare import compare
 from armor.config import PruneConfig
 from armor.demo.text import calibration_text, evaluation_text, model_dir
 from armor.factorize.problem import Problem
+from armor.methods import METHODS, Method
 from armor.sparse.factors import Factors
 from armor.sparse.pattern import Pattern
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from armor.methods import METHODS
 from armor.runtime.registry import BACKENDS
 
@@ -31,7 +32,9 @@ def test_every_example_has_a_test() -> None:
 
 
 def test_prune_in_python(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main("prune_in_python")(tmp_path / "pruned", samples=2, seq_len=32, iterations=2)
+    text = ("The square of one is one. " * 50,)
+    quick = {"calibration": text, "samples": 2, "seq_len": 32, "iterations": 2}
+    main("prune_in_python")(tmp_path / "pruned", **quick)
     lines = capsys.readouterr().out.split("\n")
     assert sum("NoWag-P's" in line for line in lines) == 24
     assert any(line.startswith("24 layers pruned to 0.7") for line in lines)
