@@ -25,6 +25,7 @@ from matplotlib.ticker import PercentFormatter
 from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.plan import candidates, packed_size
 from armor.run.prune import prune
@@ -60,7 +61,7 @@ MEASURES = ("perplexity", "kl", "same_top1")
 
 def uniform(folder: Path, block: int) -> tuple[dict[str, Any], float]:
     """The block of each layer, at most `block`, as a recipe; bytes over those of dense layers."""
-    model = StreamedModel(folder)
+    model = StreamedModel(ModelFolder.open(folder))
     rules, size, whole = {}, 0.0, 0.0
     for index in range(len(model.structure.blocks)):
         for path, linear in model.structure.linears(index).items():

@@ -24,9 +24,9 @@ from armor.checkpoint.jsonfile import read_json, write_json, write_text
 from armor.compare.compare import compare
 from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
-from armor.factorize.masks import group_of, mask_of, masks_of
-from armor.factorize.sweep import sweep, sweep_masks
-from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.factorize.masks import group_masks, group_size, mask_from_choice
+from armor.factorize.sweep import sweep
+from armor.sparse.pattern import Pattern
 
 HERE = Path(__file__).parent
 PATTERNS = ("2:4", "4:8", "50%")
@@ -102,18 +102,15 @@ def sweep_times() -> list[dict[str, Any]]:
         residual = size * torch.randn(LEFTS * size, RIGHTS * size, generator=draw)
         for text in PATTERNS:
             pattern = Pattern.parse(text)
-            shape = (LEFTS * size, RIGHTS * size // group_of(pattern))
-            choice = torch.randint(0, len(masks_of(pattern)), shape, generator=draw)
+            shape = (LEFTS * size, RIGHTS * size // group_size(pattern))
+            choice = torch.randint(0, len(group_masks(pattern)), shape, generator=draw)
             choice = choice.to(torch.uint8)
-            start = torch.randn(residual.shape, generator=draw) * mask_of(choice, pattern)
+            start = torch.randn(residual.shape, generator=draw) * mask_from_choice(choice, pattern)
             best = float("inf")
             for _ in range(6):  # the first one compiles
                 core, codes = start.clone(), choice.clone()
                 begin = time.perf_counter()
-                if pattern == TWO_OF_FOUR:
-                    sweep(residual, core, codes, left, right)
-                else:
-                    sweep_masks(residual, core, codes, left, right, pattern)
+                sweep(residual, core, codes, left, right, pattern)
                 best = min(best, time.perf_counter() - begin)
             found.append(
                 {"pattern": text, "block": size, "microseconds": 1e6 * best / (LEFTS * RIGHTS)}

@@ -12,6 +12,7 @@ from armor.calibrate.moments import Moments
 from armor.calibrate.stream import observe
 from armor.config import PruneConfig
 from armor.factorize.problem import Problem
+from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
 from armor.run.solve import LayerInputs, make_problem
@@ -38,8 +39,9 @@ def model_inputs(
     folder: Path, text: Path, samples: int, seq_len: int
 ) -> Iterator[tuple[str, LayerInputs]]:
     """Every linear of the decoder with the moments of its inputs in the dense model."""
-    model = StreamedModel(folder)
-    windows = token_windows(str(text), load_tokenizer(str(folder)), samples, seq_len)
+    opened = ModelFolder.open(folder)
+    model = StreamedModel(opened)
+    windows = token_windows(str(text), load_tokenizer(opened), samples, seq_len)
     calls, parts = calls_of(model, windows)
     hidden = [batch for part in parts for batch in part.values()]
     for index in range(len(model.structure.blocks)):

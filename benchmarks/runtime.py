@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import tune
+from matplotlib.figure import Figure
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,7 +25,8 @@ from armor.bench.model import Speed, measure_model
 from armor.bench.roofline import measure_peaks
 from armor.bench.shapes import Shape, parse_shapes
 from armor.checkpoint.jsonfile import write_json
-from armor.runtime import backends, prepare
+from armor.linear import prepare
+from armor.runtime import backends
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BLOCK = 128
@@ -104,7 +106,34 @@ def main() -> None:
         },
     )
     title = f"{report.machine(device)['name']}, {runs[0]['dtype']}"
-    report.write_plot(rows, options.out / f"{name}.png", title)
+    draw(rows, options.out / f"{name}.png", title)
+
+
+def draw(rows: list[Measured], path: Path, title: str) -> None:
+    """Speed against dense over the batch, one colour a layer, ARMOR solid and 2:4 dashed."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(1.0, color="grey", linewidth=1)
+    names = list(dict.fromkeys(row.shape.name for row in rows))
+    for contender, style in (("ARMOR", "-o"), ("2:4", "--")):
+        ratios = report.speedups(rows, contender)
+        for number, name in enumerate(names):
+            points = sorted((batch, r) for (layer, batch), r in ratios.items() if layer == name)
+            axes.plot(
+                [batch for batch, _ in points],
+                [ratio for _, ratio in points],
+                style,
+                color=f"C{number % 10}",
+                label=f"{name} {contender}",
+                markersize=4,
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("rows of input")
+    axes.set_ylabel("speed, dense = 1")
+    axes.set_title(title)
+    axes.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=150)
 
 
 def claims(rows: list[Measured], speeds: list[Speed], gpu: bool) -> dict[str, Any]:
@@ -157,7 +186,7 @@ def random_llama(sizes: dict[str, int], device: torch.device) -> LlamaForCausalL
         if isinstance(linear, nn.Linear) and name != "lm_head":
             shape = Shape(name, linear.out_features, linear.in_features, BLOCK)
             parent, _, child = name.rpartition(".")
-            layer = random_layer(shape, torch.bfloat16, device, pack=False)
+            layer = random_layer(shape, torch.bfloat16, device, prepare=False)
             setattr(model.get_submodule(parent), child, layer)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -83,12 +83,12 @@ def timed(solve: Callable[..., tuple[Factors, list[float]]], matrix: Matrix, **o
 @contextmanager
 def without_noise() -> Iterator[None]:
     """While active, the exact solver only descends, and does all the iterations it is given."""
-    kept = exact.SHAKEN, exact.SHAKEN_LARGE, exact.LEAST_GAIN
-    exact.SHAKEN, exact.SHAKEN_LARGE, exact.LEAST_GAIN = 0.0, 0.0, float("-inf")
+    kept = exact.ANNEALED, exact.ANNEALED_LARGE_OVERHEAD, exact.MIN_IMPROVEMENT
+    exact.ANNEALED, exact.ANNEALED_LARGE_OVERHEAD, exact.MIN_IMPROVEMENT = 0.0, 0.0, float("-inf")
     try:
         yield
     finally:
-        exact.SHAKEN, exact.SHAKEN_LARGE, exact.LEAST_GAIN = kept
+        exact.ANNEALED, exact.ANNEALED_LARGE_OVERHEAD, exact.MIN_IMPROVEMENT = kept
 
 
 def run_all(matrix: Matrix, block: int, iterations: int, adam_iterations: int) -> dict[str, Run]:

@@ -19,7 +19,7 @@ import torch
 from common import add_common, use_threads, write_result
 from solver_gpu import random_layer
 
-from armor.baselines import nowag
+from armor.baselines.nowag import nowag
 from armor.factorize import exact
 from armor.factorize.problem import Problem
 from armor.sparse.factors import Factors

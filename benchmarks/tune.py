@@ -22,10 +22,10 @@ from armor.bench.layers import random_layer
 from armor.bench.shapes import MODELS, Shape
 from armor.bench.timing import interleaved
 from armor.checkpoint.jsonfile import write_json
+from armor.runtime import Call
 from armor.runtime.triton import backend as triton
-from armor.runtime.triton import tiling as tiles
+from armor.runtime.triton import tiling as tilings
 from armor.runtime.triton.tiling import Product, Tiling
-from armor.sparse.layer import PackedLayer
 
 BLOCK = 128
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -53,26 +53,26 @@ def main() -> None:
             save(torch.cuda.get_device_name(device), found)
 
 
-def weights(sizes: list[tuple[int, int]], device: torch.device) -> list[list[PackedLayer]]:
+def weights(sizes: list[tuple[int, int]], device: torch.device) -> list[list[Call]]:
     """Random layers of one launch, as often as no cache can hold."""
-    launches: list[list[PackedLayer]] = []
+    launches: list[list[Call]] = []
     taken = 0
     while taken < WORKING_SET:
         modules = [
-            random_layer(Shape("", *size, BLOCK), torch.bfloat16, device, pack=False)
+            random_layer(Shape("", *size, BLOCK), torch.bfloat16, device, prepare=False)
             for size in sizes
         ]
-        launches.append([module.packed() for module in modules])
+        launches.append([module.call() for module in modules])
         taken += sum(p.nbytes for module in modules for p in module.parameters())
     return launches
 
 
-def search(product: Product, layers: list[list[PackedLayer]], device: torch.device) -> Tiling:
+def search(product: Product, layers: list[list[Call]], device: torch.device) -> Tiling:
     """The fastest tiling that one change after the other leads to."""
     x = torch.randn(product.batch, product.features, device=device).to(product.dtype)
-    best = tiles.by_rule(product)
+    best = tilings.by_rule(product)
     expected = run(layers[:1], x, best)
-    for changes in tiles.alternatives(product):
+    for changes in tilings.alternatives(product):
         tried = {best: partial(run, layers, x, best)}
         for change in changes:
             cut = replace(best, **change)
@@ -84,17 +84,16 @@ def search(product: Product, layers: list[list[PackedLayer]], device: torch.devi
     return best
 
 
-def run(layers: list[list[PackedLayer]], x: torch.Tensor, cut: Tiling) -> list[torch.Tensor]:
+def run(layers: list[list[Call]], x: torch.Tensor, cut: Tiling) -> list[torch.Tensor]:
     """Each launch once; the outputs of the last."""
     outputs: list[torch.Tensor] = []
     for launch in layers:
-        nothing = [None] * len(launch)
-        outputs = triton.product(x, launch, nothing, nothing, cut)
+        outputs = triton.product(x, launch, cut)
     return outputs
 
 
 def agrees(
-    layers: list[list[PackedLayer]], x: torch.Tensor, cut: Tiling, expected: list[torch.Tensor]
+    layers: list[list[Call]], x: torch.Tensor, cut: Tiling, expected: list[torch.Tensor]
 ) -> bool:
     """Whether the kernel compiles for the tiling and computes the same, three times over."""
     try:
@@ -113,9 +112,9 @@ def agrees(
 
 def save(name: str, found: dict[str, dict[str, object]]) -> None:
     """Add the entries of a GPU to the table."""
-    table = json.loads(tiles.MEASURED.read_text()) if tiles.MEASURED.exists() else {}
+    table = json.loads(tilings.MEASURED.read_text()) if tilings.MEASURED.exists() else {}
     table.setdefault(name, {}).update(found)
-    write_json(tiles.MEASURED, table)
+    write_json(tilings.MEASURED, table)
 
 
 if __name__ == "__main__":

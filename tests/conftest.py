@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,36 @@ os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
 import hypothesis
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 torch.set_num_threads(_THREADS)
 if not torch.cuda.is_available():
     # Before triton loads: without a GPU its kernels are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+#: Packages whose signatures are checked while tests run, and only then.
+_CHECKED = ("factorize", "calibrate", "baselines", "sparse", "runtime")
+#: torch.compile traces through these, and cannot trace a check.
+_TRACED = ("armor.sparse.layer", "armor.runtime.api", "armor.runtime.backend")
+_SHAPES = re.compile(r"^from jaxtyping import", re.MULTILINE)
+_KERNELS = re.compile(r"^\s*(import|from) (numba|triton|llvmlite)\b", re.MULTILINE)
+
+
+def _checked_modules() -> list[str]:
+    """The modules of `_CHECKED` that give shapes, without those that a check would break."""
+    spec = importlib.util.find_spec("armor")
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    modules = []
+    for file in (file for name in _CHECKED for file in sorted((root / name).rglob("*.py"))):
+        text = file.read_text(encoding="utf-8")
+        if file.name != "__init__.py" and _SHAPES.search(text) and not _KERNELS.search(text):
+            modules.append(".".join(("armor", *file.relative_to(root).with_suffix("").parts)))
+    return [name for name in modules if name not in _TRACED]
+
+
+install_import_hook(_checked_modules(), "beartype.beartype")
 
 # Wall-clock deadlines fail on busy machines; a fixed seed makes every run the same.
 hypothesis.settings.register_profile("armor", deadline=None, derandomize=True, max_examples=40)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 
-from armor.factorize.scaling import cast
 from armor.linear import ArmorLinear
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
@@ -66,7 +65,7 @@ def test_other_dtypes(dtype: torch.dtype, device: torch.device) -> None:
 
 def test_dense_weight_is_rounded_once() -> None:
     factors = random_factors(24, 20, 8, torch.bfloat16)
-    wide = cast(factors, torch.float64).dense()
+    wide = factors.cast(torch.float64).dense()
     weight = PackedLayer.from_factors(factors).dense()
     assert weight.dtype == torch.bfloat16
     # Within one rounding to bfloat16 (8 bits) of the float64 product.

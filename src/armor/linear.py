@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from armor import runtime
-from armor.runtime.api import Arguments
+from armor.runtime.api import linear
+from armor.runtime.backend import Call
+from armor.runtime.prepared import gains_from_sharing, prepare_layer
 from armor.runtime.sharing import SharedInputs
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
@@ -21,7 +22,7 @@ class ArmorLinear(nn.Module):
     """``y = A (S (B x)) + bias`` with a sparse core S and block-diagonal wrappers A and B.
 
     The parameters ask for no gradient: they are for inference. All tensors are parameters, the
-    indices too, because offloading to CPU or disk moves parameters but leaves buffers behind.
+    indices too, because offloading to CPU or disk moves parameters, not buffers.
 
     Attributes:
         pattern: of S.
@@ -30,6 +31,7 @@ class ArmorLinear(nn.Module):
         left: A, (ceil(out/b), b, b), or None without wrappers.
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.
+        shared: the layers it runs together with and its number among them, or None.
     """
 
     core_values: nn.Parameter
@@ -71,9 +73,9 @@ class ArmorLinear(nn.Module):
             self.left = empty(-(-out_features // block), block, block)
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
-        self.shared: tuple[SharedInputs, int] | None = None  # set by `armor.runtime.prepare`
-        self._packed: Tensor | None = None  # made of these two:
-        self._packed_from: tuple[Tensor, Tensor] | None = None
+        self.shared: tuple[SharedInputs, int] | None = None
+        self._prepared: tuple[Tensor, str] | None = None  # and by which backend; made of these two:
+        self._prepared_from: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_packed(cls, layer: PackedLayer, bias: Tensor | None = None) -> ArmorLinear:
@@ -106,23 +108,20 @@ class ArmorLinear(nn.Module):
 
     def alone(self, x: Tensor) -> Tensor:
         """`forward`, whatever other layers have the same input."""
-        return runtime.linear(x, *self.arguments(), self.pattern)
+        return linear(x, self.call())
 
-    def arguments(self) -> Arguments:
-        """What `armor.runtime.linear` takes after x, but for the pattern."""
-        packed = self._packed if self.is_packed else None
-        indices: Tensor = self.core_indices
-        if packed is None and self._packed is not None and not indices.numel():
-            indices = self._told_indices()  # the values were replaced after packing
-        return self.core_values, indices, self.left, self.right, self.bias, packed
+    def call(self) -> Call:
+        """What `armor.runtime.linear` takes after x."""
+        prepared, by = self._prepared if self._prepared and self.is_prepared else (None, "")
+        return Call(self.packed(), self.bias, prepared, by)
 
     @property
-    def is_packed(self) -> bool:
-        """Whether `prepare` has packed the tensors that are here now.
+    def is_prepared(self) -> bool:
+        """Whether a backend has prepared the tensors that are here now.
 
-        Offloading replaces parameters behind our back; what was packed of others is not used.
+        Offloading replaces parameters without a notice; what was prepared of others is not used.
         """
-        made_of = self._packed_from
+        made_of = self._prepared_from
         return (
             made_of is not None
             and made_of[0] is self.core_values
@@ -130,56 +129,40 @@ class ArmorLinear(nn.Module):
         )
 
     def prepare(self) -> None:
-        """Pack for the backend that wants it, see `armor.runtime.prepare`.
+        """Hold the form that a backend computes from, where one needs another than the stored one.
 
-        `core_values` lives in the packed form from then on. `core_indices` is let go (0 elements)
-        if they can be told from it bit by bit: `state_dict` and `packed` do.
+        Where that form begins with the kept values, `core_values` is a view of it from then on.
         """
-        self._forget()
-        values, indices = self.core_values, self.core_indices
-        packed = runtime.pack(self.packed())
-        if packed is None:
+        self._drop_prepared()
+        values = self.core_values
+        made = prepare_layer(self.packed())
+        if made is None:
             return
-        values.data = packed[: values.numel()].view(values.shape)
-        self._packed, self._packed_from = packed, (values, indices)
-        told = runtime.stored_indices(self.packed(), packed)
-        if told is not None and torch.equal(told, indices):
-            indices.data = indices.new_empty(0)
+        head = made[0].flatten()[: values.numel()]
+        if head.dtype == values.dtype and torch.equal(head, values.flatten()):
+            values.data = head.view(values.shape)
+        self._prepared, self._prepared_from = made, (values, self.core_indices)
 
-    def _forget(self) -> None:
-        if self._packed is not None and not self.core_indices.numel():
-            self.core_indices.data = self._told_indices()
-        self._packed = self._packed_from = None
-
-    def _told_indices(self) -> Tensor:
-        assert self._packed is not None
-        layer = PackedLayer(self.in_features, self.core_values, self.core_indices)
-        told = runtime.stored_indices(layer, self._packed)
-        assert told is not None  # it was when they were let go
-        return told
+    def _drop_prepared(self) -> None:
+        self._prepared = self._prepared_from = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._forget()  # another device or dtype
+        self._drop_prepared()  # another device or dtype
         return super()._apply(fn, recurse)
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._packed is not None and not self.core_indices.numel():
-            destination[f"{prefix}core_indices"] = self._told_indices()
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._forget()
+        self._drop_prepared()
         super()._load_from_state_dict(*args, **kwargs)
 
     def packed(self) -> PackedLayer:
-        """The packed weight, sharing the module's tensors; indices that were let go are told."""
-        indices: Tensor = self.core_indices
-        if self._packed is not None and not indices.numel():
-            indices = self._told_indices()
+        """The packed weight, sharing the module's tensors."""
         return PackedLayer(
-            self.in_features, self.core_values, indices, self.left, self.right, self.pattern
+            self.in_features,
+            self.core_values,
+            self.core_indices,
+            self.left,
+            self.right,
+            self.pattern,
         )
 
     def dense_weight(self) -> Tensor:
@@ -194,9 +177,43 @@ class ArmorLinear(nn.Module):
         )
 
 
+def prepare(model: nn.Module) -> None:
+    """Prepare every `ArmorLinear` of `model` for the backends that need another form of it.
+
+    Layers with the same input run together from then on, where a backend gains from that.
+    ``from_pretrained`` does it. Call it again after moving a model to another device or changing
+    its dtype, both of which drop what was prepared, and before compiling or capturing a graph.
+    Layers that are offloaded are left alone. On the CPU nothing is prepared: its backend reads the
+    stored tensors.
+    """
+    for module in model.modules():
+        if isinstance(module, ArmorLinear):
+            module.shared = None
+            if _is_here(module):
+                module.prepare()
+    for parent in model.modules():
+        siblings: dict[int, list[ArmorLinear]] = {}
+        for child in parent.children():
+            if not isinstance(child, ArmorLinear) or not _is_here(child):
+                continue
+            if gains_from_sharing(child.packed()):
+                siblings.setdefault(child.in_features, []).append(child)
+        for group in siblings.values():
+            if len(group) > 1:
+                together = SharedInputs(group)
+                for number, layer in enumerate(group):
+                    layer.shared = (together, number)
+
+
 def held_bytes(model: nn.Module) -> int:
-    """What the parameters of `model` take in memory, together with what was packed of them."""
-    packed = [m._packed for m in model.modules() if isinstance(m, ArmorLinear) and m.is_packed]
-    flat = {tensor.untyped_storage().data_ptr(): tensor for tensor in packed if tensor is not None}
+    """What the parameters of `model` take in memory, together with what was prepared of them."""
+    layers = [m for m in model.modules() if isinstance(m, ArmorLinear) and m.is_prepared]
+    prepared = [layer._prepared[0] for layer in layers if layer._prepared is not None]
+    flat = {tensor.untyped_storage().data_ptr(): tensor for tensor in prepared}
     others = (p for p in model.parameters() if p.untyped_storage().data_ptr() not in flat)
     return sum(tensor.nbytes for tensor in flat.values()) + sum(p.nbytes for p in others)
+
+
+def _is_here(module: nn.Module) -> bool:
+    """Not offloaded."""
+    return not any(tensor.is_meta for tensor in module.parameters())

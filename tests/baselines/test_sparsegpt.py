@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.baselines import sparsegpt, wanda
 from armor.baselines.obs_block import prune_block, prune_block_torch
+from armor.baselines.sparsegpt import sparsegpt
+from armor.baselines.wanda import wanda
 from armor.errors import ArmorError
 from armor.factorize.problem import Problem
 from armor.sparse.pattern import Pattern

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from armor.bench.layers import CONTENDERS, Measured, measure_shape
-from armor.bench.report import machine, slower_line, speedups, write_plot
+from armor.bench.report import machine, slower_line, speedups
 from armor.bench.roofline import Cost, Peaks, measure_peaks
 from armor.bench.shapes import MODELS, Shape, checkpoint_shapes, parse_shapes
 from armor.bench.timing import interleaved
@@ -122,12 +122,6 @@ def test_says_where_armor_is_slower() -> None:
     assert slower_line(fast + slow) == "ARMOR is slower than dense at q_proj batch 64 (0.50x)"
 
 
-def test_plot(rows: list[Measured], tmp_path: Path) -> None:
-    write_plot(rows, tmp_path / "speed.png", "here")
-    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["speed.png"]
-
-
 def test_machine() -> None:
     about = machine(CPU)
     assert about["torch"] == torch.__version__
@@ -141,10 +135,10 @@ def run(*arguments: str) -> str:
 
 
 def test_command(tmp_path: Path) -> None:
-    out, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    out = tmp_path / "bench.json"
     text = run(
         *("--shapes", "64x128,32x64", "--batches", "1,3", "--block", "16", "--repeats", "1"),
-        *("--dtype", "float32", "--device", "cpu", "--json", str(out), "--plot", str(plot)),
+        *("--dtype", "float32", "--device", "cpu", "--json", str(out)),
     )
     data = json.loads(out.read_text())
     assert len(data["layers"]) == 2 * 2 * 3
@@ -152,7 +146,6 @@ def test_command(tmp_path: Path) -> None:
     assert data["backends"]["cpu"] == "usable"
     assert data["summary"] in " ".join(text.split())
     assert "64x128" in text
-    assert plot.exists()
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from armor.runtime import frontend
-from armor.runtime.triton import tiling as tiles
+from armor.runtime.registry import load
+from armor.runtime.triton import tiling as tilings
 from armor.runtime.triton.tiling import Product, Tiling
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-pytestmark = pytest.mark.skipif(
-    not frontend.backend("triton").is_available(), reason="triton is not installed"
-)
+pytestmark = pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
 
 
 def test_search_keeps_what_is_faster_and_right(
@@ -33,12 +31,12 @@ def test_search_keeps_what_is_faster_and_right(
 
     right = tune.triton.product
 
-    def product(x, layers, biases, packed, cut):
+    def product(x, calls, tiling):
         """With 256 rows the numbers are wrong, with 64 groups there is no kernel."""
-        outputs = right(x, layers, biases, packed, cut)
-        if cut.groups == 64:
+        outputs = right(x, calls, tiling)
+        if tiling.groups == 64:
             raise RuntimeError("out of resources")
-        return [2 * y for y in outputs] if cut.rows == 256 else outputs
+        return [2 * y for y in outputs] if tiling.rows == 256 else outputs
 
     monkeypatch.setattr(tune, "interleaved", timed)
     monkeypatch.setattr(tune.triton, "product", product)
@@ -51,7 +49,7 @@ def test_search_keeps_what_is_faster_and_right(
     assert best.rows == 128
     assert best.groups != 64
 
-    monkeypatch.setattr(tiles, "MEASURED", tmp_path / "tiles.json")
+    monkeypatch.setattr(tilings, "MEASURED", tmp_path / "tiles.json")
     tune.save("a GPU", {product_.key: asdict(best)})
     tune.save("a GPU", {"another": asdict(Tiling())})
     table = json.loads((tmp_path / "tiles.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from armor.calibrate.routed import fed, fill, routes
+from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
 from armor.errors import ArmorError
 from armor.models.routed import Routed, find_routed
 from armor.run.waves import passes, waves
@@ -66,9 +66,9 @@ def test_it_is_found(block: nn.Module) -> None:
     assert not routed.holds("mlp.shared")
 
 
-def test_routes_are_the_router_s(block: nn.Module) -> None:
+def test_tokens_are_those_of_the_router(block: nn.Module) -> None:
     (routed,) = find_routed(block)
-    rows = routes(block, routed, INPUTS)
+    rows = tokens_by_expert(block, routed, INPUTS)
     chosen = block.mlp.gate(INPUTS.view(-1, WIDTH)).topk(TOP).indices
     for number in range(COUNT):
         assert torch.equal(rows[number], torch.where(chosen == number)[0])
@@ -78,21 +78,21 @@ def test_routes_are_the_router_s(block: nn.Module) -> None:
 
 def test_experts_that_are_fed_something_else_are_refused(block: nn.Module) -> None:
     block.mlp.scale = 0.5
-    with pytest.raises(ArmorError, match="not fed rows of its input"):
-        routes(block, find_routed(block)[0], INPUTS)
+    with pytest.raises(ArmorError, match="not get rows of its input"):
+        tokens_by_expert(block, find_routed(block)[0], INPUTS)
 
 
-def test_what_a_linear_in_an_expert_is_fed(block: nn.Module) -> None:
+def test_the_input_of_a_linear_in_an_expert(block: nn.Module) -> None:
     expert, x = block.mlp.experts[1], INPUTS[0]
-    assert torch.equal(fed(expert, "up", x), x)
-    assert torch.equal(fed(expert, "down", x), expert.up(x).relu())
+    assert torch.equal(linear_input(expert, "up", x), x)
+    assert torch.equal(linear_input(expert, "down", x), expert.up(x).relu())
 
 
-def test_fill_takes_others_evenly() -> None:
+def test_other_tokens_are_evenly_spaced() -> None:
     rows = torch.tensor([3, 4])
-    assert fill(rows, 10, 0).tolist() == [3, 4]
-    assert fill(rows, 10, 4).tolist() == [3, 4, 0, 2, 6, 8]
-    assert sorted(fill(rows, 10, 99).tolist()) == list(range(10))
+    assert add_other_tokens(rows, 10, 0).tolist() == [3, 4]
+    assert add_other_tokens(rows, 10, 4).tolist() == [3, 4, 0, 2, 6, 8]
+    assert sorted(add_other_tokens(rows, 10, 99).tolist()) == list(range(10))
 
 
 def test_waves_take_all_experts_at_once() -> None:

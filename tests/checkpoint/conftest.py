@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from armor.checkpoint import assemble
-from armor.factorize.scaling import cast
+from armor.checkpoint import ModelFiles, assemble
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -46,14 +45,14 @@ def random_layer(
     mask = random_mask(torch.rand(rows, cols, generator=generator), pattern)
     core = weight.float() * mask * 1.4
     if block is None:
-        return PackedLayer.from_factors(cast(Factors(core, mask, pattern=pattern), weight.dtype))
+        return PackedLayer.from_factors(Factors(core, mask, pattern=pattern).cast(weight.dtype))
 
     def wrapper(size: int) -> torch.Tensor:
         blocks = torch.randn(-(-size // block), block, block, generator=generator)
         return torch.eye(block) + 0.2 * blocks
 
     factors = Factors(core, mask, wrapper(rows), wrapper(cols), pattern)
-    return PackedLayer.from_factors(cast(factors, weight.dtype))
+    return PackedLayer.from_factors(factors.cast(weight.dtype))
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +95,7 @@ def make(make_llama: Callable[..., Any], tmp_path_factory: pytest.TempPathFactor
                 if isinstance(module, torch.nn.Linear) and name != "lm_head"
             }
             run = {"config": {"method": "armor"}, "layers": dict.fromkeys(layers, RECORD)}
-            assemble(home / "source", home / "packed", layers, run)
+            assemble(ModelFiles.read(home / "source"), home / "packed", layers, run)
             cache[key] = Made(home / "source", home / "packed", layers)
         return cache[key]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from armor.checkpoint import Checkpoint, assemble, check_output, check_source
+from armor.checkpoint import Checkpoint, ModelFiles, assemble, check_output
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
@@ -96,13 +96,15 @@ def test_size_on_disk_is_within_the_bound(make: Callable[..., Any], block: int |
 def test_same_input_same_bytes(make: Callable[..., Any], tmp_path: Path, limit: int) -> None:
     made = make()
     for name in ("one", "two"):
-        assemble(made.source, tmp_path / name, made.layers, {"seed": 0}, limit)
+        assemble(ModelFiles.read(made.source), tmp_path / name, made.layers, {"seed": 0}, limit)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_shards(make: Callable[..., Any], tmp_path: Path) -> None:
     made = make()
-    assemble(made.source, tmp_path / "out", made.layers, {}, max_shard_bytes=60_000)
+    assemble(
+        ModelFiles.read(made.source), tmp_path / "out", made.layers, {}, max_shard_bytes=60_000
+    )
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     count = len(files)
@@ -125,7 +127,7 @@ def test_sharded_source_gives_the_same_tensors(make: Callable[..., Any], tmp_pat
     model = LlamaForCausalLM.from_pretrained(made.source)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
     assert (tmp_path / "sharded" / "model.safetensors.index.json").exists()
-    assemble(tmp_path / "sharded", tmp_path / "out", made.layers, {})
+    assemble(ModelFiles.read(tmp_path / "sharded"), tmp_path / "out", made.layers, {})
     ours, expected = all_tensors(tmp_path / "out"), all_tensors(made.folder)
     assert set(ours) == set(expected)
     assert all(torch.equal(ours[name], expected[name]) for name in ours)
@@ -150,7 +152,7 @@ def test_layers_are_fetched_once_and_lazily(make: Callable[..., Any], tmp_path: 
             return len(made.layers)
 
     run = {"config": {"method": "armor"}, "layers": {}}
-    assemble(made.source, tmp_path / "out", Lazy(), run)
+    assemble(ModelFiles.read(made.source), tmp_path / "out", Lazy(), run)
     assert sorted(fetched) == sorted(made.layers)
     assert all_tensors(tmp_path / "out").keys() == all_tensors(made.folder).keys()
 
@@ -165,7 +167,7 @@ def test_unusual_dtypes_and_shapes_pass_through(source: Path, make: Callable[...
         "x.f8": torch.ones(3).to(torch.float8_e4m3fn),
     }
     save_file(tensors | extra, source / "model.safetensors")
-    assemble(source, source.parent / "out", make().layers, {})
+    assemble(ModelFiles.read(source), source.parent / "out", make().layers, {})
     after = load_file(source.parent / "out" / "model.safetensors")
     for name, tensor in extra.items():
         assert after[name].dtype == tensor.dtype
@@ -195,7 +197,7 @@ def test_sidecar_files(source: Path, make: Callable[..., Any]) -> None:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text(text)
     out = source.parent / "out"
-    assemble(source, out, make().layers, {})
+    assemble(ModelFiles.read(source), out, make().layers, {})
     files = tree(out)
     assert {name: files[name].decode() for name in kept} == kept
     assert not set(files) & (set(left) - {"README.md"})
@@ -205,7 +207,7 @@ def test_sidecar_files(source: Path, make: Callable[..., Any]) -> None:
 def test_numbers_that_json_lacks_become_null(make: Callable[..., Any], tmp_path: Path) -> None:
     made = make()
     run = {"layers": {Q_PROJ: {"loss": float("nan"), "losses": [1.0, float("inf")]}}}
-    assemble(made.source, tmp_path / "out", made.layers, run)
+    assemble(ModelFiles.read(made.source), tmp_path / "out", made.layers, run)
     assert Checkpoint.open(tmp_path / "out").run == {
         "layers": {Q_PROJ: {"loss": None, "losses": [1.0, None]}}
     }
@@ -214,33 +216,34 @@ def test_numbers_that_json_lacks_become_null(make: Callable[..., Any], tmp_path:
 def test_pickled_source_is_refused(source: Path, make: Callable[..., Any]) -> None:
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
     with pytest.raises(ArmorError, match=r"only pickled weights.*convert them to safetensors"):
-        check_source(source)
+        ModelFiles.read(source).check_dense()
 
 
 def test_unusable_sources_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ArmorError, match="is not a folder"):
-        check_source(tmp_path / "nowhere")
+        ModelFiles.read(tmp_path / "nowhere").check_dense()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArmorError, match=r"no config\.json"):
-        check_source(tmp_path / "empty")
+        ModelFiles.read(tmp_path / "empty").check_dense()
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8"}
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArmorError, match=r"already compressed .*'fp8'"):
-        check_source(source)
+        ModelFiles.read(source).check_dense()
     (source / "model.safetensors").unlink()
     (source / "config.json").write_text("{}")
     with pytest.raises(ArmorError, match=r"no model\.safetensors"):
-        check_source(source)
+        ModelFiles.read(source).check_dense()
 
 
 def test_existing_output_is_refused(make: Callable[..., Any], tmp_path: Path) -> None:
     made = make()
+    source = ModelFiles.read(made.source)
     (tmp_path / "out").mkdir()
     check_output(tmp_path / "out")
-    assemble(made.source, tmp_path / "out", made.layers, {})  # an empty folder may become it
+    assemble(source, tmp_path / "out", made.layers, {})  # an empty folder may become it
     with pytest.raises(ArmorError, match="exists already"):
-        assemble(made.source, tmp_path / "out", made.layers, {})
+        assemble(source, tmp_path / "out", made.layers, {})
     (tmp_path / "file").write_text("")
     with pytest.raises(ArmorError, match="exists already"):
         check_output(tmp_path / "file")
@@ -284,5 +287,5 @@ def test_bad_layers_are_refused_and_leave_nothing(
 ) -> None:
     made = make()
     with pytest.raises(ArmorError, match=message):
-        assemble(made.source, tmp_path / "out", change(made.layers), {})
+        assemble(ModelFiles.read(made.source), tmp_path / "out", change(made.layers), {})
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from armor.checkpoint import assemble, read_layers
+from armor.checkpoint import ModelFiles, assemble, read_layers
 from armor.checkpoint.format import RUN_FILE
 from armor.sparse.pack import valid_indices
 
@@ -59,7 +59,9 @@ def test_the_reader_reads_shards(
     make: Callable[..., Any], reader: Callable[[Path], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
     made = make()
-    assemble(made.source, tmp_path / "sharded", made.layers, {}, max_shard_bytes=50_000)
+    assemble(
+        ModelFiles.read(made.source), tmp_path / "sharded", made.layers, {}, max_shard_bytes=50_000
+    )
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
     one, several = reader(made.folder), reader(tmp_path / "sharded")
     assert all(np.array_equal(one[name], several[name]) for name in one)

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from armor.checkpoint import export_dense
 from armor.errors import ArmorError
-from armor.factorize.scaling import cast
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -34,7 +33,7 @@ def test_weights_are_the_products(
         if layer is None:
             assert torch.equal(tensor, before[name])
         else:
-            exact = cast(layer.to_factors(), torch.float64).dense()
+            exact = layer.to_factors().cast(torch.float64).dense()
             eps = torch.finfo(dtype).eps
             torch.testing.assert_close(tensor.double(), exact, rtol=eps, atol=1e-6)
 

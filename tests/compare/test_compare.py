@@ -119,6 +119,7 @@ def test_the_numbers(tiny_model: Path, text: Path, tmp_path: Path) -> None:
     assert [row["label"] for row in data["rows"]] == ["dense", "wanda", "armor"]
     assert data["rows"][2] == armor.to_dict()
     assert data["pruned"]["armor"]["seconds"] == armor.seconds > 0
+    assert data["texts"] == {"t": str(text)}
 
 
 def test_an_interrupted_comparison_goes_on(

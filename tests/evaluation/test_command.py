@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from armor.cli import evaluate as command
 from armor.errors import ArmorError
 from armor.evaluation import harness, measure
-from armor.text import protocols
-from armor.text.protocols import PROTOCOLS
+from armor.text.papers import PAPER_TEXTS
 
 
 @pytest.fixture
@@ -100,29 +99,14 @@ def test_a_papers_text_by_name(
     pytest.importorskip("datasets")
     rows = [{"text": f"document {number} of them"} for number in range(30)]
     (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    protocol = replace(PROTOCOLS["c4"], source=f"hf:{tmp_path}", documents=20, windows=5)
-    monkeypatch.setitem(PROTOCOLS, "c4", protocol)
+    small = replace(PAPER_TEXTS["c4"], dataset=f"hf:{tmp_path}", most_documents=20, windows=5)
+    monkeypatch.setitem(PAPER_TEXTS, "c4", small)
     file = tmp_path / "out.json"
     arguments = [str(tiny_model), "--ppl", "c4", "--seq-len", "32", "--json", str(file)]
     assert CliRunner().invoke(app, [*arguments, "--device", "cpu"]).exception is None
     row = json.loads(file.read_text())["perplexity"][0]
     assert row["text_bytes"] == len(" ".join(row["text"] for row in rows[:20]))
     assert (row["source"], row["windows"], row["tokens"]) == ("c4", 5, 5 * 31)
-
-
-def test_a_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
-
-    def documents(source: str, split: str) -> list[str]:
-        read.append((source, split))
-        return ["one", "two"]
-
-    monkeypatch.setattr(protocols, "documents", documents)
-    for _ in range(2):
-        assert protocols.evaluation_text("hf:some/set") == "one\n\ntwo"
-        assert protocols.evaluation_text("wikitext2", 4) == "one\n"
-    assert read == [("hf:some/set", "test"), (PROTOCOLS["wikitext2"].source, "test")]
-    protocols._text_of.cache_clear()
 
 
 def test_refusals(app: typer.Typer, tmp_path: Path) -> None:

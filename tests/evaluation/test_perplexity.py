@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from armor.errors import ArmorError
-from armor.evaluation.perplexity import default_seq_len, evaluate
+from armor.evaluation.perplexity import evaluate
 from armor.models.load import load_model, load_tokenizer
 
 
@@ -110,7 +110,6 @@ def test_batches_and_progress_do_not_change_the_result(table: Table) -> None:
 def test_max_chars_and_default_window(table: Table) -> None:
     result = evaluate(table, Letters(), [TEXT], max_chars=20)
     assert (result.text_tokens, result.seq_len, result.windows) == (20, 8, 2)
-    assert default_seq_len(Table(table.embedding.weight, context=10**6)) == 2048
 
 
 def test_a_hopeless_model_has_infinite_perplexity() -> None:

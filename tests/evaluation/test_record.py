@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from armor.evaluation.record import Record, key_of, model_id, source_id, task_files_id
+from armor.evaluation.record import Record, key_of, model_id, task_files_id
 
 
 def test_rows_survive_and_come_first_when_asked_for(tmp_path: Path) -> None:
@@ -44,13 +44,6 @@ def test_identities_follow_the_contents(tmp_path: Path, tiny_model: Path) -> Non
     config = folder / "config.json"
     config.write_text(config.read_text() + " ")
     assert model_id(folder) != before
-    text = tmp_path / "t.jsonl"
-    text.write_text('{"body": "x"}')
-    names = (str(text), f"{text}:body", "hf:a/b", ["x"])
-    one = [source_id(name) for name in names]
-    text.write_text('{"body": "y"}')
-    two = [source_id(name) for name in names]
-    assert [a == b for a, b in zip(one, two, strict=True)] == [False, False, True, True]
     (folder / "t.yaml").write_text("task: a")
     tasks = task_files_id(folder)
     (folder / "t.yaml").write_text("task: b")

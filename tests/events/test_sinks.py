@@ -14,7 +14,7 @@ import pytest
 from armor.checkpoint.records import LayerRecord
 from armor.cli.verbosity import set_verbosity
 from armor.errors import ArmorError
-from armor.events import JsonLines, Logger, Recorder, both
+from armor.events import JsonLines, Logger, Recorder, combine_progress
 from armor.events.logger import describe
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress
@@ -105,7 +105,7 @@ def test_both_are_called_in_order() -> None:
     called: list[str] = []
     one = Progress(started=lambda name: called.append(f"one {name}"))
     two = Progress(started=lambda name: called.append(f"two {name}"))
-    together = both(one, two)
+    together = combine_progress(one, two)
     together.started("x")
     together.planned(PLANS)
     assert called == ["one x", "two x"]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.baselines import nowag
+from armor.baselines.nowag import nowag
 from armor.factorize import adam
 from armor.factorize.adam import PATIENCE, factorize_adam
-from armor.factorize.masks import mask_of
+from armor.factorize.masks import mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.workspace import Workspace
 from armor.sparse.factors import Factors
@@ -52,7 +52,7 @@ def test_losses_and_gradients_are_those_of_the_point(full: bool) -> None:
         for new, own in zip(point, (loop.left, loop.core, loop.right), strict=True):
             gradient = new.grad * loop.mask if new is point[1] else new.grad
             torch.testing.assert_close(-2 * own.grad, gradient, rtol=1e-9, atol=1e-8)
-        torch.testing.assert_close(-2 * loop.drive, point[1].grad, rtol=1e-9, atol=1e-8)
+        torch.testing.assert_close(-2 * loop.residual, point[1].grad, rtol=1e-9, atol=1e-8)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -60,21 +60,21 @@ def test_core_step_sets_one_group_of_each_block_and_never_raises_the_loss(full: 
     work, loop = make_loop(full)
     loop.adam.step()
     before = loop._forward()
-    loop._to_core()
+    loop._update_residual()
     core = loop.core.clone()
     gain = loop._core_step()
     assert gain > 0
     after = loss_of(work, loop.left, loop.core, loop.right)
     torch.testing.assert_close(before - gain, after, rtol=1e-12, atol=0)
-    moved = (loop.core != core).view(work.lefts, 16, work.rights, 4, 4).any(-1)
+    moved = (loop.core != core).view(work.row_blocks, 16, work.col_blocks, 4, 4).any(-1)
     assert moved.sum((1, 3)).max() == 1
-    assert torch.equal(loop.mask, mask_of(loop.choice).double())
+    assert torch.equal(loop.mask, mask_from_choice(loop.choice).double())
     assert not loop.core[loop.mask == 0].any()
 
 
 def test_groups_are_drawn_by_the_size_of_their_gradient() -> None:
     _, loop = make_loop(full=False)
-    sizes = loop._groups(loop.drive).abs().sum(-1)[1, :, 2].flatten()
+    sizes = loop._by_groups(loop.residual).abs().sum(-1)[1, :, 2].flatten()
     counts = torch.zeros_like(sizes)
     for _ in range(4000):
         row, group = loop._draw()

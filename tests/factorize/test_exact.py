@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from armor.baselines import nowag, sparsegpt
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.targets import regularised
 from armor.factorize import exact
 from armor.factorize.exact import factorize
@@ -166,10 +167,10 @@ def test_the_noise_depends_on_the_seed_alone() -> None:
 def test_the_noise_leads_to_lower_minima(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the same number of iterations, and at the overhead of a real model's wrappers."""
     problem = make_problem(64, 64, full)
-    shaken = factorize(problem, 4, [nowag(problem)])[1][-1]
-    monkeypatch.setattr(exact, "SHAKEN", 0.0)
+    annealed = factorize(problem, 4, [nowag(problem)])[1][-1]
+    monkeypatch.setattr(exact, "ANNEALED", 0.0)
     calm = factorize(problem, 4, [nowag(problem)])[1][-1]
-    assert shaken < 0.9 * calm
+    assert annealed < 0.9 * calm
 
 
 def test_a_representable_weight_is_found_better_than_any_baseline() -> None:
@@ -205,6 +206,6 @@ def test_a_step_made_of_rounding_errors_is_not_taken(
     assert other.loss == torch.inf
     other.core.fill_(torch.inf)
     other.left.fill_(torch.nan)
-    other.leap_from(best, torch.zeros(()))
+    other.extrapolate_from(best, torch.zeros(()))
     for one, two in zip(other.tensors()[:4], kept.tensors()[:4], strict=True):
         assert torch.equal(one, two)

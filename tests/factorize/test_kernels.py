@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numba import get_num_threads, set_num_threads
 from torch import Tensor
 
-from armor.baselines import nowag
-from armor.factorize import sweep as core
+from armor.baselines.nowag import nowag
+from armor.factorize import sweep as sweep_module
 from armor.factorize.exact import factorize
 from armor.factorize.kernels import reference, triton
-from armor.factorize.masks import mask_of
+from armor.factorize.masks import mask_from_choice
 from armor.factorize.problem import Problem
-from armor.factorize.sweep import pair_inverses, sweep
+from armor.factorize.sweep import sweep
 
 needs_triton = pytest.mark.skipif(not triton.is_available(), reason="triton is not installed")
 #: Where Triton runs; tests/conftest.py has it interpreted where there is no GPU.
@@ -35,14 +35,14 @@ if torch.cuda.is_available():
 
 @dataclass(frozen=True)
 class Case:
-    """A state to sweep from: the arguments of `sweep`, and C, to value the result."""
+    """A state to sweep from: the arguments of `sweep`, and the linear term C of what it lowers."""
 
     residual: Tensor
     core: Tensor
     choice: Tensor
     left: Tensor
     right: Tensor
-    pull: Tensor
+    linear: Tensor
 
     def to(self, device: str, dtype: torch.dtype) -> "Case":
         def moved(tensor: Tensor) -> Tensor:
@@ -52,14 +52,13 @@ class Case:
 
     def swept(self, backend: str) -> "Case":
         new = self.to(str(self.core.device), self.core.dtype)
-        sweep(new.residual, new.core, new.choice, new.left, new.right, backend)
+        sweep(new.residual, new.core, new.choice, new.left, new.right, backend=backend)
         assert torch.equal(new.residual, self.residual)
         return new.to("cpu", self.core.dtype)
 
     def swept_by_reference(self) -> "Case":
         new = self.to("cpu", self.core.dtype)
         size = new.left.shape[1]
-        inverses = pair_inverses(new.right)
         for i in range(len(new.left)):
             for j in range(len(new.right)):
                 rows, cols = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
@@ -70,7 +69,6 @@ class Case:
                     new.choice[rows, codes].numpy(),
                     new.left[i].numpy(),
                     new.right[j].numpy(),
-                    inverses[j].numpy(),
                 )
         return new
 
@@ -80,21 +78,21 @@ class Case:
         blocks = self.core.double().unflatten(0, (-1, size)).unflatten(2, (-1, size))
         image = torch.einsum("irs,isjc->irjc", self.left.double(), blocks)
         image = torch.einsum("irjc,jcd->irjd", image, self.right.double())
-        return self.pull.double() - image.reshape(self.core.shape)
+        return self.linear.double() - image.reshape(self.core.shape)
 
     def quadratic(self) -> float:
         """``sum over blocks of tr(S^T G S H) - 2 tr(S^T C)``."""
-        return float(-(self.core.double() * (self.left_over() + self.pull.double())).sum())
+        return float(-(self.core.double() * (self.left_over() + self.linear.double())).sum())
 
 
-def make_case(lefts: int, rights: int, size: int, seed: int, quirk: str = "none") -> Case:
+def make_case(row_blocks: int, col_blocks: int, size: int, seed: int, quirk: str = "none") -> Case:
     """A random state in float64, 2:4, with the residual that belongs to it."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    a, b = normal(lefts, size, size), normal(rights, size, size)
+    a, b = normal(row_blocks, size, size), normal(col_blocks, size, size)
     if quirk == "dead":  # rows of B and columns of A that are zero, a whole group among them
         b[:, :5] = 0.0
         b[:, -1] = 0.0
@@ -104,14 +102,16 @@ def make_case(lefts: int, rights: int, size: int, seed: int, quirk: str = "none"
         b[:, 5] = b[:, 0]
         b = b[:, :, : size // 2]
     left, right = a.mT @ a, b @ b.mT
-    choice = torch.randint(0, 6, (lefts * size, rights * size // 4), generator=draw)
+    choice = torch.randint(0, 6, (row_blocks * size, col_blocks * size // 4), generator=draw)
     choice = choice.to(torch.uint8)
-    core = normal(lefts * size, rights * size) * mask_of(choice)
-    weight = 3 * normal(lefts * size, rights * b.shape[2])
+    core = normal(row_blocks * size, col_blocks * size) * mask_from_choice(choice)
+    weight = 3 * normal(row_blocks * size, col_blocks * b.shape[2])
     # C = A^T W B^T, as it arises: orthogonal to the null spaces of G and H.
-    rows = torch.bmm(a.mT, weight.view(lefts, size, -1)).view(lefts * size, rights, -1)
-    pull = torch.einsum("rjk,jck->rjc", rows, b).reshape(core.shape)
-    case = Case(pull, core, choice, left, right, pull)
+    rows = torch.bmm(a.mT, weight.view(row_blocks, size, -1)).view(
+        row_blocks * size, col_blocks, -1
+    )
+    linear = torch.einsum("rjk,jck->rjc", rows, b).reshape(core.shape)
+    case = Case(linear, core, choice, left, right, linear)
     return replace(case, residual=case.left_over())
 
 
@@ -124,7 +124,7 @@ def assert_same(found: Case, expected: Case, tolerance: float) -> None:
         )
     else:
         assert found.quadratic() == pytest.approx(expected.quadratic(), rel=tolerance)
-    assert not (found.core * ~mask_of(found.choice)).any()
+    assert not (found.core * ~mask_from_choice(found.choice)).any()
 
 
 CASES = [
@@ -138,7 +138,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("lefts", "rights", "size", "quirk"), CASES)
+@pytest.mark.parametrize(("row_blocks", "col_blocks", "size", "quirk"), CASES)
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str
@@ -146,14 +146,14 @@ CASES = [
 def test_one_sweep_matches_the_reference(
     backend: str,
     device: str,
-    lefts: int,
-    rights: int,
+    row_blocks: int,
+    col_blocks: int,
     size: int,
     quirk: str,
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
-    case = make_case(lefts, rights, size, seed=size, quirk=quirk).to(device, dtype)
+    case = make_case(row_blocks, col_blocks, size, seed=size, quirk=quirk).to(device, dtype)
     expected = case.swept_by_reference()
     assert expected.quadratic() < case.to("cpu", dtype).quadratic()
     assert_same(case.swept(backend), expected, tolerance)
@@ -176,19 +176,19 @@ def test_triton_on_real_sizes(size: int) -> None:
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @given(
-    lefts=st.integers(1, 3),
-    rights=st.integers(1, 3),
+    row_blocks=st.integers(1, 3),
+    col_blocks=st.integers(1, 3),
     groups=st.integers(1, 5),
     seed=st.integers(0, 2**31),
     quirk=st.sampled_from(["none", "dead", "singular"]),
 )
 @settings(max_examples=15)
 def test_random_shapes(
-    backend: str, lefts: int, rights: int, groups: int, seed: int, quirk: str
+    backend: str, row_blocks: int, col_blocks: int, groups: int, seed: int, quirk: str
 ) -> None:
     if groups < 2:
         quirk = "none"
-    case = make_case(lefts, rights, 4 * groups, seed, quirk)
+    case = make_case(row_blocks, col_blocks, 4 * groups, seed, quirk)
     found = case.swept(backend)
     assert_same(found, case.swept_by_reference(), 1e-8)
     before = case.quadratic()
@@ -202,7 +202,7 @@ def test_a_tie_with_the_held_pair_moves_nothing(backend: str, device: str) -> No
     """Six equal gains: a group leaves its pair and its values only for something better."""
     eye = torch.eye(8).unsqueeze(0)
     choice = torch.tensor([[4, 2]], dtype=torch.uint8).repeat(8, 1)
-    core = mask_of(choice).float()
+    core = mask_from_choice(choice).float()
     case = Case(1 - core, core, choice, eye, eye, torch.ones(8, 8)).to(device, torch.float32)
     found = case.swept(backend)
     assert torch.equal(found.core, core)
@@ -218,7 +218,7 @@ def test_columns_of_a_larger_matrix(backend: str, device: str) -> None:
     core, choice = wide[:, 8:16], codes[:, 2:4]
     core.copy_(case.core)
     choice.copy_(case.choice)
-    sweep(case.residual.clone(), core, choice, case.left, case.right, backend)
+    sweep(case.residual.clone(), core, choice, case.left, case.right, backend=backend)
     expected = case.swept(backend)
     torch.testing.assert_close(core.cpu(), expected.core)
     assert torch.equal(choice.cpu(), expected.choice)
@@ -239,7 +239,8 @@ def test_the_solver_ends_at_the_same_loss(
     expected = Problem(target, moment if full else moment.diagonal().contiguous())
     found = Problem(expected.target.to(device), expected.moment.to(device))
     _, losses = factorize(expected, 8, [nowag(expected)], iterations=3)
-    monkeypatch.setattr(core, "default_backend", lambda _: backend)
+    only = [each for each in sweep_module.BACKENDS if each.name == backend]
+    monkeypatch.setattr(sweep_module, "BACKENDS", only)
     _, others = factorize(found, 8, [nowag(found)], iterations=3)
     assert others == pytest.approx(losses, rel=1e-8)
 
@@ -253,7 +254,7 @@ from armor.factorize.kernels.triton import PANEL, _sweep
 pointers = ["residual", "core", "gram_left", "planes", "inverses", "scratch"]
 pointers = dict.fromkeys(pointers, "*fp32")
 numbers = dict.fromkeys(
-    ["residual_stride", "core_stride", "choice_stride", "lefts", "rights"], "i32"
+    ["residual_stride", "core_stride", "choice_stride", "row_blocks", "col_blocks"], "i32"
 )
 constants = {"SIZE": 128, "LANES": 32, "BLOCKS": 8, "ROWS": PANEL}
 signature = pointers | {"choice": "*u8"} | numbers | dict.fromkeys(constants, "constexpr")
@@ -276,9 +277,9 @@ def test_triton_compiles_without_a_gpu() -> None:
     assert "ld.local" not in done.stdout
 
 
-@pytest.mark.parametrize("lefts", [5, 16, 37])
-def test_lanes_and_threads_do_not_matter(lefts: int) -> None:
-    case = make_case(lefts, 1, 12, 3).to("cpu", torch.float32)
+@pytest.mark.parametrize("row_blocks", [5, 16, 37])
+def test_lanes_and_threads_do_not_matter(row_blocks: int) -> None:
+    case = make_case(row_blocks, 1, 12, 3).to("cpu", torch.float32)
     together = case.swept("numba")
     held = get_num_threads()
     try:
@@ -286,7 +287,7 @@ def test_lanes_and_threads_do_not_matter(lefts: int) -> None:
         assert torch.equal(case.swept("numba").core, together.core)
     finally:
         set_num_threads(held)
-    for i in range(lefts):
+    for i in range(row_blocks):
         rows = slice(12 * i, 12 * i + 12)
         alone = Case(
             case.residual[rows],
@@ -294,7 +295,7 @@ def test_lanes_and_threads_do_not_matter(lefts: int) -> None:
             case.choice[rows],
             case.left[i : i + 1],
             case.right,
-            case.pull[rows],
+            case.linear[rows],
         ).swept("numba")
         assert torch.equal(alone.core, together.core[rows])
         assert torch.equal(alone.choice, together.choice[rows])

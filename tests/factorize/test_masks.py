@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from armor.baselines import nowag, sparsegpt
+from armor.baselines.nowag import nowag
+from armor.baselines.sparsegpt import sparsegpt
+from armor.engines.threads import threads
 from armor.factorize.exact import factorize
+from armor.factorize.inverses import gain_tables, gain_terms, pair_inverses
 from armor.factorize.kernels import reference_masks
-from armor.factorize.masks import choice_of, gain_tables, group_of, mask_of, masks_of, terms_of
+from armor.factorize.masks import choice_from_mask, group_masks, group_size, mask_from_choice
 from armor.factorize.problem import Problem
-from armor.factorize.sweep import pair_inverses, sweep_masks
-from armor.run.threads import threads
+from armor.factorize.sweep import sweep
 from armor.sparse.pattern import Pattern
 
 PATTERNS = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "7:8", "50%"]
@@ -34,11 +36,11 @@ def grams(pattern: Pattern, quirk: str, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("text", PATTERNS)
 def test_choice_and_mask_are_inverse(text: str) -> None:
     pattern = Pattern.parse(text)
-    count = len(masks_of(pattern))
+    count = len(group_masks(pattern))
     choice = torch.arange(count, dtype=torch.uint8).repeat(2).view(2, count)
-    mask = mask_of(choice, pattern)
-    assert mask.shape == (2, count * group_of(pattern))
-    assert torch.equal(choice_of(mask, pattern), choice)
+    mask = mask_from_choice(choice, pattern)
+    assert mask.shape == (2, count * group_size(pattern))
+    assert torch.equal(choice_from_mask(mask, pattern), choice)
 
 
 @pytest.mark.parametrize("quirk", ["none", "dead", "singular"])
@@ -46,20 +48,20 @@ def test_choice_and_mask_are_inverse(text: str) -> None:
 def test_tables_hold_gain_and_values_of_every_mask(text: str, quirk: str) -> None:
     pattern = Pattern.parse(text)
     _, right = grams(pattern, quirk)
-    width, terms = group_of(pattern), terms_of(pattern)
+    width, terms = group_size(pattern), gain_terms(pattern)
     tables = gain_tables(right, pattern)
     draw = torch.Generator().manual_seed(1)
     for group in range(16 // width):
         cols = slice(width * group, width * (group + 1))
-        corner = right[1, cols, cols]
-        force = corner @ torch.randn(width, generator=draw, dtype=torch.float64)
-        found = tables[1, group] * force[terms.one] * force[terms.two]
-        for code, mask in enumerate(masks_of(pattern)):
+        group_gram = right[1, cols, cols]
+        partial_residual = group_gram @ torch.randn(width, generator=draw, dtype=torch.float64)
+        found = tables[1, group] * partial_residual[terms.one] * partial_residual[terms.two]
+        for code, mask in enumerate(group_masks(pattern)):
             at = list(mask)
-            part = corner[at][:, at]
-            values = torch.linalg.pinv(part, rtol=1e-6, hermitian=True) @ force[at]
+            part = group_gram[at][:, at]
+            values = torch.linalg.pinv(part, rtol=1e-6, hermitian=True) @ partial_residual[at]
             gain = float(found[terms.starts[code] : terms.starts[code + 1]].sum())
-            assert gain == pytest.approx(float(force[at] @ values), rel=1e-6, abs=1e-9)
+            assert gain == pytest.approx(float(partial_residual[at] @ values), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("price", [None, 0.3])
@@ -68,9 +70,9 @@ def test_tables_hold_gain_and_values_of_every_mask(text: str, quirk: str) -> Non
 @pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"),
     [
-        ("numba", torch.float32, 1e-3),
-        ("torch", torch.float32, 1e-3),
-        ("torch", torch.float64, 1e-7),
+        ("numba_masks", torch.float32, 1e-3),
+        ("torch_masks", torch.float32, 1e-3),
+        ("torch_masks", torch.float64, 1e-7),
     ],
 )
 def test_a_sweep_matches_the_plain_one(
@@ -83,18 +85,18 @@ def test_a_sweep_matches_the_plain_one(
 ) -> None:
     pattern = Pattern.parse(text)
     left, right = grams(pattern, quirk)
-    width, masks = group_of(pattern), masks_of(pattern)
+    width, masks = group_size(pattern), group_masks(pattern)
     draw = torch.Generator().manual_seed(2)
     choice = torch.randint(0, len(masks), (32, 48 // width), generator=draw).to(torch.uint8)
-    core = torch.randn(32, 48, generator=draw, dtype=torch.float64) * mask_of(choice, pattern)
+    core = torch.randn(32, 48, generator=draw, dtype=torch.float64) * mask_from_choice(
+        choice, pattern
+    )
     weight = 3 * torch.randn(32, 48, generator=draw, dtype=torch.float64)
     blocks = (weight - core).unflatten(0, (2, 16)).unflatten(2, (3, 16))
     residual = torch.einsum("irs,isjc,jcd->irjd", left, blocks, right).reshape(32, 48)
     found, codes = core.to(dtype, copy=True), choice.clone()
     cost = None if price is None else torch.tensor(price * float(residual.abs().mean()))
-    sweep_masks(
-        residual.to(dtype), found, codes, left.to(dtype), right.to(dtype), pattern, cost, backend
-    )
+    sweep(residual.to(dtype), found, codes, left.to(dtype), right.to(dtype), pattern, cost, backend)
     before = quadratic(weight - core, left, right)
     groups = 16 // width
     for i in range(2):
@@ -110,7 +112,7 @@ def test_a_sweep_matches_the_plain_one(
                 masks,
                 None if cost is None else float(cost),
             )
-    assert not (found * ~mask_of(codes, pattern)).any()
+    assert not (found * ~mask_from_choice(codes, pattern)).any()
     if quirk == "none" and torch.equal(codes, choice):
         torch.testing.assert_close(found.double(), core, rtol=tolerance, atol=tolerance)
     assert quirk != "none" or dtype == torch.float32 or torch.equal(codes, choice)
@@ -118,11 +120,11 @@ def test_a_sweep_matches_the_plain_one(
     values = [quadratic(weight - each.double(), left, right) for each in (found, core)]
     if cost is None:
         assert values[0] < before
-        kept = [mask_of(each, pattern).sum() for each in (codes, choice)]
+        kept = [mask_from_choice(each, pattern).sum() for each in (codes, choice)]
         assert kept[0] == kept[1]
     else:
         for n, each in enumerate((codes, choice)):
-            values[n] += float(cost) * int(mask_of(each, pattern).sum())
+            values[n] += float(cost) * int(mask_from_choice(each, pattern).sum())
     assert values[0] == pytest.approx(values[1], rel=tolerance)
 
 
@@ -137,7 +139,7 @@ def test_a_sweep_is_the_same_on_any_number_of_threads() -> None:
     for count in (1, 2):
         core, codes = torch.zeros_like(residual), torch.zeros(37 * 16, 4, dtype=torch.uint8)
         with threads(count):
-            sweep_masks(residual, core, codes, left, right, pattern)
+            sweep(residual, core, codes, left, right, pattern)
         found.append(core)
     assert torch.equal(*found)
     assert found[0].any()

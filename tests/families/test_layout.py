@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import armor
-from armor.checkpoint import assemble, export_dense
+from armor.checkpoint import ModelFiles, assemble, export_dense
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
 from armor.models.layout import lay_out
@@ -48,7 +48,7 @@ def packed(source: Path, out: Path) -> Any:
         for path, linear in layout.structure.linears(index).items()
         if ".experts.1." not in path
     }
-    assemble(source, out, layers, {}, joined=layout.joined)
+    assemble(ModelFiles.read(source), out, layers, {}, joined=layout.joined)
     return layout
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from armor.checkpoint import assemble
+from armor.checkpoint import ModelFiles, assemble
 from armor.checkpoint.joined import Joined
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
         "layers": dict.fromkeys(names, RECORD),
         "dense_layers": {"model.layers.0.gate": "excluded"},
     }
-    assemble(source, tmp_path / "packed", layers, run, joined=joined)
+    assemble(ModelFiles.read(source), tmp_path / "packed", layers, run, joined=joined)
     return tmp_path / "packed"
 
 
@@ -85,7 +85,7 @@ def loadable(
             mask = nm_mask(weight.abs())
             wrappers = [torch.eye(4).repeat(size // 4, 1, 1) for size in weight.shape]
             layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers))
-    assemble(home / "dense", home / "pruned", layers, {})
+    assemble(ModelFiles.read(home / "dense"), home / "pruned", layers, {})
     (home / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
     return Loadable(home / "dense", home / "pruned", home / "text.txt")
 

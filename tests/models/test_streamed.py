@@ -14,6 +14,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from armor.calibrate.stream import batches, observe, open_stream
 from armor.errors import ArmorError
 from armor.models.digest import digest_weights
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 
 pytestmark = pytest.mark.transformers_compat
@@ -44,9 +45,9 @@ def saved(
 @torch.no_grad()
 def test_the_blocks_give_what_the_model_gives(saved: tuple[Any, Path]) -> None:
     model, folder = saved
-    streamed = StreamedModel(folder)
+    streamed = StreamedModel(ModelFolder.open(folder))
     tokens = torch.arange(60).view(2, 30)
-    with streamed.opened():
+    with streamed.first_block_loaded():
         ((hidden, calls),) = open_stream(streamed.model, streamed.structure, batches(tokens))
     assert all(parameter.is_meta for parameter in streamed.model.parameters())
     for index, call in enumerate(calls):
@@ -64,13 +65,13 @@ def test_missing_and_misshapen_tensors(saved: tuple[Any, Path], tmp_path: Path) 
             state[name] = torch.zeros(3, 3)
             save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ArmorError, match=r"wrong shape for .*q_proj.weight"):
-        StreamedModel(folder)
+        StreamedModel(ModelFolder.open(folder))
 
 
 def test_bfloat16_is_loaded_as_float32(make_llama: Callable[..., Any], tmp_path: Path) -> None:
     model = make_llama().to(torch.bfloat16)
     model.save_pretrained(tmp_path)
-    streamed = StreamedModel(tmp_path)
+    streamed = StreamedModel(ModelFolder.open(tmp_path))
     name = "model.layers.1.mlp.up_proj.weight"
     assert streamed.dtype(name) == torch.bfloat16
     assert torch.equal(streamed.load(name), model.get_parameter(name).float())
@@ -79,15 +80,15 @@ def test_bfloat16_is_loaded_as_float32(make_llama: Callable[..., Any], tmp_path:
 
 def test_digests_change_with_the_weights(saved: tuple[Any, Path]) -> None:
     _, folder = saved
-    tensors = StreamedModel(folder).tensors
+    tensors = ModelFolder.open(folder).tensors
     before = digest_weights(tensors)
     name = next(name for name in tensors if "q_proj" in name)
     state = load_file(tensors[name].path)
     state[name][0, 0] += 1
     save_file(state, tensors[name].path, metadata={"format": "pt"})
-    after = digest_weights(StreamedModel(folder).tensors)
+    after = digest_weights(ModelFolder.open(folder).tensors)
     assert [key for key in before if before[key] != after[key]] == [name]
     state[name][0, 0] = float("nan")
     save_file(state, tensors[name].path, metadata={"format": "pt"})
     with pytest.raises(ArmorError, match=f"{name} holds NaN"):
-        digest_weights(StreamedModel(folder).tensors)
+        digest_weights(ModelFolder.open(folder).tensors)

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from armor.calibrate.stream import Call, observe
+from armor.calibrate.stream import BlockCall, observe
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.models.folder import ModelFolder
 from armor.models.structure import find_structure
 from armor.run.open import open_model
 
@@ -70,12 +71,12 @@ class Copying(nn.Module):
 
 def test_described_stages() -> None:
     block, x = Copying(), torch.randn(1, 3, 4)
-    call = Call((), {})
+    call = BlockCall((), {})
     names = [stage for stage, _ in observe(block, call, x)[1]]
     assert names == [["q"], ["k"], ["v"]]
     names = [stage for stage, _ in observe(block, call, x, [["q", "k"]])[1]]
     assert names == [["q", "k"], ["v"]]
-    with pytest.raises(ArmorError, match="q and v are fed different tensors"):
+    with pytest.raises(ArmorError, match="q and v get different tensors"):
         observe(block, call, x, [["q", "v"]])
 
 
@@ -84,8 +85,9 @@ def test_unknown_experts_are_refused_unless_excluded(tmp_path: Path) -> None:
 
     sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
     GptOssForCausalLM(GptOssConfig(**sizes)).save_pretrained(tmp_path)
+    folder = ModelFolder.open(tmp_path)
     with pytest.raises(ArmorError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj \(4x32x88"):
-        open_model(tmp_path, PruneConfig())
-    model = open_model(tmp_path, PruneConfig(exclude=("*experts*",)))
+        open_model(folder, PruneConfig())
+    model = open_model(folder, PruneConfig(exclude=("*experts*",)))
     names = [path.rpartition(".")[2] for path in model.structure.linears(0)]
     assert names == ["q_proj", "k_proj", "v_proj", "o_proj"]

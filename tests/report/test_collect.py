@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.jsonfile import write_json
+from armor.checkpoint.records import LayerRecord
+from armor.checkpoint.stored_size import StoredSize
 from armor.cli import app
 from armor.errors import ArmorError
 from armor.report import collect
@@ -21,8 +25,9 @@ from armor.report.settings import settings_tables
 
 
 def layer(name: str, **facts: object) -> Layer:
-    known = {"loss": 0.02, "nowag_loss": 0.1, "sparsegpt_loss": None} | facts
-    return Layer(name, (8, 8), 4, 10, 20, 0.1, **known)  # type: ignore[arg-type]
+    record = LayerRecord.read({"loss": 0.02, "nowag_loss": 0.1, "sparsegpt_loss": None} | facts)
+    size = StoredSize("F32", values=4, indices=4, wrappers=2, dense=20)
+    return Layer(name, LayerSpec((8, 8), 4), size, record)
 
 
 def test_a_checkpoint(checkpoint: Path) -> None:
@@ -80,7 +85,7 @@ def test_settings_are_split() -> None:
 
 def test_the_command_writes_page_and_plots(checkpoint: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    result = CliRunner().invoke(app, ["report", str(checkpoint), "--out", str(page)])
+    result = CliRunner().invoke(app, ["report", str(checkpoint), "--out", str(page), "--png"])
     assert result.exit_code == 0, result.output
     plots = sorted((tmp_path / "page-plots").iterdir())
     assert [path.stem for path in plots] == [
@@ -97,7 +102,7 @@ def test_the_command_writes_page_and_plots(checkpoint: Path, tmp_path: Path) -> 
         pixels = imread(path)
         assert min(pixels.shape[:2]) > 400
         assert len(np.unique(pixels[..., 0])) > 20
-    result = CliRunner().invoke(app, ["report", str(checkpoint), "--no-png"])
+    result = CliRunner().invoke(app, ["report", str(checkpoint)])
     assert result.exit_code == 0, result.output
     assert (checkpoint / "report.html").is_file()
     assert not (checkpoint / "report-plots").exists()
@@ -150,8 +155,20 @@ def test_a_record_that_tells_nothing(
 ) -> None:
     folder = make(tmp_path / "cmp") / "armor"
     (folder / "armor_run.json").write_text(json.dumps(run))
-    result = CliRunner().invoke(app, ["report", str(folder), "--no-png"])
+    result = CliRunner().invoke(app, ["report", str(folder)])
     assert result.exit_code == 0, result.output
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "6 layers pruned to 2:4" in page
     assert "certified" not in page
+
+
+def test_png_files_need_matplotlib_and_the_page_does_not(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ["report", str(checkpoint), "--out", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(app, [*arguments, "--png"])
+    assert "pip install 'armor-prune[plots]'" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

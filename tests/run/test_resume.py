@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import armor
+from armor.checkpoint.folder import unfinished_folder
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.run.lock import Lock
 from armor.run.prune import Progress
-from armor.run.store import store_folder
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
@@ -90,7 +90,7 @@ def test_goes_on_with_the_same_bytes(
     assert len(seen.finished) == 14 - after
     assert result.resumed == after
     assert weights(tmp_path / "out") == weights(tmp_path / "straight")
-    assert not store_folder(tmp_path / "out").exists()
+    assert not unfinished_folder(tmp_path / "out").exists()
 
 
 def test_activations_spare_the_way_from_the_start(
@@ -132,7 +132,7 @@ def test_damaged_files_are_done_again(
 ) -> None:
     armor.prune(tiny_model, settings(), tmp_path / "straight")
     interrupted(9)
-    files = sorted((store_folder(tmp_path / "out") / "layers").iterdir())
+    files = sorted((unfinished_folder(tmp_path / "out") / "layers").iterdir())
     victim = files[0]
     if damage == "flip":
         flip(victim, -3)
@@ -160,7 +160,7 @@ def test_damaged_activations_are_made_again(
 ) -> None:
     armor.prune(tiny_model, settings(), tmp_path / "straight")
     interrupted(9)
-    file = next((store_folder(tmp_path / "out") / "activations").rglob("pruned-0.safetensors"))
+    file = next((unfinished_folder(tmp_path / "out") / "activations").rglob("pruned-0.safetensors"))
     flip(file, -1)
     armor.prune(tiny_model, settings(), tmp_path / "out")
     assert weights(tmp_path / "out") == weights(tmp_path / "straight")
@@ -232,7 +232,7 @@ def test_another_text_or_model_is_refused(
 def test_two_runs_do_not_share_a_folder(
     tiny_model: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    folder = store_folder(tmp_path / "out")
+    folder = unfinished_folder(tmp_path / "out")
     folder.mkdir()
     lock = Lock(folder / "lock")
     lock.take()
@@ -250,14 +250,14 @@ def test_an_end_that_was_cut_short(
     stop = Seen(14)
     with pytest.raises(KeyboardInterrupt):
         armor.prune(tiny_model, settings(), out, progress=stop.progress())
-    shutil.copytree(store_folder(out), kept)
+    shutil.copytree(unfinished_folder(out), kept)
     armor.prune(tiny_model, settings(), out)
     before = weights(out)
-    shutil.copytree(kept, store_folder(out))
+    shutil.copytree(kept, unfinished_folder(out))
     armor.prune(tiny_model, settings(), out)
     assert weights(out) == before
-    assert not store_folder(out).exists()
-    shutil.copytree(kept, store_folder(out))
+    assert not unfinished_folder(out).exists()
+    shutil.copytree(kept, unfinished_folder(out))
     run = json.loads((out / "armor_run.json").read_text())
     (out / "armor_run.json").write_text(json.dumps(run | {"run": "another"}))
     with pytest.raises(ArmorError, match="exists already"):

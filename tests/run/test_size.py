@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import armor
 from armor.calibrate.gradients import Draw, _sampled
+from armor.checkpoint.folder import unfinished_folder
 from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
@@ -25,7 +26,6 @@ from armor.recipe import read_recipe
 from armor.run.plan import candidates, make_plan
 from armor.run.prune import Progress
 from armor.run.size.allocate import Choice, allocate
-from armor.run.store import store_folder
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
@@ -237,7 +237,7 @@ def test_measuring_goes_on_where_it_stopped(
     armor.prune(model, sized(), out, progress=again_without(seen))
     assert len(seen) == len(set(seen))
     assert weights(out) == weights(tmp_path / "straight")
-    assert not store_folder(out).exists()
+    assert not unfinished_folder(out).exists()
 
 
 def again_without(seen: list[str]) -> Progress:

@@ -11,30 +11,30 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from armor.runtime import frontend, linear, use
+from armor.runtime import linear, use
+from armor.runtime.dispatch import supports
+from armor.runtime.registry import BACKENDS, load
 from armor.simd.bfloat16 import has_dot
+from armor.sparse.pattern import TWO_OF_FOUR
 
 HALF = [torch.bfloat16, torch.float16]
 FLOATS = [torch.float32, *HALF]
 
 
 def runs(name: str, device: str) -> bool:
-    module = frontend.backend(name)
-    return bool(
-        module.is_available()
-        and module.is_supported((64, 64), torch.bfloat16, torch.device(device), 1)
-    )
+    where = torch.device(device)
+    return bool(supports(name, (64, 64), torch.bfloat16, where, 1, TWO_OF_FOUR))
 
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 # The wide range of shapes is the cheap backends' business: interpreted kernels are slow.
-EVERY = [(name, device) for name in frontend.BACKENDS for device in DEVICES if runs(name, device)]
+EVERY = [(name, device) for name in BACKENDS for device in DEVICES if runs(name, device)]
 
 
 def test_every_backend_but_the_one_for_gpus_runs_here() -> None:
     assert {("cpu", "cpu"), ("reference", "cpu")} <= set(EVERY)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        assert ("triton", "cpu") in EVERY or not frontend.backend("triton").is_available()
+        assert ("triton", "cpu") in EVERY or not load("triton").is_available()
 
 
 layers = {
@@ -52,55 +52,51 @@ layers = {
 @pytest.mark.parametrize(("name", "device"), EVERY)
 @given(data=st.data(), **layers)
 @settings(max_examples=25)
-def test_equals_the_float64_product(make_call, name, device, data, **drawn) -> None:
+def test_equals_the_float64_product(make_case, name, device, data, **drawn) -> None:
     if name == "triton" and device == "cpu":
         drawn["batch"] = min(drawn["batch"], 40)
     if name == "semi_structured" and drawn["dtype"] == torch.float32:
         drawn["dtype"] = data.draw(st.sampled_from(HALF))
-    call = make_call(device=device, **drawn)
-    tensors = call.layer.tensors()
+    case = make_case(device=device, **drawn)
     with use(name):
-        y = linear(call.x, **tensors, bias=call.bias)
-    call.check(y)
+        case.check(linear(case.x, case.call))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
 @pytest.mark.parametrize("batch", [1, 3, 64, 65, 300])
-def test_cpu_on_a_shape_with_full_vectors_and_a_rest(make_call, batch, dtype) -> None:
-    call = make_call(70, 172, 43, batch, dtype, bias=True)
+def test_cpu_on_a_shape_with_full_vectors_and_a_rest(make_case, batch, dtype) -> None:
+    case = make_case(70, 172, 43, batch, dtype, bias=True)
     with use("cpu"):
-        call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))
+        case.check(linear(case.x, case.call))
 
 
 @pytest.mark.parametrize("dot", [False, True])
 @pytest.mark.parametrize("shape", [(1, 3), (37, 53), (130, 256)])
 @pytest.mark.parametrize("batch", [2, 5, 64, 129])
 def test_cpu_in_bfloat16_with_and_without_its_instructions(
-    make_call, monkeypatch: pytest.MonkeyPatch, batch: int, shape: tuple[int, int], dot: bool
+    make_case, monkeypatch: pytest.MonkeyPatch, batch: int, shape: tuple[int, int], dot: bool
 ) -> None:
     if dot and not has_dot():
         pytest.skip("this processor has none")
     monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: dot)
-    call = make_call(*shape, 32, batch, torch.bfloat16, bias=True)
+    case = make_case(*shape, 32, batch, torch.bfloat16, bias=True)
     with use("cpu"):
-        call.check(linear(call.x, **call.layer.tensors(), bias=call.bias))
+        case.check(linear(case.x, case.call))
 
 
-def test_other_leading_dimensions(make_call) -> None:
-    call = make_call(24, 20, 8, 6)
-    tensors = call.layer.tensors()
-    flat = linear(call.x, **tensors)
-    assert torch.equal(linear(call.x.view(2, 3, 20), **tensors), flat.view(2, 3, 24))
-    assert torch.equal(linear(call.x[0], **tensors), linear(call.x[:1], **tensors)[0])
-    assert linear(call.x[:0], **tensors).shape == (0, 24)
+def test_other_leading_dimensions(make_case) -> None:
+    case = make_case(24, 20, 8, 6)
+    flat = linear(case.x, case.call)
+    assert torch.equal(linear(case.x.view(2, 3, 20), case.call), flat.view(2, 3, 24))
+    assert torch.equal(linear(case.x[0], case.call), linear(case.x[:1], case.call)[0])
+    assert linear(case.x[:0], case.call).shape == (0, 24)
 
 
-def test_results_do_not_depend_on_the_neighbours(make_call) -> None:
+def test_results_do_not_depend_on_the_neighbours(make_case) -> None:
     """Batch 1 and a row of a larger batch: the same number of roundings, nearly the same sums."""
-    call = make_call(64, 128, 16, 8)
-    tensors = call.layer.tensors()
-    together = linear(call.x, **tensors)
-    alone = torch.cat([linear(row[None], **tensors) for row in call.x])
+    case = make_case(64, 128, 16, 8)
+    together = linear(case.x, case.call)
+    alone = torch.cat([linear(row[None], case.call) for row in case.x])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from armor.linear import ArmorLinear
-from armor.runtime import prepare, use
+from armor.linear import ArmorLinear, prepare
+from armor.runtime import use
 
 PROMPT = torch.arange(5, 15).view(2, 5)
 SETTINGS = {
@@ -34,14 +34,14 @@ def storages(module: nn.Module) -> Iterator[torch.UntypedStorage]:
 
 
 @pytest.fixture(scope="module")
-def model(make_llama, make_call) -> LlamaForCausalLM:
+def model(make_llama, make_case) -> LlamaForCausalLM:
     sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 172}
     model = make_llama(**sizes, initializer_range=0.2)
     model.generation_config.eos_token_id = None
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
             parent, _, child = name.rpartition(".")
-            layer = make_call(linear.out_features, linear.in_features, 16, 1).layer
+            layer = make_case(linear.out_features, linear.in_features, 16, 1).layer
             layer.core_values.mul_(0.2)
             setattr(model.get_submodule(parent), child, ArmorLinear.from_packed(layer))
     prepare(model)
@@ -68,13 +68,13 @@ def test_the_whole_model_is_one_graph(model: LlamaForCausalLM) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_is_that_of_the_packed_form_after_use(make_call, dtype: torch.dtype) -> None:
+def test_memory_is_that_of_the_packed_form_after_use(make_case, dtype: torch.dtype) -> None:
     rows, cols, block = 256, 512, 16
-    call = make_call(rows, cols, block, 70, dtype)
-    module = ArmorLinear.from_packed(call.layer)
+    case = make_case(rows, cols, block, 70, dtype)
+    module = ArmorLinear.from_packed(case.layer)
     module.prepare()
     for batch in (1, 8, 70):
-        module(call.x[:batch])
+        module(case.x[:batch])
     dense = rows * cols * dtype.itemsize
     overhead = (rows + cols) * block / (rows * cols)
     positions = 1 / (8 * dtype.itemsize)  # 2 bits for each kept value

@@ -8,34 +8,22 @@ from torch import nn
 
 from armor.linear import ArmorLinear
 from armor.runtime import use
-from armor.runtime.operator import linear_operator
+from armor.runtime.operator import arguments, linear_operator
 from armor.sparse.factors import Factors
 from armor.sparse.pattern import Pattern
 
 
 @pytest.fixture
-def layer(make_call) -> ArmorLinear:
-    call = make_call(37, 53, 8, 1, bias=True)
-    return ArmorLinear.from_packed(call.layer, call.bias)
+def layer(make_case) -> ArmorLinear:
+    case = make_case(37, 53, 8, 1, bias=True)
+    return ArmorLinear.from_packed(case.layer, case.bias)
 
 
 @pytest.mark.parametrize("block", [None, 8])
-def test_opcheck(make_call, block: int | None) -> None:
-    call = make_call(24, 20, block, 3)
-    tensors = call.layer
-    arguments = (
-        call.x,
-        tensors.core_values,
-        tensors.core_indices,
-        tensors.left,
-        tensors.right,
-        None,
-        None,
-        2,
-        4,
-    )
-    torch.library.opcheck(linear_operator, arguments)
-    torch.library.opcheck(linear_operator, (call.x.requires_grad_(), *arguments[1:]))
+def test_opcheck(make_case, block: int | None) -> None:
+    case = make_case(24, 20, block, 3)
+    torch.library.opcheck(linear_operator, (case.x, *arguments(case.call)))
+    torch.library.opcheck(linear_operator, (case.x.requires_grad_(), *arguments(case.call)))
 
 
 @pytest.mark.parametrize("pattern", [Pattern(4, 8), Pattern(1, 4), Pattern(0, 0, 75)], ids=str)
@@ -53,9 +41,7 @@ def test_other_patterns(pattern: Pattern) -> None:
     torch.testing.assert_close(layer(x), x @ core.T)
     (gradient,) = torch.autograd.grad(layer(x).sum(), x)
     torch.testing.assert_close(gradient, core.sum(0).expand(3, 16))
-    call = layer.arguments()
-    arguments = (x.detach(), *call, pattern.kept, pattern.group)
-    torch.library.opcheck(linear_operator, arguments)
+    torch.library.opcheck(linear_operator, (x.detach(), *arguments(layer.call())))
     torch.compiler.reset()
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="eager")

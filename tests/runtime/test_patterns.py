@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 
 from armor.errors import ArmorError
-from armor.runtime import backends, frontend, linear, use
+from armor.runtime import Call, backends, linear, use
+from armor.runtime.dispatch import choose
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack_mask
 from armor.sparse.pattern import Pattern
@@ -24,10 +25,9 @@ PATTERNS = ["4:8", "1:4", "3:4", "2:8", "7:8", "1:2", "1%", "50%", "99%"]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def product(call, backend: str = "cpu") -> torch.Tensor:
-    layer = call.layer
-    with use(backend):
-        return linear(call.x, **layer.tensors(), bias=call.bias, pattern=layer.pattern)
+def product(case) -> torch.Tensor:
+    with use("cpu"):
+        return linear(case.x, case.call)
 
 
 @given(
@@ -42,53 +42,52 @@ def product(call, backend: str = "cpu") -> torch.Tensor:
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=150)
-def test_equals_the_float64_product(make_call, **drawn) -> None:
-    call = make_call(**drawn)
-    call.check(product(call))
+def test_equals_the_float64_product(make_case, **drawn) -> None:
+    case = make_case(**drawn)
+    case.check(product(case))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
 @pytest.mark.parametrize("batch", [1, 3, 64, 65, 130])
 @pytest.mark.parametrize("pattern", ["4:8", "1:4", "50%"])
-def test_full_vectors_and_a_rest(make_call, pattern, batch, dtype) -> None:
-    call = make_call(70, 172, 43, batch, dtype, bias=True, pattern=pattern)
-    call.check(product(call))
+def test_full_vectors_and_a_rest(make_case, pattern, batch, dtype) -> None:
+    case = make_case(70, 172, 43, batch, dtype, bias=True, pattern=pattern)
+    case.check(product(case))
 
 
 @pytest.mark.parametrize("pattern", ["4:8", "50%"])
 @pytest.mark.parametrize("batch", [2, 5, 64])
 def test_bfloat16_without_the_processors_instructions(
-    make_call, monkeypatch: pytest.MonkeyPatch, batch: int, pattern: str
+    make_case, monkeypatch: pytest.MonkeyPatch, batch: int, pattern: str
 ) -> None:
     monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: False)
-    call = make_call(37, 352, 32, batch, torch.bfloat16, pattern=pattern)
-    call.check(product(call))
+    case = make_case(37, 352, 32, batch, torch.bfloat16, pattern=pattern)
+    case.check(product(case))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_masks_are_those_of_the_codes(make_call, pattern: str) -> None:
+def test_the_masks_are_those_of_the_codes(make_case, pattern: str) -> None:
     """A unit vector picks a column: which entries are kept, one column at a time."""
-    layer = make_call(9, 44, None, 1, pattern=pattern).layer
+    layer = make_case(9, 44, None, 1, pattern=pattern).layer
     ones = replace(layer, core_values=torch.ones_like(layer.core_values))
-    tensors = ones.tensors()
     mask = unpack_mask(layer.core_indices, 44, layer.pattern).float()
     with use("cpu"):
         for col in range(44):
             unit = torch.eye(44)[col : col + 1]
-            assert torch.equal(linear(unit, **tensors, pattern=layer.pattern)[0], mask[:, col])
+            assert torch.equal(linear(unit, Call(ones))[0], mask[:, col])
 
 
 @pytest.mark.parametrize("dtype", FLOATS[:2], ids=["f32", "bf16"])
 @pytest.mark.parametrize("batch", [1, 8, 130])
 @pytest.mark.parametrize("pattern", ["4:8", "50%"])
-def test_threads_do_not_change_a_bit(make_call, pattern, batch, dtype) -> None:
-    call = make_call(1300, 352, 32, batch, dtype, pattern=pattern)
+def test_threads_do_not_change_a_bit(make_case, pattern, batch, dtype) -> None:
+    case = make_case(1300, 352, 32, batch, dtype, pattern=pattern)
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
-            found.append(product(call))
+            found.append(product(case))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
@@ -98,11 +97,11 @@ def test_threads_do_not_change_a_bit(make_call, pattern, batch, dtype) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="protects memory by Linux's C library")
 @pytest.mark.parametrize("pattern", ["4:8", "50%", "99%"])
 @pytest.mark.parametrize("dtype", FLOATS[:2], ids=["f32", "bf16"])
-def test_nothing_beyond_the_values_is_read(make_call, pattern: str, dtype: torch.dtype) -> None:
+def test_nothing_beyond_the_values_is_read(make_case, pattern: str, dtype: torch.dtype) -> None:
     """Values and codes end where a page begins that may not be read: that kills the process."""
-    call = make_call(33, 172, None, 130, dtype, pattern=pattern)
-    tensors = {name: _guarded(tensor) for name, tensor in call.layer.tensors().items()}
-    guarded = replace(call, layer=PackedLayer.of(172, tensors, call.layer.pattern))
+    case = make_case(33, 172, None, 130, dtype, pattern=pattern)
+    tensors = {name: _guarded(tensor) for name, tensor in case.layer.tensors().items()}
+    guarded = replace(case, layer=PackedLayer.of(172, tensors, case.layer.pattern))
     for batch in (1, 4, 130):
         shorter = replace(guarded, x=guarded.x[:batch])
         shorter.check(product(shorter))
@@ -121,22 +120,20 @@ def _guarded(tensor: torch.Tensor) -> torch.Tensor:
     return copy.view(tensor.shape).copy_(tensor)
 
 
-def test_the_cpu_backend_is_chosen(make_call) -> None:
+def test_the_cpu_backend_is_chosen(make_case) -> None:
     for pattern in ("2:4", *PATTERNS):
-        assert {s.name: s for s in backends(pattern=pattern)}["cpu"].usable
-        chosen = frontend.choose(
-            (64, 64), torch.float32, torch.device("cpu"), 1, False, Pattern.parse(pattern)
-        )
+        found = backends((64, 64), torch.float32, "cpu", pattern=pattern)
+        assert {status.name: status for status in found}["cpu"].usable
+        cpu = torch.device("cpu")
+        chosen = choose((64, 64), torch.float32, cpu, 1, Pattern.parse(pattern))
         assert chosen == "cpu"
-    reasons = {s.name: s.reason for s in backends(pattern="4:8")}
-    assert "2:4 only" in reasons["semi_structured"] or "no NVIDIA GPU" in reasons["semi_structured"]
 
 
-def test_a_bitmap_of_another_number_of_values_is_refused(make_call) -> None:
-    call = make_call(8, 32, None, 1, pattern="50%")
-    short = replace(call.layer, core_values=call.layer.core_values[:-1])
+def test_a_bitmap_of_another_number_of_values_is_refused(make_case) -> None:
+    case = make_case(8, 32, None, 1, pattern="50%")
+    short = replace(case.layer, core_values=case.layer.core_values[:-1])
     with use("cpu"), pytest.raises(ArmorError, match=r"keeps [0-9]+ values, but there are"):
-        linear(call.x, **short.tensors(), pattern=short.pattern)
+        linear(case.x, Call(short))
 
 
 def test_without_avx512() -> None:

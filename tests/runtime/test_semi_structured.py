@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,25 +12,25 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from armor.linear import ArmorLinear, held_bytes
-from armor.runtime import linear, prepare, use
+from armor.linear import ArmorLinear, held_bytes, prepare
+from armor.runtime import use
 from armor.runtime.api import linears
 from armor.runtime.backend import YES, Verdict
-from armor.runtime.frontend import backend
+from armor.runtime.registry import BACKENDS, load
 from armor.runtime.semi_structured import backend as semi_structured
 from armor.runtime.semi_structured import compressed
-from armor.runtime.semi_structured.places import learn
 from armor.sparse.masks import nm_mask
 from armor.sparse.pack import pack, unpack
+from armor.sparse.pattern import TWO_OF_FOUR
 
 SHAPES = [(32, 64), (64, 128), (37, 53), (1, 3), (40, 172), (33, 60)]
 
 
 @pytest.mark.parametrize("engine", ["cusparselt", "cutlass"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_padding_adds_zeros_only(make_call, shape: tuple[int, int], engine: str) -> None:
+def test_padding_adds_zeros_only(make_case, shape: tuple[int, int], engine: str) -> None:
     rows, cols = shape
-    layer = make_call(rows, cols, None, 1, torch.bfloat16).layer
+    layer = make_case(rows, cols, None, 1, torch.bfloat16).layer
     values, indices = compressed.padded(layer, engine)
     tall, wide = compressed.padded_shape(shape, engine)
     assert values.shape == (tall, wide // 2)
@@ -52,8 +54,7 @@ def test_cutlass_positions_are_torchs(shape: tuple[int, int]) -> None:
 class Gpu:
     """What torch's cuSPARSELt functions do, in plain torch: a compressed tensor and its product.
 
-    order: "rows", positions as they are stored; "tiles", rearranged as hardware does; "mixed", in
-    an order that is no sum of a row's and a column's place; "reversed", the values' rows, too.
+    order: "tiles", positions rearranged as hardware does; "reversed", the values' rows, too.
     """
 
     def __init__(self, order: str) -> None:
@@ -61,13 +62,8 @@ class Gpu:
         self.searches = 0
 
     def places(self, rows: int, units: int) -> Tensor:
-        plain = torch.arange(rows * units).view(rows, units)
-        if self.order == "tiles":
-            # Rows in eights, units in twos, and the rows of a tile run fastest.
-            return plain.view(rows // 8, 8, units // 1, 1).permute(2, 0, 3, 1).flatten()
-        if self.order == "mixed":
-            return torch.randperm(rows * units, generator=torch.Generator().manual_seed(0))
-        return plain.flatten()
+        """Rows in eights, of which those of a tile run fastest."""
+        return torch.arange(rows * units).view(rows // 8, 8, units).permute(0, 2, 1).flatten()
 
     def compress(self, dense: Tensor) -> Tensor:
         dense = dense.flip(0) if self.order == "reversed" else dense
@@ -76,28 +72,31 @@ class Gpu:
         tail = words.flatten()[self.places(*words.shape)]
         return torch.cat([values.flatten(), tail.view(dense.dtype)])
 
-    def multiply(self, packed: Tensor, x: Tensor, *, transpose_result: bool, alg_id: int) -> Tensor:
+    def multiply(
+        self, compressed: Tensor, x: Tensor, *, transpose_result: bool, alg_id: int
+    ) -> Tensor:
         assert transpose_result
         assert alg_id == 7
         cols, items = x.shape
         assert items % 8 == cols % 16 == 0
         assert x.t().is_contiguous()
-        rows = packed.numel() * 16 // 9 // cols
+        rows = compressed.numel() * 16 // 9 // cols
         assert rows % 16 == 0
         kept = rows * cols // 2
-        values, tail = packed[:kept].view(rows, -1), packed[kept:].view(torch.int16)
+        values, tail = compressed[:kept].view(rows, -1), compressed[kept:].view(torch.int16)
         words = torch.empty_like(tail)
         words[self.places(rows, cols // 16)] = tail
         core = unpack(values, words.view(torch.uint8).view(rows, -1), cols)
         core = core.flip(0) if self.order == "reversed" else core
-        return (x.t().double() @ core.double().T).to(packed.dtype)
+        return (x.t().double() @ core.double().T).to(compressed.dtype)
 
-    def search(self, packed: Tensor, x: Tensor, *, transpose_result: bool) -> int:
+    def search(self, compressed: Tensor, x: Tensor, *, transpose_result: bool) -> int:
         self.searches += 1
         return 7
 
 
 def play(monkeypatch: pytest.MonkeyPatch, order: str) -> Gpu:
+    """Let the backend compute on the CPU as if it were a GPU."""
     gpu = Gpu(order)
     monkeypatch.setattr(torch, "_cslt_compress", gpu.compress)
     monkeypatch.setattr(torch, "_cslt_sparse_mm", gpu.multiply)
@@ -106,18 +105,16 @@ def play(monkeypatch: pytest.MonkeyPatch, order: str) -> Gpu:
     for module in (semi_structured, compressed):
         monkeypatch.setattr(module, "engine_of", lambda device: "cusparselt")
     monkeypatch.setattr(semi_structured, "_algorithms", {})
-    monkeypatch.setattr(compressed, "_places", {})
     monkeypatch.setattr(semi_structured, "is_available", lambda: YES)
     monkeypatch.setattr(semi_structured, "is_supported", lambda *_: YES)
-    monkeypatch.setattr(
-        "armor.runtime.packing.order", lambda device, batch: ("semi_structured", "reference")
-    )
+    entry = BACKENDS["semi_structured"]
+    monkeypatch.setitem(BACKENDS, "semi_structured", replace(entry, devices=("cpu",)))
     return gpu
 
 
-@pytest.fixture(params=["rows", "tiles", "mixed", "reversed"])
+@pytest.fixture(params=["tiles", "reversed"])
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.setattr(semi_structured.blocks, "is_available", lambda: Verdict("not here"))
+    monkeypatch.setattr(semi_structured.triton, "is_available", lambda: Verdict("not here"))
     return play(monkeypatch, request.param)
 
 
@@ -130,121 +127,99 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("batch", [1, 300])
 def test_product(
-    gpu: Gpu, make_call, shape: tuple[int, int], batch: int, block: int | None
+    gpu: Gpu, make_case, shape: tuple[int, int], batch: int, block: int | None
 ) -> None:
-    call = make_call(*shape, block, batch, torch.bfloat16, bias=True)
-    packed = compressed.compress(call.layer)
-    y = semi_structured.matmul(call.x, call.layer, call.bias, packed)
-    call.check(y)
+    case = make_case(*shape, block, batch, torch.bfloat16, bias=True)
+    case.check(semi_structured.matmul(case.x, case.call))
+    prepared = compressed.compress(case.layer)
+    case.check(semi_structured.matmul(case.x, case.call._replace(prepared=prepared)))
 
 
-def test_the_algorithm_is_searched_once_for_similar_batches(tiles: Gpu, make_call) -> None:
-    call = make_call(64, 64, None, 64, torch.bfloat16)
-    packed = semi_structured.pack(call.layer)
+def test_the_algorithm_is_searched_once_for_similar_batches(tiles: Gpu, make_case) -> None:
+    case = make_case(64, 64, None, 64, torch.bfloat16)
+    call = case.call._replace(prepared=semi_structured.prepare(case.layer))
     for batch in (64, 60, 33, 64):
-        semi_structured.matmul(call.x[:batch], call.layer, None, packed)
+        semi_structured.matmul(case.x[:batch], call)
     assert tiles.searches == 1
-    semi_structured.matmul(call.x[:30], call.layer, None, packed)
+    semi_structured.matmul(case.x[:30], call)
     assert tiles.searches == 2
 
 
-def held(module: nn.Module) -> int:
-    """Bytes of all distinct storages that `module` holds on to."""
-    extra = [module._packed] if module._packed is not None else []
+def held(module: ArmorLinear) -> int:
+    """Bytes of all distinct storages that `module` keeps."""
+    prepared = module.call().prepared
+    extra = [] if prepared is None else [prepared]
     storages = {t.untyped_storage().data_ptr(): t for t in [*module.parameters(), *extra]}
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-def test_packing_replaces_what_is_stored_and_saves_the_same(gpu: Gpu, make_call) -> None:
-    call = make_call(256, 256, None, 40, torch.bfloat16)
-    module = ArmorLinear.from_packed(call.layer)
+def test_the_values_are_held_once_and_saved_as_before(gpu: Gpu, make_case) -> None:
+    case = make_case(256, 256, None, 40, torch.bfloat16)
+    module = ArmorLinear.from_packed(case.layer)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     dense = 2 * 256 * 256
     assert held(module) == 0.5625 * dense
     prepare(nn.Sequential(module))
-    # An unknown order of the positions costs them twice; one of the values is not packed at all.
-    assert module.is_packed == (gpu.order != "reversed")
-    assert (
-        held_bytes(module)
-        == held(module)
-        == (0.5625 + (0.0625 if gpu.order == "mixed" else 0)) * dense
-    )
+    # The positions are held twice. With the values in another order nothing is prepared.
+    assert module.is_prepared == (gpu.order != "reversed")
+    assert held_bytes(module) == held(module) == (0.5625 + 0.0625 * module.is_prepared) * dense
     after = module.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert torch.equal(module.dense_weight(), call.layer.dense())
+    assert torch.equal(module.dense_weight(), case.layer.dense())
 
 
-def test_every_backend_reads_the_replaced_positions(tiles: Gpu, make_call) -> None:
+def test_every_backend_reads_a_prepared_layer(tiles: Gpu, make_case) -> None:
     for rows, batch, block in ((48, 3, 16), (256, 3, 16), (256, 40, 64), (40, 1, None)):
-        call = make_call(rows, 128, block, batch, torch.bfloat16, bias=True)
-        module = ArmorLinear.from_packed(call.layer, call.bias)
+        case = make_case(rows, 128, block, batch, torch.bfloat16, bias=True)
+        module = ArmorLinear.from_packed(case.layer, case.bias)
         module.prepare()
-        assert module.core_indices.numel() == 0
+        assert module.call().prepared_by == "semi_structured"
         for name in ("reference", "cpu", "triton", "semi_structured"):
-            if backend(name).is_available():
+            if load(name).is_available():
                 with use(name):
-                    call.check(linear(call.x, *module.arguments()))
-        x = call.x.clone().requires_grad_()
+                    case.check(module(case.x))
+        x = case.x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(module(x).sum(), x)
-        expected = torch.ones(batch, rows).bfloat16() @ call.layer.dense()
+        expected = torch.ones(batch, rows).bfloat16() @ case.layer.dense()
         torch.testing.assert_close(gradient, expected, rtol=0.05, atol=0.1)
 
 
-@pytest.mark.skipif(not backend("triton").is_available(), reason="triton is not installed")
-def test_layers_run_together_with_replaced_positions(tiles: Gpu, make_call) -> None:
-    calls = [make_call(rows, 128, 32, 3, torch.bfloat16, seed=rows) for rows in (64, 32, 48)]
-    modules = [ArmorLinear.from_packed(call.layer) for call in calls]
+@pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
+def test_prepared_layers_run_together(tiles: Gpu, make_case) -> None:
+    cases = [make_case(rows, 128, 32, 3, torch.bfloat16, seed=rows) for rows in (64, 32, 48)]
+    modules = [ArmorLinear.from_packed(case.layer) for case in cases]
     for module in modules:
         module.prepare()
-    arguments = [module.arguments() for module in modules]
+    x, calls = cases[0].x, [module.call() for module in modules]
     for name in ("triton", "semi_structured"):
         with use(name):
-            for call, y in zip(calls, linears(calls[0].x, arguments), strict=True):
-                type(call)(calls[0].x, call.layer, None).check(y)
+            for case, y in zip(cases, linears(x, calls), strict=True):
+                replace(case, x=x).check(y)
 
 
-def test_what_was_packed_goes_with_its_tensors(tiles: Gpu, make_call) -> None:
-    call, other = (make_call(64, 64, None, 40, torch.bfloat16, seed=seed) for seed in (0, 1))
-    module = ArmorLinear.from_packed(call.layer)
+def test_what_was_prepared_goes_with_its_tensors(tiles: Gpu, make_case) -> None:
+    case, other = (make_case(64, 64, None, 40, torch.bfloat16, seed=seed) for seed in (0, 1))
+    module = ArmorLinear.from_packed(case.layer)
     module.prepare()
-    assert module.is_packed
+    assert module.is_prepared
     module.load_state_dict(other.layer.tensors())
-    assert module._packed is None
-    assert torch.equal(module.core_indices, other.layer.core_indices)
+    assert not module.is_prepared
     module.prepare()
     module.to(torch.float16)
-    assert module._packed is None
-    assert torch.equal(module.core_indices, other.layer.core_indices)
+    assert not module.is_prepared
     module.to(torch.bfloat16).prepare()
-    # Offloading puts other tensors into the module's place behind its back.
-    module.core_values = nn.Parameter(call.layer.core_values, requires_grad=False)
-    values, indices, *_, packed = module.arguments()
-    assert packed is None
-    assert values is module.core_values
-    assert torch.equal(indices, other.layer.core_indices)
-
-
-def test_places_of_another_kind_are_refused() -> None:
-    here = torch.device("cpu")
-    assert learn(16, 4, lambda indices: indices.view(torch.int16).flatten()[:-1], here) is None
-    assert learn(16, 4, lambda indices: indices.view(torch.int16).flatten() * 0, here) is None
-    twice = learn(16, 4, lambda i: i.view(torch.int16)[:, :2].repeat(1, 2).flatten(), here)
-    assert twice is None
-
-
-def test_the_places_of_cutlass_are_learnt() -> None:
-    places = learn(128, 16, compressed.cutlass_positions, torch.device("cpu"))
-    assert places is not None
-    indices = pack(torch.randn(128, 256), nm_mask(torch.rand(128, 256)))[1]
-    tail = compressed.cutlass_positions(indices)
-    where = (places.rows[:, None] + places.columns).long()
-    assert torch.equal(tail[where], indices.view(torch.int16))
+    assert module.is_prepared
+    # Offloading replaces parameters without a notice.
+    module.core_values = nn.Parameter(case.layer.core_values, requires_grad=False)
+    call = module.call()
+    assert call.prepared is None
+    assert call.layer.core_values is module.core_values
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_for_cutlass(
-    make_call, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    make_case, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def multiply(values: Tensor, positions: Tensor, x: Tensor) -> Tensor:
         assert x.shape[1] % 8 == 0
@@ -254,15 +229,15 @@ def test_packed_for_cutlass(
     monkeypatch.setattr(torch, "_sparse_semi_structured_mm", multiply)
     for module in (semi_structured, compressed):
         monkeypatch.setattr(module, "engine_of", lambda device: "cutlass")
-    monkeypatch.setattr(semi_structured.blocks, "is_available", lambda: Verdict("not here"))
-    call = make_call(*shape, 16, 20, torch.float16, bias=True)
-    packed = compressed.compress(call.layer)
-    call.check(semi_structured.matmul(call.x, call.layer, call.bias, packed))
+    monkeypatch.setattr(semi_structured.triton, "is_available", lambda: Verdict("not here"))
+    case = make_case(*shape, 16, 20, torch.float16, bias=True)
+    case.check(semi_structured.matmul(case.x, case.call))
 
 
 def test_what_it_supports_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert not semi_structured.is_available()
-    verdict = semi_structured.is_supported((64, 64), torch.bfloat16, torch.device("cpu"), 64)
+    cpu = torch.device("cpu")
+    verdict = semi_structured.is_supported((64, 64), torch.bfloat16, cpu, 64, TWO_OF_FOUR)
     assert verdict.reason == "the tensors are on cpu"

@@ -9,26 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from armor.linear import ArmorLinear
-from armor.runtime import prepare, sharing, use
-from armor.runtime.frontend import backend
-from armor.runtime.operator import linears_operator
+from armor.linear import ArmorLinear, prepare
+from armor.runtime import sharing, use
+from armor.runtime.operator import arguments, linears_operator
+from armor.runtime.registry import load
 from armor.runtime.sharing import SharedInputs
 
 needs_triton = pytest.mark.skipif(
-    not backend("triton").is_available(), reason="triton is not installed"
+    not load("triton").is_available(), reason="triton is not installed"
 )
 
 
 class Attention(nn.Module):
     """Query, key and value of one input, and an output projection of as many inputs."""
 
-    def __init__(self, make_call, block: int | None = 16, bias: bool = False) -> None:
+    def __init__(self, make_case, block: int | None = 16, bias: bool = False) -> None:
         super().__init__()
 
         def layer(rows: int, seed: int) -> ArmorLinear:
-            call = make_call(rows, 32, block, 1, bias=bias, seed=seed)
-            return ArmorLinear.from_packed(call.layer, call.bias)
+            case = make_case(rows, 32, block, 1, bias=bias, seed=seed)
+            return ArmorLinear.from_packed(case.layer, case.bias)
 
         self.q, self.k, self.v = layer(32, 1), layer(16, 2), layer(24, 3)
         self.o = layer(32, 4)
@@ -44,18 +44,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = sharing.linears
 
-    def counted(x, arguments):
-        seen.append(len(arguments))
-        return original(x, arguments)
+    def counted(x, calls):
+        seen.append(len(calls))
+        return original(x, calls)
 
     monkeypatch.setattr(sharing, "linears", counted)
     return seen
 
 
 @pytest.fixture(params=["cpu", pytest.param("triton", marks=needs_triton)])
-def attention(make_call, request) -> Attention:
+def attention(make_case, request) -> Attention:
     """Prepared for sharing, and running on a backend that does and one that does not."""
-    module = Attention(make_call, bias=request.param == "cpu")
+    module = Attention(make_case, bias=request.param == "cpu")
     with use("triton"):
         prepare(module)
     with use(request.param):
@@ -142,17 +142,13 @@ def test_no_graph_breaks_and_one_operator_for_all(attention: Attention) -> None:
     assert sum("armor.linear." in name or name.endswith("armor.linear") for name in names) == 1
 
 
-def test_opcheck(make_call) -> None:
-    layers = [make_call(rows, 20, 8, 3, seed=rows) for rows in (24, 9)]
-    columns = zip(*[module_arguments(call) for call in layers], strict=True)
-    torch.library.opcheck(linears_operator, (layers[0].x, *map(list, columns)))
+def test_opcheck(make_case) -> None:
+    cases = [make_case(rows, 20, 8, 3, seed=rows) for rows in (24, 9)]
+    columns = zip(*[arguments(case.call) for case in cases], strict=True)
+    torch.library.opcheck(linears_operator, (cases[0].x, *map(list, columns)))
 
 
-def module_arguments(call):
-    return ArmorLinear.from_packed(call.layer, call.bias).arguments()
-
-
-def test_only_backends_that_gain_from_it_share(make_call) -> None:
-    module = Attention(make_call)
+def test_only_backends_that_gain_from_it_share(make_case) -> None:
+    module = Attention(make_case)
     prepare(module)
     assert module.q.shared is None

@@ -14,7 +14,7 @@ from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
 from armor.sparse.pack import pack, packed_shapes, unpack, unpack_mask, valid_indices
 from armor.sparse.pattern import Pattern
-from armor.sparse.positions import ones
+from armor.sparse.positions import count_ones
 
 NM = [Pattern(n, m) for m in (2, 4, 8) for n in range(1, m)]
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 70))
@@ -53,7 +53,7 @@ def test_round_trip(
     assert torch.equal(unpack(values, indices, shape[1], pattern), core)
     assert torch.equal(unpack_mask(indices, shape[1], pattern), mask)
     if pattern.is_unstructured:
-        assert ones(indices) == len(values)
+        assert count_ones(indices) == len(values)
     factors = PackedLayer.from_factors(Factors(core, mask, pattern=pattern)).to_factors()
     assert torch.equal(factors.core, core)
     assert torch.equal(factors.mask, mask)

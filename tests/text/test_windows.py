@@ -1,10 +1,9 @@
-"""Token windows: reading each kind of source, cutting, drawing, and what is refused."""
+"""Token windows: cutting, drawing, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from armor.errors import ArmorError
 from armor.text import windows as data
-from armor.text.sources import documents, read_text
-from armor.text.windows import token_windows
+from armor.text.source import Source, TextLike
+from armor.text.windows import context_length, default_window, token_windows
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +57,14 @@ def test_draws_without_replacement_and_nested(tokenizer: Any) -> None:
 def test_pieces_lose_nothing_and_are_short(texts: list[str], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "_CHUNK", chunk)
-        pieces = list(data._pieces(texts))
+        pieces = list(data._pieces(texts, "\n\n"))
     assert "".join(pieces) == "\n\n".join(texts)
     assert max(map(len, pieces)) <= chunk
 
 
 def test_pieces_end_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "_CHUNK", 8)
-    pieces = list(data._pieces(["one two\nthree four\nfive"]))
+    pieces = list(data._pieces(["one two\nthree four\nfive"], "\n\n"))
     assert pieces == ["one two\n", "three ", "four\n", "five"]
 
 
@@ -84,113 +83,45 @@ def test_too_short_says_how_much_is_needed(tokenizer: Any) -> None:
         token_windows(("x" * 1500,), tokenizer, 200, 10)
 
 
-def test_text_file(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\n two\n\n\xc3\xa9\r")
-    assert list(documents(path)) == ["one\n two\n\n\u00e9\n"]
-    assert read_text(str(path), max_chars=5) == "one\n "
-
-
-def test_jsonl(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    texts, bodies = ["a\u2028b", "", "c"], ["B1", "B2", ""]
-    rows = [{"text": text, "body": body} for text, body in zip(texts, bodies, strict=True)]
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
-    assert list(documents(str(path))) == texts
-    assert list(documents(f"{path}:body")) == bodies
-    assert read_text(str(path)) == "a\u2028b\n\n\n\nc"
-    with pytest.raises(ArmorError, match=r"line 1: no text field 'title' \(.*: text, body\)"):
-        list(documents(f"{path}:title"))
-
-
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", "3"])
-def test_a_bad_jsonl_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "fine"}\n' + line, encoding="utf-8")
-    with pytest.raises(ArmorError, match="line 2: not a JSON object"):
-        list(documents(path))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b" \n\n ", "is empty"),
-        (b"abc\0def", "NUL bytes"),
-        (b"abc \xff\xfe", "not UTF-8 text: bad byte at 4"),
-        (None, "No such file"),
-    ],
-)
-def test_unusable_files(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "text.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ArmorError, match=message) as caught:
-        read_text(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArmorError, match="is a folder"):
-        read_text(tmp_path)
-
-
 @pytest.mark.parametrize("texts", [(), [], [""]])
 def test_nothing_given(texts: Any, tokenizer: Any) -> None:
     with pytest.raises(ArmorError, match="no text given"):
         token_windows(texts, tokenizer, 1, 1)
 
 
-def make_dataset(folder: Path, column: str = "text", **more: str) -> str:
-    for split in ("train", "test"):
-        rows = [{column: f"{split} {i}", "number": i, **more} for i in range(3)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return f"hf:{folder}"
+class Endless(Source):
+    """A stream of numbered documents that never ends."""
+
+    name = "endless"
+    is_stream = True
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    @classmethod
+    def parse(cls, given: TextLike) -> Endless | None:
+        return None
+
+    def documents(self, split: str) -> Iterator[str]:
+        assert split == "train"
+        while True:
+            self.read += 1
+            yield f"document {self.read}"
 
 
-@pytest.mark.filterwarnings("default")
-def test_dataset_splits_and_columns(tmp_path: Path, tokenizer: Any) -> None:
-    pytest.importorskip("datasets")
-    name = make_dataset(tmp_path, "body")
-    assert list(documents(name)) == ["train 0", "train 1", "train 2"]
-    assert read_text(name) == "test 0\n\ntest 1\n\ntest 2"
-    assert next(documents(name, "validation")) == "test 0"
-    assert text_of(token_windows(name, tokenizer, 1, 7)) != []
-
-
-@pytest.mark.filterwarnings("default")
-def test_dataset_without_a_clear_column(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    name = make_dataset(tmp_path, "question", answer="yes")
-    with pytest.raises(ArmorError, match=r"no column 'text' \(text columns: question, answer\)"):
-        read_text(name)
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_dataset_out_of_reach_is_one_line() -> None:
-    pytest.importorskip("datasets")
-    with pytest.raises(ArmorError, match="cannot load hf:no/such-set") as caught:
-        read_text("hf:no/such-set")
-    assert "\n" not in str(caught.value)
-
-
-def test_without_the_datasets_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ArmorError, match=r"pip install 'armor-prune\[eval\]'"):
-        read_text("hf:any/thing")
-
-
-def test_a_dataset_is_read_no_further_than_needed(
+def test_a_stream_is_read_no_further_than_needed(
     monkeypatch: pytest.MonkeyPatch, tokenizer: Any
 ) -> None:
-    read = []
-
-    def endless(source: Any, split: str = "train") -> Any:
-        while True:
-            read.append(len(read))
-            yield f"document {len(read)}"
-
-    monkeypatch.setattr(data, "documents", endless)
     monkeypatch.setattr(data, "_CHUNK", 50)
-    assert token_windows("hf:endless", tokenizer, 2, 10).shape == (2, 10)
-    assert len(read) < 50
+    source = Endless()
+    assert token_windows(source, tokenizer, 2, 10).shape == (2, 10)
+    assert source.read < 50
+
+
+@pytest.mark.parametrize(
+    ("own", "window", "context"), [({}, 2048, 2048), ({"max_position_embeddings": 64}, 64, 64)]
+)
+def test_default_window(own: dict[str, int], window: int, context: int) -> None:
+    config = PretrainedConfig(**own)
+    assert (default_window(config), context_length(config)) == (window, context)
+    assert default_window(PretrainedConfig(max_position_embeddings=10**6)) == 2048

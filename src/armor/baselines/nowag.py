@@ -4,6 +4,7 @@ arXiv 2504.14569)."""
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armor.baselines.select import select
@@ -14,7 +15,9 @@ from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 EPSILON = 1e-5
 
 
-def normalise(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def normalise(
+    weight: Float[Tensor, "out in"],
+) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"], Float[Tensor, " in"]]:
     """Divide the columns, then the rows of `weight` (out, in) by their L2 norm + 1e-5.
 
     Returns:

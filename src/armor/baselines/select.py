@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import Pattern
 
 
-def select(scores: Tensor, pattern: Pattern) -> Tensor:
+def select(scores: Float[Tensor, "rows cols"], pattern: Pattern) -> Bool[Tensor, "rows cols"]:
     """The largest of `scores` (rows, cols), ties to the lower index: bool, the same shape.
 
     Of every group; or of the whole matrix, for an unstructured pattern.
@@ -19,7 +20,9 @@ def select(scores: Tensor, pattern: Pattern) -> Tensor:
     return nm_mask(scores, pattern.kept, pattern.group)
 
 
-def select_by_row(scores: Tensor, pattern: Pattern) -> Tensor:
+def select_by_row(
+    scores: Float[Tensor, "rows cols"], pattern: Pattern
+) -> Bool[Tensor, "rows cols"]:
     """`select`, but an unstructured pattern keeps as many in every row, one more or less.
 
     Together they are those of the whole matrix.
@@ -35,7 +38,7 @@ def select_by_row(scores: Tensor, pattern: Pattern) -> Tensor:
     return mask.scatter_(1, order, ranks < quota.unsqueeze(1))
 
 
-def largest(scores: Tensor, count: int) -> Tensor:
+def largest(scores: Float[Tensor, "rows cols"], count: int) -> Bool[Tensor, "rows cols"]:
     """The `count` largest of all `scores`, ties to the lower index: bool, the same shape."""
     flat = scores.flatten()
     mask = torch.zeros_like(flat, dtype=torch.bool)

@@ -9,6 +9,7 @@ the diagonal on, is the first row of ``(H[j:, j:])^-1`` over the square root of 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armor.baselines.obs_block import prune_block
@@ -61,7 +62,7 @@ def sparsegpt(problem: Problem, pattern: Pattern = TWO_OF_FOUR) -> Factors:
     return Factors(weight.T.contiguous(), mask.T.contiguous(), pattern=pattern)
 
 
-def inverse_factor(moment: Tensor) -> Tensor:
+def inverse_factor(moment: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
     """``U``, upper triangular with ``(X + damping I)^-1 = U^T U``, (in, in).
 
     The damping starts at 1 % of the mean diagonal and grows tenfold until the Cholesky

@@ -15,11 +15,10 @@ from armor.bench.roofline import Cost, Peaks
 from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
 from armor.linear import ArmorLinear, held_bytes
-from armor.runtime.frontend import choose
+from armor.runtime.dispatch import choose
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
-from armor.sparse.pack import pack as pack_core
-from armor.sparse.pack import packed_shapes
+from armor.sparse.pack import pack, packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR
 
 # Copies of the weights take turns until they are more than the caches hold: a decoding model
@@ -123,9 +122,9 @@ def _dense_layer(weight: Tensor) -> nn.Linear:
 
 
 def random_layer(
-    shape: Shape, dtype: torch.dtype, device: torch.device, pack: bool = True
+    shape: Shape, dtype: torch.dtype, device: torch.device, prepare: bool = True
 ) -> ArmorLinear:
-    """A packed layer of random numbers at random positions; `pack`: prepared for its backend."""
+    """A packed layer of random numbers at random positions; `prepare`: for its backend."""
     pattern, size = shape.pattern, (shape.out_features, shape.in_features)
 
     def random(*size: int) -> Tensor:
@@ -142,14 +141,14 @@ def random_layer(
             mask = scores < pattern.density
         else:
             mask = nm_mask(scores, pattern.kept, pattern.group)
-        core = pack_core(random(*size), mask, pattern)
+        core = pack(random(*size), mask, pattern)
     left = right = None
     if shape.block is not None:
         left = random(-(-shape.out_features // shape.block), shape.block, shape.block)
         right = random(-(-shape.in_features // shape.block), shape.block, shape.block)
     packed = PackedLayer(shape.in_features, *core, left, right, pattern)
     module = ArmorLinear.from_packed(packed)
-    if pack:
+    if prepare:
         module.prepare()
     return module
 
@@ -158,7 +157,7 @@ def _random_layers(
     shape: Shape, dtype: torch.dtype, device: torch.device, count: int
 ) -> list[ArmorLinear]:
     """Layers of the same random numbers, each in memory of its own."""
-    first = random_layer(shape, dtype, device, pack=False)
+    first = random_layer(shape, dtype, device, prepare=False)
     layers = [first, *(deepcopy(first) for _ in range(count - 1))]
     for layer in layers:
         layer.prepare()
@@ -183,8 +182,9 @@ def _cost(shape: Shape, batch: int, dtype: torch.dtype, contender: str) -> Cost:
 def _backend(module: nn.Module, batch: int, device: torch.device) -> str:
     if not isinstance(module, ArmorLinear):
         return "torch"
-    shape, dtype = module.packed().shape, module.core_values.dtype
-    return choose(shape, dtype, device, batch, module.is_packed, module.pattern)
+    call = module.call()
+    layer, dtype = call.layer, module.core_values.dtype
+    return choose(layer.shape, dtype, device, batch, layer.pattern, call.prepared_by)
 
 
 def _peak(module: nn.Module, x: Tensor) -> int | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from armor.bench.timing import interleaved
 from armor.linear import ArmorLinear, held_bytes
+from armor.models.modules import put_module
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,10 @@ def _dense(model: nn.Module) -> Iterator[None]:
                 linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
             linear.weight = nn.Parameter(layer.dense_weight(), requires_grad=False)
             linear.register_parameter("bias", layer.bias)
-            _put(model, name, linear)
+            put_module(model, name, linear)
         torch.compiler.reset()
         yield
     finally:
         for name, layer in layers.items():
-            _put(model, name, layer)
+            put_module(model, name, layer)
         torch.compiler.reset()
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -1,4 +1,4 @@
-"""The results of a benchmark as numbers for JSON, as a plot, and as one honest sentence."""
+"""The results of a benchmark as numbers for JSON, and as one honest sentence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from armor.bench.layers import Measured
+from armor.versions import versions
 
 _EVEN = 0.98  # slower than this share of dense is slower
 
@@ -30,9 +31,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "python": platform.python_version(),
+        **versions("torch", "python"),
         "system": platform.system(),
     }
 
@@ -57,42 +57,3 @@ def slower_line(rows: Sequence[Measured]) -> str:
         for (name, batch), ratio in sorted(slow.items(), key=lambda item: item[1])
     ]
     return "ARMOR is slower than dense at " + ", ".join(cases)
-
-
-def write_plot(rows: Sequence[Measured], path: Path, title: str) -> None:
-    """Speed against dense over the batch, one colour a layer, ARMOR solid and 2:4 dashed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.axhline(1.0, color="grey", linewidth=1)
-    names = list(dict.fromkeys(row.shape.name for row in rows))
-    for contender, style in (("ARMOR", "-o"), ("2:4", "--")):
-        ratios = speedups(rows, contender)
-        for number, name in enumerate(names):
-            points = sorted((batch, r) for (layer, batch), r in ratios.items() if layer == name)
-            axes.plot(
-                [batch for batch, _ in points],
-                [ratio for _, ratio in points],
-                style,
-                color=f"C{number % 10}",
-                label=f"{name} {contender}",
-                markersize=4,
-            )
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("rows of input")
-    axes.set_ylabel("speed, dense = 1")
-    axes.set_title(title)
-    axes.legend(fontsize="x-small", ncols=2)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            figure.savefig(file, format="png", dpi=150)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

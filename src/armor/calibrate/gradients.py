@@ -1,4 +1,4 @@
-"""How much the model's loss minds an error in a layer's output: gradients, block by block.
+"""How much an error in a layer's output raises the model's loss: gradients, block by block.
 
 To second order, an error e of a linear's output at one token adds (g . e)^2 / 2 to the divergence
 of the model's predictions, with g the gradient of the loss there (the empirical Fisher matrix).
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from armor.calibrate.stream import Call, replaced
+from armor.calibrate.stream import BlockCall, replaced
 from armor.models.structure import Structure
 
 #: For each linear that was called ``inputs/LINEAR``, (tokens, in), and ``gradients/LINEAR``, those
@@ -31,7 +32,7 @@ class Draw:
     share: float
     seed: int
 
-    def rows(self, total: int) -> Tensor:
+    def rows(self, total: int) -> Int64[Tensor, " kept"]:
         """The numbers of the tokens that are kept of `total`."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(total, generator=generator)[: math.ceil(self.share * total)]
@@ -40,18 +41,18 @@ class Draw:
 def loss_gradient(
     model: nn.Module,
     structure: Structure,
-    hidden: Tensor,
-    tokens: Tensor,
+    hidden: Float[Tensor, "batch seq width"],
+    tokens: Int64[Tensor, "batch seq"],
     as_tuple: bool,
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Tensor, Samples]:
-    """The gradient of the loss, a sum over tokens, by the hidden states behind the blocks.
+) -> tuple[Float[Tensor, "batch seq width"], Samples]:
+    """The gradient of the loss, a sum over tokens, by the hidden states after the blocks.
 
     Args:
         model: with the weights of all that comes after the blocks. hidden: (batch, seq, width).
         tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple.
-        linears: those to keep samples of, behind the blocks.
+        linears: those to keep samples of, after the blocks.
 
     Returns:
         (batch, seq, width), and the samples.
@@ -76,13 +77,13 @@ def loss_gradient(
 
 def block_gradient(
     block: nn.Module,
-    call: Call,
-    hidden: Tensor,
-    gradient: Tensor,
+    call: BlockCall,
+    hidden: Float[Tensor, "batch seq width"],
+    gradient: Float[Tensor, "batch seq width"],
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Tensor, Samples]:
-    """From the `gradient` behind `block` to that before it, both (batch, seq, width).
+) -> tuple[Float[Tensor, "batch seq width"], Samples]:
+    """From the `gradient` after `block` to that before it, both (batch, seq, width).
 
     Args:
         hidden: hidden states before the block. linears: those to keep samples of.

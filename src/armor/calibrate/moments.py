@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armor.errors import ArmorError
@@ -18,7 +19,11 @@ class Moments:
         self.tokens = 0
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, inputs: Tensor, dense_inputs: Tensor | None = None) -> None:
+    def add(
+        self,
+        inputs: Float[Tensor, "*batch in"],
+        dense_inputs: Float[Tensor, "*batch in"] | None = None,
+    ) -> None:
         """Add a batch: `inputs` (..., in) and, token for token, `dense_inputs` (..., in)."""
         flat = inputs.flatten(0, -2).float()
         lefts = {"second": flat}
@@ -31,17 +36,17 @@ class Moments:
             else:
                 self._sums[name] = left.T @ flat
 
-    def merge(self, tokens: int, sums: dict[str, Tensor]) -> None:
+    def merge(self, tokens: int, sums: dict[str, Float[Tensor, "in in"]]) -> None:
         """Add the sums over other `tokens`, which are changed if they are the first."""
         self.tokens += tokens
         for name, part in sums.items():
             self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
 
-    def sums(self) -> dict[str, Tensor]:
+    def sums(self) -> dict[str, Float[Tensor, "in in"]]:
         """``second`` and, where asked for, ``cross``: not divided by the tokens."""
         return self._sums
 
-    def means(self, what: str) -> dict[str, Tensor]:
+    def means(self, what: str) -> dict[str, Float[Tensor, "in in"]]:
         """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32.
 
         Takes the sums along: nothing can be added afterwards.

@@ -1,4 +1,4 @@
-"""Which tokens reach which expert, and what the linears of an expert are fed."""
+"""Which tokens reach which expert, and the inputs of an expert's linears."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from armor.calibrate.stream import Call, Stop, input_of
+from armor.calibrate.stream import Stop
 from armor.errors import ArmorError
 from armor.models.routed import Routed
 
 
-def layer_input(block: nn.Module, call: Call, hidden: Tensor, routed: Routed) -> Tensor:
-    """What the layer of experts is fed when `block` runs, (batch, seq, hidden)."""
-    found = input_of(block, call, hidden, routed.path)
-    assert found is not None
-    return found
-
-
-def routes(block: nn.Module, routed: Routed, inputs: Tensor) -> list[Tensor]:
-    """The tokens that each expert gets when its layer is fed `inputs`.
+def tokens_by_expert(
+    block: nn.Module, routed: Routed, inputs: Float[Tensor, "batch seq hidden"]
+) -> list[Int64[Tensor, " _"]]:
+    """The tokens that each expert gets when its layer gets `inputs`.
 
     The layer runs twice, its experts doing nothing: on `inputs`, and on the numbers of the tokens
     with the router's answers as they were. So it does not matter how it hands tokens on.
@@ -34,7 +30,7 @@ def routes(block: nn.Module, routed: Routed, inputs: Tensor) -> list[Tensor]:
         For each expert the numbers of its tokens, int64, counted through the flattened batch.
 
     Raises:
-        ArmorError: the experts are fed something else than rows of `inputs`.
+        ArmorError: the experts get something else than rows of `inputs`.
     """
     layer = block.get_submodule(routed.path)
     router = block.get_submodule(routed.router_path)
@@ -50,22 +46,24 @@ def routes(block: nn.Module, routed: Routed, inputs: Tensor) -> list[Tensor]:
     numbers = torch.zeros_like(inputs)
     numbers[..., 0] = torch.arange(tokens, device=inputs.device).view(inputs.shape[:-1])
     with torch.no_grad():
-        with _idle(block, routed) as fed, _hooked(router, note):
+        with _idle(block, routed) as given, _hooked(router, note):
             layer(inputs)
         with _idle(block, routed) as counted, _hooked(router, answer):
             layer(numbers)
     flat = inputs.reshape(tokens, -1)
     rows = [seen[:, 0].long() for seen in counted]
-    for seen, chosen in zip(fed, rows, strict=True):
+    for seen, chosen in zip(given, rows, strict=True):
         if not torch.equal(seen, flat[chosen]):
             raise ArmorError(
-                f"the experts of {type(layer).__name__} are not fed rows of its input: leave them"
+                f"the experts of {type(layer).__name__} do not get rows of its input: leave them"
                 " dense with --exclude '*experts*'"
             )
     return rows
 
 
-def fill(rows: Tensor, tokens: int, extra: int) -> Tensor:
+def add_other_tokens(
+    rows: Int64[Tensor, " own"], tokens: int, extra: int
+) -> Int64[Tensor, " more"]:
     """`rows` and `extra` (or all) of the other tokens, evenly spaced."""
     others = torch.ones(tokens, dtype=torch.bool, device=rows.device)
     others[rows] = False
@@ -77,8 +75,10 @@ def fill(rows: Tensor, tokens: int, extra: int) -> Tensor:
     return torch.cat([rows, others_at[places]])
 
 
-def fed(expert: nn.Module, linear: str, inputs: Tensor) -> Tensor:
-    """What `linear` inside `expert` is fed, given the expert's inputs (tokens, hidden)."""
+def linear_input(
+    expert: nn.Module, linear: str, inputs: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens in"]:
+    """The input of `linear` inside `expert`, given the expert's inputs (tokens, hidden)."""
     seen: list[Tensor] = []
 
     def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -96,7 +96,7 @@ def fed(expert: nn.Module, linear: str, inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _idle(block: nn.Module, routed: Routed) -> Iterator[list[Tensor]]:
-    """While active, experts do nothing but note what they are fed, (tokens, hidden) each."""
+    """While active, experts do nothing but note their inputs, (tokens, hidden) each."""
     weight = next(block.get_submodule(routed.router_path).parameters())
     noted: list[Tensor] = [weight.new_empty(0, weight.shape[-1])] * routed.count
     experts = [block.get_submodule(routed.expert(number)) for number in range(routed.count)]

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.errors import ArmorError
@@ -20,7 +21,7 @@ class Stop(Exception):
     """Ends a forward pass as soon as what it was run for is known."""
 
 
-class Call:
+class BlockCall:
     """The arguments of a block's forward besides the hidden states."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -29,12 +30,16 @@ class Call:
         self.by_name = "hidden_states" in kwargs
         self.as_tuple = False  # what the block returns
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The hidden states behind `block`, (batch, seq, width), without a graph."""
+    def run(
+        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
+    ) -> Float[Tensor, "batch seq width"]:
+        """The hidden states after `block`, (batch, seq, width), without a graph."""
         with torch.no_grad():
             return self.traced(block, hidden)
 
-    def traced(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def traced(
+        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
+    ) -> Float[Tensor, "batch seq width"]:
         """The same with a graph, where gradients are on."""
         args, kwargs = self.args, self.kwargs
         if self.by_name:
@@ -46,26 +51,26 @@ class Call:
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
-    def to(self, device: torch.device | str) -> Call:
+    def to(self, device: torch.device | str) -> BlockCall:
         """The same call with its tensors on `device`."""
-        moved = Call(_to(self.args, device), _to(self.kwargs, device))
+        moved = BlockCall(_to(self.args, device), _to(self.kwargs, device))
         moved.by_name, moved.as_tuple = self.by_name, self.as_tuple
         return moved
 
 
 #: For each block, by the number of windows in a batch: how it is called.
-Calls = list[dict[int, Call]]
+BlockCalls = list[dict[int, BlockCall]]
 
 
-def batches(windows: Tensor) -> list[Tensor]:
+def batches(windows: Int64[Tensor, "samples seq"]) -> list[Int64[Tensor, "_ seq"]]:
     """`windows` (samples, seq) in the batches that go through the model together."""
     size = max(1, min(BATCH_WINDOWS, BATCH_TOKENS // windows.shape[1]))
     return list(windows.split(size))
 
 
 def open_stream(
-    model: nn.Module, structure: Structure, tokens: Iterable[Tensor]
-) -> Iterator[tuple[Tensor, list[Call]]]:
+    model: nn.Module, structure: Structure, tokens: Iterable[Int64[Tensor, "_ seq"]]
+) -> Iterator[tuple[Float[Tensor, "_ seq width"], list[BlockCall]]]:
     """For each batch: the hidden states at the input of block 0, and the call of every block.
 
     The blocks are not run, only asked what they would be called with; so the model's other parts
@@ -79,13 +84,13 @@ def open_stream(
     as_tuple: bool | None = None
     for batch in tokens:
         hidden: list[Tensor] = []
-        calls: list[Call] = []
+        calls: list[BlockCall] = []
 
         def forward(first: bool, last: bool, original: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal as_tuple
             named = "hidden_states" in kwargs
             states = kwargs["hidden_states"] if named else args[0]
-            calls.append(Call(args if named else args[1:], kwargs))  # noqa: B023
+            calls.append(BlockCall(args if named else args[1:], kwargs))  # noqa: B023
             if first:
                 hidden.append(states)  # noqa: B023
                 if as_tuple is None:
@@ -106,58 +111,33 @@ def open_stream(
         yield hidden[0], calls
 
 
-def behind(
-    model: nn.Module, structure: Structure, module: nn.Module, hidden: Tensor, as_tuple: bool
-) -> Tensor:
-    """What `module` is fed where the blocks of `model` end with `hidden`.
-
-    Args:
-        module: runs after the blocks. as_tuple: whether blocks return a tuple.
-    """
-    seen: list[Tensor] = []
-
-    def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0])
-        raise Stop
-
-    def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
-
-    handle = module.register_forward_pre_hook(capture)
-    try:
-        with replaced(structure, forward), torch.no_grad(), suppress(Stop):
-            model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
 def observe(
-    block: nn.Module, call: Call, hidden: Tensor, described: Sequence[Sequence[str]] = ()
-) -> tuple[Tensor, list[tuple[list[str], Tensor]]]:
-    """Run `block`, and note what its linears are fed.
+    block: nn.Module,
+    call: BlockCall,
+    hidden: Float[Tensor, "batch seq width"],
+    described: Sequence[Sequence[str]] = (),
+) -> tuple[Float[Tensor, "batch seq width"], list[tuple[list[str], Tensor]]]:
+    """Run `block`, and note the inputs of its linears.
 
     Args:
-        described: linears that are said to be fed equal tensors.
+        described: groups of linears that a description of the model says get equal tensors.
 
     Returns:
-        the hidden states behind the block, and its stages in the order they run: the names of the
-        linears that are fed one and the same tensor (or are described so), and that tensor.
+        the hidden states after the block, and its stages in the order they run: the names of the
+        linears that get one and the same tensor (or are described so), and that tensor.
 
     Raises:
-        ArmorError: what is described is not so.
+        ArmorError: linears that are described as one stage get different tensors.
     """
     stages: list[tuple[list[str], Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             for names, known in stages:
-                said = any(name in stage and names[0] in stage for stage in described)
-                if said and not torch.equal(known, args[0]):
-                    raise ArmorError(
-                        f"recipe, stages: {names[0]} and {name} are fed different tensors"
-                    )
-                if said or known is args[0]:
+                is_described = any(name in stage and names[0] in stage for stage in described)
+                if is_described and not torch.equal(known, args[0]):
+                    raise ArmorError(f"recipe, stages: {names[0]} and {name} get different tensors")
+                if is_described or known is args[0]:
                     names.append(name)
                     return
             stages.append(([name], args[0]))
@@ -176,8 +156,10 @@ def observe(
             handle.remove()
 
 
-def input_of(block: nn.Module, call: Call, hidden: Tensor, linear: str) -> Tensor | None:
-    """What the module `linear` is fed when `block` runs; None if it is not called. Stops there."""
+def module_input(
+    block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"], linear: str
+) -> Float[Tensor, "... in"] | None:
+    """The input of the module `linear` when `block` runs; None if it is not called. Stops there."""
     seen: list[Tensor] = []
 
     def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -193,7 +175,7 @@ def input_of(block: nn.Module, call: Call, hidden: Tensor, linear: str) -> Tenso
     return seen[0] if seen else None
 
 
-def merged(found: Iterable[list[list[str]]]) -> list[list[str]]:
+def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:
     """The stages of several batches as one list; a linear counts where it first appeared."""
     stages: list[list[str]] = []
     placed: set[str] = set()

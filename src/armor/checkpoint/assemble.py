@@ -1,4 +1,4 @@
-"""assemble: a model folder and its pruned layers make a checkpoint folder."""
+"""assemble: the files of a model and its pruned layers make a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.folder import building
 from armor.checkpoint.format import RUN_FILE, LayerSpec, to_metadata
 from armor.checkpoint.joined import Joined, in_parts, joined_to_metadata
 from armor.checkpoint.jsonfile import write_json, write_text
 from armor.checkpoint.readme import readme
 from armor.checkpoint.shards import MAX_SHARD_BYTES, ShardWriter
-from armor.checkpoint.sidecar import CONFIG, README, copy_sidecar, read_config
+from armor.checkpoint.sidecar import CONFIG, README, copy_sidecar
 from armor.checkpoint.tensorfile import StoredTensor, describe
-from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -25,14 +25,8 @@ from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 WEIGHT = ".weight"
 
 
-def check_source(source: Path) -> None:
-    """Raise `ArmorError` unless `source` is a dense model in safetensors that can be pruned."""
-    _dense_config(source)
-    read_weights(source)
-
-
 def assemble(
-    source: Path,
+    source: ModelFiles,
     out: Path,
     layers: Mapping[str, PackedLayer | Mapping[str, StoredTensor]],
     run: dict[str, Any],
@@ -47,25 +41,25 @@ def assemble(
     tensors of one shard. `out` appears at the very end. The same input gives the same bytes.
 
     Args:
-        source: a model folder with safetensors weights.
+        source: the files of a dense model.
         layers: pruned layers by name, in the dtype of the weight they replace: in memory, or their
             tensors in files, from which they are copied. Each is asked for once, in the order of
             the source's files, so the mapping may load them lazily.
         run: contents of armor_run.json; its ``layers`` may hold a record for each layer.
         joined: tensors of the source that are stored in parts, by name.
-        replace: an `out` that exists makes way at the very end.
-        patterns: of the layers that are given as files, 2:4 where it says nothing.
+        replace: an `out` that exists is replaced, at the very end.
+        patterns: of the layers that are given as files, 2:4 for those not in it.
 
     Raises:
-        ArmorError: an unusable source, an `out` that exists, a layer that does not fit the source
-            or holds NaN or inf, a full disk.
+        ArmorError: a source that is not dense, an `out` that exists, a layer that does not fit the
+            source or holds NaN or inf, a full disk.
     """
-    config = _dense_config(source)
+    source.check_dense()
     joined, patterns = joined or {}, patterns or {}
-    tensors = in_parts(read_weights(source), joined)
+    tensors = in_parts(source.tensors, joined)
     for name in layers:
         if name + WEIGHT not in tensors:
-            raise ArmorError(f"{source} has no tensor {name + WEIGHT!r} to replace")
+            raise ArmorError(f"{source.path} has no tensor {name + WEIGHT!r} to replace")
     with building(out, replace) as folder:
         specs = {}
         writer = ShardWriter(folder, max_shard_bytes)
@@ -84,32 +78,22 @@ def assemble(
                     PackedLayer.of(stored.shape[-1], loaded, patterns.get(name, TWO_OF_FOUR)),
                     given,
                 )
-            _check(name, layer, stored)
+            _check_fits(name, layer, stored)
             specs[name] = LayerSpec.of(layer)
             for part, values in parts.items():
                 writer.add(f"{name}.{part}", values)
         writer.finish()
         specs = {name: specs[name] for name in layers}
-        copy_sidecar(source, folder)
+        copy_sidecar(source.path, folder)
         metadata = to_metadata(specs)
         if joined:
             metadata["joined"] = joined_to_metadata(joined)
-        write_json(folder / CONFIG, config | {"quantization_config": metadata})
+        write_json(folder / CONFIG, source.config | {"quantization_config": metadata})
         write_json(folder / RUN_FILE, run)
         write_text(folder / README, readme(specs))
 
 
-def _dense_config(source: Path) -> dict[str, Any]:
-    config = read_config(source)
-    if (quantization := config.get("quantization_config")) is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise ArmorError(
-            f"{source} is already compressed (quant_method {method!r}): start from the dense model"
-        )
-    return config
-
-
-def _check(name: str, layer: PackedLayer, stored: StoredTensor) -> None:
+def _check_fits(name: str, layer: PackedLayer, stored: StoredTensor) -> None:
     if layer.shape != stored.shape:
         raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {stored.shape}")
     expected = LayerSpec.of(layer).tensor_shapes()

@@ -1,4 +1,4 @@
-"""export_dense: the checkpoint multiplied out, a plain model folder without a trace of armor."""
+"""export_dense: the checkpoint multiplied out, a plain model folder with nothing of armor in it."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def check_output(out: Path) -> None:
 def building(out: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends without an error.
 
-    On an error, Ctrl-C included, it is removed; what a killed process left goes at the next try.
-    With `replace`, an `out` that exists makes way at that moment and not before.
+    On an error, Ctrl-C included, it is removed; what a killed process left is removed at the next
+    try. With `replace`, an `out` that exists is replaced at that moment and not before.
 
     Raises:
         ArmorError: `out` exists, cannot be made, or the disk is full.
@@ -64,7 +64,7 @@ def building(out: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def full_disk(folder: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn what goes wrong with a write into one line; `partial`, unfinished, is removed.
+    """Turn errors of writing into one line; `partial`, an unfinished file, is removed.
 
     Raises:
         ArmorError: the disk of `folder` is full, or nothing can be written there.
@@ -92,7 +92,7 @@ def _remove_leftovers(out: Path) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock that tells a living builder's folder from a leftover; whether it was free."""
+    """Hold the lock of a folder that is being built; gives whether it was free (a leftover)."""
     if sys.platform == "win32":  # no such lock: leftovers stay
         yield False
         return
@@ -117,3 +117,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the unfinished run of `out` lies: beside it, hidden."""
+    return out.parent / f".{out.name}.run"

@@ -1,20 +1,128 @@
-"""inspect: what a checkpoint holds, layer by layer, as a JSON-ready dict."""
+"""inspect: what a checkpoint holds, layer by layer."""
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.format import FORMAT, LayerSpec, common_pattern
-from armor.checkpoint.jsonfile import number
 from armor.checkpoint.reader import Checkpoint
-from armor.checkpoint.size import Budget
+from armor.checkpoint.records import LayerRecord, RunRecord
+from armor.checkpoint.stored_size import StoredSize
 
-_NUMBERS = (
-    *("loss", "nowag_loss", "sparsegpt_loss", "seconds"),
-    *("output_energy", "output_error"),
-)
+
+@dataclass(frozen=True)
+class InspectedLayer:
+    """One pruned layer: what the checkpoint says of it, its bytes, and what the run recorded.
+
+    Attributes:
+        harm: of its block, where a size was asked for: the divergence to expect from it.
+    """
+
+    spec: LayerSpec
+    size: StoredSize
+    record: LayerRecord
+    harm: float | None
+
+    @property
+    def certificate(self) -> bool | None:
+        """The recorded one; None of a layer without wrappers, whose method claims nothing."""
+        return None if self.spec.block is None else self.record.certificate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The layer's entry in `inspect`."""
+        size, record = self.size, self.record
+        return {
+            "shape": list(self.spec.shape),
+            "block": self.spec.block,
+            "pattern": str(self.spec.pattern),
+            "dtype": size.dtype,
+            "bytes": size.packed,
+            "dense_bytes": size.dense,
+            "ratio": size.packed / size.dense,
+            "overhead": size.overhead,
+            "loss": record.loss,
+            "nowag_loss": record.nowag_loss,
+            "sparsegpt_loss": record.sparsegpt_loss,
+            "seconds": record.seconds,
+            "output_energy": record.output_energy,
+            "output_error": record.output_error,
+            "certificate": record.certificate,
+            "harm": self.harm,
+        }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint, with every index checked.
+
+    Attributes:
+        layers: the pruned layers by name. run: the record of the run that made it.
+        model_bytes: of all weights.
+    """
+
+    layers: Mapping[str, InspectedLayer]
+    run: RunRecord
+    model_bytes: int
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Inspection:
+        """Read the checkpoint `folder`. Raises `ArmorError` unless it is a sound one."""
+        checkpoint = Checkpoint.open(folder)
+        run = run_record(checkpoint)
+        layers = {}
+        for name, spec in checkpoint.layers.items():
+            checkpoint.check_pattern(name)
+            size = StoredSize.of(name, spec, checkpoint.tensors)
+            harm = run.size.harms.get(name) if run.size else None
+            layers[name] = InspectedLayer(spec, size, run.layers[name], harm)
+        return cls(layers, run, sum(stored.nbytes for stored in checkpoint.tensors.values()))
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the pruned layers as stored."""
+        return sum(layer.size.packed for layer in self.layers.values())
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of the same layers when they were dense."""
+        return sum(layer.size.dense for layer in self.layers.values())
+
+    @property
+    def dense_model_bytes(self) -> int:
+        """Of all weights when they were dense."""
+        return self.model_bytes - self.packed_bytes + self.dense_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `inspect` gives."""
+        layers, size = self.layers.values(), self.run.size
+        counts = {} if size is None else size.counts
+        return {
+            "format": FORMAT,
+            "pattern": str(common_pattern({n: layer.spec for n, layer in self.layers.items()})),
+            "method": self.run.method,
+            "layers": {name: layer.to_dict() for name, layer in self.layers.items()},
+            "budget": None
+            if size is None
+            else {
+                "size": size.size,
+                "reached": size.reached,
+                "blocks": {str(block): n for block, n in counts.items() if block is not None},
+                "dense": counts.get(None, 0),
+            },
+            "dense_layers": self.run.dense_layers,
+            "totals": {
+                "layers": len(layers),
+                "bytes": self.packed_bytes,
+                "dense_bytes": self.dense_bytes,
+                "ratio": self.packed_bytes / self.dense_bytes,
+                "model_bytes": self.model_bytes,
+                "dense_model_bytes": self.dense_model_bytes,
+                "certified": sum(layer.record.certificate is True for layer in layers),
+            },
+        }
 
 
 def inspect(folder: str | Path) -> dict[str, Any]:
@@ -24,11 +132,11 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         ``format``, ``pattern`` (of most layers), ``method`` (None if unknown);
         ``layers``: name -> ``shape`` [out, in], ``block``, ``pattern``, ``dtype``, ``bytes``
         (packed, without bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper
-        parameters over dense ones) and, None where armor_run.json does not tell, ``loss``,
+        parameters over dense ones) and, None where armor_run.json lacks it, ``loss``,
         ``nowag_loss``,
         ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
         and ``output_error`` (mean squared norms), ``harm`` (of its block, where a size was asked
-        for: how much the model minds it; only comparisons matter);
+        for: the divergence to expect from it; only comparisons matter);
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
         dense of all layers that could be pruned), ``blocks``: block -> how many layers got it,
         ``dense``: how many stay dense;
@@ -39,80 +147,10 @@ def inspect(folder: str | Path) -> dict[str, Any]:
     Raises:
         ArmorError: not a sound armor checkpoint.
     """
-    checkpoint = Checkpoint.open(folder)
-    records = _mapping(checkpoint.run.get("layers"))
+    return Inspection.of(folder).to_dict()
+
+
+def run_record(checkpoint: Checkpoint) -> RunRecord:
+    """The record of the run that made `checkpoint`, with a record for each of its layers."""
     blocks = {name: spec.block for name, spec in checkpoint.layers.items()}
-    budget = Budget.read(checkpoint.run.get("budget"), blocks)
-    layers = {
-        name: _layer(checkpoint, name, spec)
-        | _record(_mapping(records.get(name)))
-        | {"harm": budget.harms.get(name) if budget else None}
-        for name, spec in checkpoint.layers.items()
-    }
-    packed = sum(layer["bytes"] for layer in layers.values())
-    dense = sum(layer["dense_bytes"] for layer in layers.values())
-    model = sum(stored.nbytes for stored in checkpoint.tensors.values())
-    method = _mapping(checkpoint.run.get("config")).get("method")
-    return {
-        "format": FORMAT,
-        "pattern": str(common_pattern(checkpoint.layers)),
-        "method": method if isinstance(method, str) else None,
-        "layers": layers,
-        "budget": None if budget is None else _budget(budget),
-        "dense_layers": {
-            name: note
-            for name, note in _mapping(checkpoint.run.get("dense_layers")).items()
-            if isinstance(note, str)
-        },
-        "totals": {
-            "layers": len(layers),
-            "bytes": packed,
-            "dense_bytes": dense,
-            "ratio": packed / dense,
-            "model_bytes": model,
-            "dense_model_bytes": model - packed + dense,
-            "certified": sum(layer["certificate"] is True for layer in layers.values()),
-        },
-    }
-
-
-def _layer(checkpoint: Checkpoint, name: str, spec: LayerSpec) -> dict[str, Any]:
-    checkpoint.check_pattern(name)
-    rows, cols = spec.shape
-    stored = {part: checkpoint.tensors[f"{name}.{part}"] for part in spec.tensor_shapes()}
-    values = stored["core_values"]
-    size = sum(tensor.nbytes for tensor in stored.values())
-    element = values.nbytes // prod(values.shape)
-    wrappers = sum(stored[part].nbytes for part in ("left", "right") if part in stored)
-    dense = rows * cols * element
-    return {
-        "shape": [rows, cols],
-        "block": spec.block,
-        "pattern": str(spec.pattern),
-        "dtype": values.dtype,
-        "bytes": size,
-        "dense_bytes": dense,
-        "ratio": size / dense,
-        "overhead": wrappers / dense,
-    }
-
-
-def _budget(budget: Budget) -> dict[str, Any]:
-    counts = budget.counts
-    return {
-        "size": budget.size,
-        "reached": budget.reached,
-        "blocks": {str(block): count for block, count in counts.items() if block is not None},
-        "dense": counts.get(None, 0),
-    }
-
-
-def _record(record: dict[str, Any]) -> dict[str, Any]:
-    """Losses and certificate out of a layer's record, None for what is absent or no number."""
-    numbers = {key: number(record.get(key)) for key in _NUMBERS}
-    certificate = record.get("certificate")
-    return numbers | {"certificate": certificate if isinstance(certificate, bool) else None}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return RunRecord.read(checkpoint.run, blocks)

@@ -83,7 +83,7 @@ def check_joined(
 def in_parts(
     tensors: Mapping[str, StoredTensor], joined: Mapping[str, Joined]
 ) -> dict[str, StoredTensor]:
-    """`tensors` with those of `joined` cut into ``<part>.weight``, which lie in the same file.
+    """`tensors` with those of `joined` cut into ``<part>.weight``, which are in the same file.
 
     Raises:
         ArmorError: a tensor is not there, or has another shape.

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from armor.checkpoint.atomic import atomic_write
 from armor.errors import ArmorError, reason
 
 _MAX_BYTES = 64 << 20
@@ -90,23 +91,9 @@ def check_file(path: Path | None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8: to a temporary name first, fsynced, then renamed.
-
-    Raises:
-        OSError: a full disk or the like, with `path` for its file name; what was there stays.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write `text` as UTF-8, complete or not at all. Raises `OSError` as `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def number(value: Any) -> float | None:

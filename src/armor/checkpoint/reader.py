@@ -1,4 +1,4 @@
-"""Checkpoint: an armor folder opened for reading, everything checked before it is believed."""
+"""Checkpoint: an armor folder opened for reading, its metadata and tensors checked."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.checkpoint.format import DAMAGED, RUN_FILE, LayerSpec, from_metadata, short
+from armor.checkpoint.files import ModelFiles
+from armor.checkpoint.format import DAMAGED, METHOD, RUN_FILE, LayerSpec, from_metadata, short
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
-from armor.checkpoint.sidecar import read_config
+from armor.checkpoint.sidecar import CONFIG, read_config
 from armor.checkpoint.tensorfile import StoredTensor
-from armor.checkpoint.weights import read_weights, safe_path
+from armor.checkpoint.weights import safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import valid_indices
-from armor.sparse.positions import bits, ones
+from armor.sparse.positions import code_bits, count_ones
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PIECE = 1 << 20
@@ -31,7 +32,7 @@ class Checkpoint:
     """An opened checkpoint: nothing but headers and JSON is in memory.
 
     Attributes:
-        folder: where it lies. config: its config.json.
+        folder: where it is. config: its config.json.
         layers: the pruned layers by name. tensors: every stored tensor by name.
         joined: tensors of the dense model that are stored in parts, by name.
         run: armor_run.json, {} without one.
@@ -47,29 +48,32 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
         """Open `folder`. Raises `ArmorError` unless metadata and tensors fit each other."""
-        folder = Path(folder)
-        config = read_config(folder)
+        return cls.of(ModelFiles.read(folder))
+
+    @classmethod
+    def of(cls, files: ModelFiles) -> Checkpoint:
+        """`open` for a folder whose files are read already."""
+        folder, tensors = files.path, files.tensors
+        metadata: Any = files.config.get("quantization_config")
         try:
-            metadata: Any = config.get("quantization_config")
             layers = from_metadata(metadata)
             joined = joined_from_metadata(metadata.get("joined"))
         except ArmorError as error:
             raise ArmorError(f"{folder}: {error}") from None
-        tensors = read_weights(folder)
         check_tensors(layers, tensors)
         check_joined(joined, layers, tensors)
         run = read_json(safe_path(folder, RUN_FILE)) if (folder / RUN_FILE).exists() else {}
-        return cls(folder, config, layers, joined, tensors, run)
+        return cls(folder, files.config, layers, joined, tensors, run)
 
     def layer(self, name: str) -> PackedLayer:
-        """One pruned layer, loaded. Raises `ArmorError` unless it keeps what its pattern says."""
+        """One pruned layer, loaded. Raises `ArmorError` unless its indices fit its pattern."""
         self.check_pattern(name)
         spec = self.layers[name]
         parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
         return PackedLayer.of(spec.shape[1], parts, spec.pattern)
 
     def check_pattern(self, name: str) -> None:
-        """Raise `ArmorError` unless this layer keeps what its pattern says, group by group.
+        """Raise `ArmorError` unless the indices of this layer fit its pattern, group by group.
 
         Only a piece of the indices is in memory at a time, whatever size the file claims.
         """
@@ -78,16 +82,24 @@ class Checkpoint:
         for piece, covered in _pieces(stored, spec):
             if not valid_indices(piece, spec.pattern, covered):
                 raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
-            kept += ones(piece) if spec.count is not None else 0
+            kept += count_ones(piece) if spec.count is not None else 0
         if spec.count not in (None, kept):
             raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether armor wrote `folder`, so that it may replace it (a link to one does not count)."""
+    if folder.is_symlink() or not all((folder / name).is_file() for name in (RUN_FILE, CONFIG)):
+        return False
+    quantization = read_config(folder).get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+
+
 def check_layer(name: str, layer: PackedLayer) -> None:
-    """Raise `ArmorError` unless a layer in memory keeps what its pattern says."""
+    """Raise `ArmorError` unless the indices of a layer in memory fit its pattern."""
     indices = layer.core_indices
     sound = valid_indices(indices, layer.pattern, layer.in_features)
-    if not sound or (layer.count is not None and ones(indices) != layer.count):
+    if not sound or (layer.count is not None and count_ones(indices) != layer.count):
         raise ArmorError(_bad_indices(name, LayerSpec.of(layer)))
 
 
@@ -109,7 +121,7 @@ def _pieces(stored: StoredTensor, spec: LayerSpec) -> Iterator[tuple[Tensor, int
         for chunk in stored.chunks(_PIECE // width * width):
             yield _bytes(chunk).view(-1, width), inputs
         return
-    step = bits(spec.pattern) << 17
+    step = code_bits(spec.pattern) << 17
     covered = (8 << 17) * (spec.pattern.group or 1)
     for row in range(height):
         left = inputs

@@ -15,11 +15,11 @@ from armor.errors import ArmorError
 
 CONFIG = "config.json"
 README = "README.md"
-# An allow-list: weights in any format, pickles and hidden files stay behind.
+# An allow-list: weights in any format, pickles and hidden files are not copied.
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
 _NAMES = ("license", "notice")
 _TEMPLATES = "additional_chat_templates"
-# What `armor eval` and `armor bench` found out about a model may lie beside it, but is no part.
+# Results of `armor eval` and `armor bench` may lie beside a model, but are no part of it.
 _MEASUREMENTS = ("eval*.json", "bench*.json")
 _MAX_BYTES = 256 << 20  # real ones stay below a fifth of it
 
@@ -34,17 +34,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def is_measurement(name: str) -> bool:
-    """Whether a file of this name tells of a model and does not belong to it."""
+    """Whether a file of this name holds measurements of a model and is no part of it."""
     return any(fnmatchcase(name, pattern) for pattern in _MEASUREMENTS)
 
 
-def check_sidecar(folder: Path) -> list[Path]:
+def sidecar_files(folder: Path) -> list[Path]:
     """The files beside config.json and the weights, but for what armor itself writes.
 
     Raises:
         ArmorError: one is a link out of the folder, or too large to be what it seems.
     """
-    paths = [path for path in folder.iterdir() if path.is_file() and _wanted(path.name)]
+    paths = [path for path in folder.iterdir() if path.is_file() and _is_sidecar(path.name)]
     if (templates := folder / _TEMPLATES).is_dir():
         paths += templates.glob("*.jinja")
     for path in paths:
@@ -57,14 +57,15 @@ def check_sidecar(folder: Path) -> list[Path]:
 
 
 def copy_sidecar(source: Path, target: Path) -> None:
-    """Copy what `check_sidecar` finds, and fsync. Raises `ArmorError` as it does."""
-    for path in check_sidecar(source):
+    """Copy the `sidecar_files`, and fsync. Raises `ArmorError` as it does."""
+    for path in sidecar_files(source):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         _copy(path, copy)
 
 
-def _wanted(name: str) -> bool:
+def _is_sidecar(name: str) -> bool:
+    """Whether a file of this name goes into every copy of the model."""
     lower = name.lower()
     if (
         name in (CONFIG, RUN_FILE)

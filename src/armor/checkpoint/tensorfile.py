@@ -1,4 +1,4 @@
-"""One safetensors file: reading its header safely, writing it tensor by tensor.
+"""One safetensors file: reading its header safely, writing it tensor by tensor, mapping it.
 
 Copied tensors move as raw bytes, so any dtype passes through unchanged; bytes are deterministic.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -100,6 +101,23 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
             f"cannot read {path}: {reason(error)}; copy or download it again"
         ) from None
     return dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes, item[0])))
+
+
+def map_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that armor wrote, by name, mapped into memory.
+
+    Changes to them do not reach the file. The pages are read when they are used, are shared between
+    processes, and can be dropped by the system at any time: they need no memory of their own.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, stored in read_file(path).items():
+        dtype = DTYPES[stored.dtype]
+        if not stored.nbytes:
+            tensors[name] = torch.empty(stored.shape, dtype=dtype)
+            continue
+        pages = np.memmap(path, np.uint8, "c", stored.offset, stored.nbytes)
+        tensors[name] = torch.from_numpy(pages).view(dtype).reshape(stored.shape)
+    return tensors
 
 
 def _stored(path: Path, start: int, name: str, entry: Any) -> StoredTensor:

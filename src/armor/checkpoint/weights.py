@@ -20,7 +20,7 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
 
     Raises:
         ArmorError: no safetensors weights, a missing, damaged or suspicious file, a tensor that
-            the index promises and no file holds, or one that two files hold.
+            the index lists and no file holds, or one that two files hold.
     """
     index = _read_index(folder) if (folder / INDEX).exists() else None
     files = [SINGLE] if index is None else sorted(set(index.values()))

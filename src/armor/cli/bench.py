@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor.cli.options import Device, Json
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from armor.bench.layers import Measured
     from armor.bench.model import Speed
     from armor.bench.roofline import Peaks
+    from armor.bench.shapes import Shape
 
 
 def register(app: typer.Typer) -> None:
@@ -43,9 +46,7 @@ def bench_command(
     dtype: Annotated[
         str, typer.Option(metavar="auto|float32|bfloat16|float16", help="auto: as on disk.")
     ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
-    ] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads (default: as torch).")
     ] = None,
@@ -58,114 +59,101 @@ def bench_command(
     tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="With DIR: tokens to generate.")
     ] = 32,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write everything here as JSON, too.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw speed over batch into this PNG.")
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Time dense, the sparse core alone and ARMOR side by side, and say where ARMOR is slower.
 
     With DIR the shapes are those of its pruned layers, and the whole model is timed end to end.
     Weights are random and take turns, so that no cache holds them. On a GPU, CUDA graphs are timed.
+    armor report draws what --json holds.
 
     Example: [bold]armor bench --shapes 4096x4096,4096x11008 --threads 2[/bold]
     """
-    from armor.checkpoint.jsonfile import check_file
+    import torch
 
-    for file in (json, plot):
-        check_file(file)
+    from armor.bench.shapes import checkpoint_shapes, parse_shapes
+    from armor.checkpoint.jsonfile import check_file
+    from armor.checkpoint.reader import Checkpoint
+    from armor.device import resolve_device
+    from armor.hf.load import load
+    from armor.sparse.pattern import Pattern
+
+    check_file(json)
     if (folder is None) == (shapes is None):
         raise ArmorError("say what to time: a folder armor prune wrote, or --shapes OUTxIN,...")
-    _run(
-        folder, shapes, _batches(batches), block or None, pattern, dtype, device, threads,
-        repeats, prompt, tokens, json, plot,
-    )  # fmt: skip
+    rows, where, kind = _batches(batches), torch.device(resolve_device(device)), _dtype(dtype)
+    model: Any = None
+    if folder is not None:
+        chosen = checkpoint_shapes(Checkpoint.open(folder).layers)
+        model = load(folder, dtype=kind or "auto").to(where)
+        kind = kind or next(iter(model.parameters())).dtype
+    else:
+        chosen = parse_shapes(shapes or "", block or None, Pattern.parse(pattern))
+        kind = kind or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _measure(chosen, model, rows, kind, where, repeats, prompt, tokens, json)
 
 
-def _run(
-    folder: Path | None,
-    shapes: str | None,
+def _measure(
+    shapes: Sequence[Shape],
+    model: Any,
     batches: list[int],
-    block: int | None,
-    pattern: str,
-    dtype: str,
-    device: str,
-    threads: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
     repeats: int,
     prompt: int,
     tokens: int,
     json: Path | None,
-    plot: Path | None,
 ) -> None:
-    import torch
+    """Time the layers, and the model if there is one; print and write the figures."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from armor.bench import report
     from armor.bench.layers import measure_shape
     from armor.bench.model import measure_model
+    from armor.bench.report import machine, slower_line
     from armor.bench.roofline import measure_peaks
-    from armor.bench.shapes import checkpoint_shapes, parse_shapes
     from armor.checkpoint.jsonfile import write_json
-    from armor.checkpoint.reader import Checkpoint
-    from armor.cli.evaluate import chosen_device
-    from armor.hf.load import load
     from armor.runtime import backends
-    from armor.sparse.pattern import Pattern
 
-    where = torch.device(chosen_device(device))
-    model: Any = None
-    if folder is not None:
-        chosen = checkpoint_shapes(Checkpoint.open(folder).layers)
-        model = load(folder, dtype=_dtype(dtype) or "auto").to(where)
-        kind = next(iter(model.parameters())).dtype if dtype == "auto" else _dtype(dtype)
-    else:
-        chosen = parse_shapes(shapes or "", block, Pattern.parse(pattern))
-        kind = _dtype(dtype) or (torch.bfloat16 if where.type == "cuda" else torch.float32)
-    assert kind is not None
-    if threads is not None:
-        torch.set_num_threads(threads)
-    console = Console(highlight=False)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     speeds: list[Speed] = []
     rows: list[Measured] = []
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("machine", total=len(chosen) + (model is not None))
-        peaks = measure_peaks(where, kind)
+        task = bar.add_task("machine", total=len(shapes) + (model is not None))
+        peaks = measure_peaks(device, dtype)
         if model is not None:
             bar.update(task, description="model")
             speeds = measure_model(model, prompt, tokens, max(1, repeats // 5))
             bar.advance(task)
-        for shape in chosen:
+        for shape in shapes:
             bar.update(task, description=shape.name)
-            rows += measure_shape(shape, batches, kind, where, repeats)
+            rows += measure_shape(shape, batches, dtype, device, repeats)
             bar.advance(task)
-    about = report.machine(where)
+    about, name = machine(device), str(dtype).removeprefix("torch.")
+    console = Console(highlight=False)
     console.print(_layer_table(rows, peaks))
     if speeds:
         console.print()
         console.print(_model_table(speeds))
     console.print(
-        f"{about['name']}, {str(kind).removeprefix('torch.')}, {about['threads']} threads,"
+        f"{about['name']}, {name}, {about['threads']} threads,"
         f" {peaks.bandwidth / 1e9:.1f} GB/s, {peaks.flops / 1e9:.0f} GFLOP/s"
     )
-    console.print(report.slower_line(rows), style="bold")
+    console.print(slower_line(rows), style="bold")
     if json is not None:
         data = {
             "machine": about,
-            "dtype": str(kind).removeprefix("torch."),
+            "dtype": name,
             "bandwidth": peaks.bandwidth,
             "flops_per_second": peaks.flops,
             "backends": {s.name: s.reason or "usable" for s in backends()},
             "layers": [row.to_dict(peaks) for row in rows],
             "model": [speed.to_dict() for speed in speeds],
-            "summary": report.slower_line(rows),
+            "summary": slower_line(rows),
         }
         write_json(json, data)
-    if plot is not None:
-        report.write_plot(rows, plot, str(about["name"]))
 
 
 def _batches(text: str) -> list[int]:

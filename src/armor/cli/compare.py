@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from armor.cli.recording import Board, Log
+from armor.cli.options import (
+    BlockSize,
+    Calibration,
+    Device,
+    Log,
+    MaxChars,
+    Methods,
+    Samples,
+    Seed,
+    SeqLen,
+    TensorBoard,
+    parse_block,
+)
 from armor.compare.labels import default_labels, parse_methods
 
 
@@ -18,32 +30,20 @@ def register(app: typer.Typer) -> None:
 
 def compare_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A dense model folder or Hub id.")],
-    calibration: Annotated[str, typer.Option(metavar="FILE|hf:NAME", help="Calibration text.")],
-    ppl: Annotated[list[str], typer.Option(metavar="FILE|hf:NAME", help="Evaluation texts.")],
+    calibration: Calibration,
+    ppl: Annotated[
+        list[str], typer.Option(metavar="FILE|hf:NAME|wikitext2|c4", help="Evaluation texts.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, results and report.")],
-    methods: Annotated[
-        str,
-        typer.Option(
-            metavar="A[:SETTING=VALUE],...",
-            help=f"Of: {', '.join(default_labels())}; for example armor:seed=1.",
-        ),
-    ] = ",".join(default_labels()),
-    block_size: Annotated[
-        str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")
-    ] = "auto",
-    samples: Annotated[int, typer.Option(metavar="N", help="Calibration windows.")] = 128,
-    seq_len: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens a window, both texts.")
-    ] = None,
-    max_chars: Annotated[
-        int | None, typer.Option(metavar="N", help="Evaluate on the first N characters.")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
-    ] = "auto",
+    methods: Methods = ",".join(default_labels()),
+    block_size: BlockSize = "auto",
+    samples: Samples = 128,
+    seq_len: SeqLen = None,
+    max_chars: MaxChars = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     log: Log = None,
-    tensorboard: Board = None,
+    tensorboard: TensorBoard = None,
 ) -> None:
     """Prune a model with several methods and tabulate perplexity, size and time.
 
@@ -53,8 +53,8 @@ def compare_command(
     --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
     from armor.cli.display import show_comparison
-    from armor.cli.evaluate import check_text, chosen_device
-    from armor.cli.prune import parse_block
+    from armor.device import resolve_device
+    from armor.text.sources import check_text
 
     settings = parse_methods(
         methods,
@@ -64,11 +64,21 @@ def compare_command(
         seq_len=seq_len,
         seed=seed,
     )
-    where = chosen_device(device)
+    where = resolve_device(device)
     for text in ppl:
         check_text(text)
-    title, texts = Path(model).name, text_names(ppl)
-    show_comparison(model, settings, texts, out, title, seq_len, max_chars, log, tensorboard, where)
+    show_comparison(
+        model,
+        settings,
+        text_names(ppl),
+        out,
+        Path(model).name,
+        seq_len=seq_len,
+        max_chars=max_chars,
+        log=log,
+        tensorboard=tensorboard,
+        device=where,
+    )
 
 
 def text_names(texts: list[str]) -> dict[str, str]:

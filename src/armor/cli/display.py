@@ -9,16 +9,17 @@ from pathlib import Path
 from rich.console import Console
 
 from armor.cli.progress import LayerProgress, WindowProgress
-from armor.cli.recording import described, recording
+from armor.cli.recording import recording
 from armor.cli.table import GAP_NOTE, comparison_table
 from armor.compare.checkpoints import DENSE
 from armor.compare.compare import Windows, compare
 from armor.compare.row import Row
 from armor.config import PruneConfig
-from armor.events import both
+from armor.events import combine_progress
 from armor.report import collect, name_comparison, write_report
+from armor.run.describe import describe_config
 from armor.run.prune import Progress
-from armor.text.sources import Source
+from armor.text.source import TextLike
 
 #: The log of a comparison, in its folder.
 EVENTS = "events.jsonl"
@@ -27,20 +28,26 @@ EVENTS = "events.jsonl"
 def show_comparison(
     model: str,
     settings: Mapping[str, PruneConfig],
-    texts: Mapping[str, Source],
+    texts: Mapping[str, TextLike],
     out: Path,
     title: str,
     seq_len: int | None = None,
     max_chars: int | None = None,
     log: str | None = None,
-    board: Path | None = None,
+    tensorboard: Path | None = None,
     device: str = "cpu",
     on_row: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`."""
-    about = {label: described(config) for label, config in settings.items()}
+    """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`.
+
+    Args:
+        title: of the report. device: "cpu" or "cuda".
+        log, tensorboard: see `recording`. The others: see `compare`.
+    """
+    configs = {label: describe_config(config) for label, config in settings.items()}
+    about = {"model": model, "configs": configs}
     with (
-        recording("compare", out, out / EVENTS, log, board, model=model, configs=about) as recorder,
+        recording("compare", out, out / EVENTS, log, tensorboard, **about) as recorder,
         ExitStack() as stack,
     ):
         fresh: list[str] = []  # not known from an earlier run
@@ -52,7 +59,7 @@ def show_comparison(
             if label == DENSE:
                 return Progress()
             display = stack.enter_context(LayerProgress(label))
-            return both(display.callbacks(), recorder.progress(label))
+            return combine_progress(display.callbacks(), recorder.progress(label))
 
         def on_text(label: str, text: str) -> Windows:
             stack.close()

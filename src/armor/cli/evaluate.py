@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from armor.cli.options import BatchSize, Device, Limit, MaxChars, SeqLen, TaskDir
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
     from armor.evaluation.harness import TaskList
+    from armor.evaluation.measure import Measurement
     from armor.evaluation.tasks import TaskSpec
 
 
@@ -33,33 +35,18 @@ def evaluate_command(
             metavar="DENSE", help="Compare its predictions (of the same vocabulary) on the texts."
         ),
     ] = None,
-    seq_len: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."
-        ),
-    ] = None,
-    max_chars: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Read the first N characters only.")
-    ] = None,
+    seq_len: SeqLen = None,
+    max_chars: MaxChars = None,
     tasks: Annotated[
         str,
         typer.Option(
             metavar="paper|quick|NAME[:SHOTS],...", help="Tasks of lm-evaluation-harness."
         ),
     ] = "",
-    task_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder with your own task YAML files.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The first N documents of each task.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Prompts at a time, in tasks.")
-    ] = 8,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
-    ] = "auto",
+    task_dir: TaskDir = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
     json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Results as JSON; what it holds is not measured again."),
@@ -77,13 +64,11 @@ def evaluate_command(
 
     Example: [bold]armor eval qwen-armor --ppl test.txt --reference Qwen/Qwen2.5-7B[/bold]
     """
-    from rich.console import Console
-
     from armor.checkpoint.jsonfile import check_file
-    from armor.cli.progress import WindowProgress
-    from armor.cli.table import divergence_table, perplexity_table, task_table
+    from armor.device import resolve_device
     from armor.evaluation.measure import Measurement
     from armor.evaluation.tasks import parse_tasks
+    from armor.text.sources import check_text
 
     specs = parse_tasks(tasks, limit) if tasks else []
     texts = ppl or []
@@ -96,12 +81,31 @@ def evaluate_command(
     if task_dir is not None and not specs:
         raise ArmorError("--task-dir defines tasks; name those to run: --tasks NAME,...")
     check_file(json)
-    chosen = chosen_device(device)
+    where = resolve_device(device)
     for text in texts:
         check_text(text)
     found = find_tasks(specs, task_dir)
-    work = Measurement(model, chosen, json, fresh, reference)
+    work = Measurement(model, where, json, fresh, reference)
     work.record.about["max_chars"] = max_chars
+    _measure(work, texts, seq_len, max_chars, found, batch_size)
+    known = f"; {work.reused} known from {json} (--fresh measures again)" if work.reused else ""
+    typer.echo(f"{model}, {work.dtype} on {where}{known}")
+
+
+def _measure(
+    work: Measurement,
+    texts: list[str],
+    seq_len: int | None,
+    max_chars: int | None,
+    tasks: TaskList | None,
+    batch_size: int,
+) -> None:
+    """Measure what is not known yet, and print the tables."""
+    from rich.console import Console
+
+    from armor.cli.progress import WindowProgress
+    from armor.cli.table import divergence_table, perplexity_table, task_table
+
     console = Console(highlight=False)
     rows = []
     for text in texts:
@@ -109,30 +113,19 @@ def evaluate_command(
             rows.append(work.perplexity(text, seq_len, max_chars, bar.step))
     if rows:
         console.print(perplexity_table(rows))
-        if reference is not None:
+        if work.reference is not None:
             console.print()
             console.print(divergence_table(rows))
-    if found is not None:
+    if tasks is not None:
         rows = []
-        for spec in found.specs:
-            rows.append(work.task(found, spec, batch_size))
+        for spec in tasks.specs:
+            rows.append(work.task(tasks, spec, batch_size))
             typer.echo(f"{spec.name}: {rows[-1]['value']:.4f}", err=True)  # hours may lie between
         console.print(task_table(rows))
-    known = f"; {work.reused} known from {json} (--fresh measures again)" if work.reused else ""
-    console.print(f"{model}, {work.dtype} on {chosen}{known}")
-
-
-def check_text(text: str) -> None:
-    """A bad file should not cost the wait for the model."""
-    from armor.text.protocols import protocol_of
-    from armor.text.sources import read_text
-
-    if not text.startswith("hf:") and protocol_of(text) is None:
-        read_text(text)
 
 
 def find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
-    """The tasks, found; None for none."""
+    """The tasks with their definitions; None where none is named."""
     if not specs:
         return None
     from rich.console import Console
@@ -141,16 +134,3 @@ def find_tasks(specs: list[TaskSpec], task_dir: Path | None) -> TaskList | None:
 
     with Console(stderr=True).status("reading the list of tasks"):
         return TaskList(specs, task_dir)
-
-
-def chosen_device(name: str) -> str:
-    """ "cpu" or "cuda". Raises `ArmorError` for what is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu" or (name == "cuda" and torch.cuda.is_available()):
-        return name
-    if name == "cuda":
-        raise ArmorError("no CUDA device is available; use --device cpu")
-    raise ArmorError(f"unknown device {name!r}; valid: auto, cpu, cuda")

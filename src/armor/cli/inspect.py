@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from armor.cli.options import Json
 from armor.sparse.pattern import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from armor.checkpoint.inspect import InspectedLayer, Inspection
+    from armor.checkpoint.records import SizeRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder armor prune wrote.")],
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write everything here as JSON, too.")
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, certificate.
 
@@ -33,13 +36,13 @@ def inspect_command(
     """
     from rich.console import Console
 
-    from armor.checkpoint.inspect import inspect
+    from armor.checkpoint.inspect import Inspection
     from armor.checkpoint.jsonfile import check_file, write_json
 
     check_file(json)
-    found = inspect(folder)
+    found = Inspection.of(folder)
     if json is not None:
-        write_json(json, found)
+        write_json(json, found.to_dict())
     console = Console()
     console.print(_table(found))
     console.print()
@@ -47,82 +50,87 @@ def inspect_command(
         console.print(line, highlight=False)
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _table(found: Inspection) -> Table:
     from rich.table import Table
 
-    layers: dict[str, dict[str, Any]] = found["layers"]
-    has_losses = any(layer["loss"] is not None for layer in layers.values())
-    mixed = len({layer["pattern"] for layer in layers.values()}) > 1
-    padding = (0, 1 if mixed else 2, 0, 0)  # names of 18 characters find their place
+    from armor.checkpoint.loss_ratio import loss_ratio, mean_loss_ratio
+
+    layers = found.layers
+    has_losses = any(layer.record.loss is not None for layer in layers.values())
+    has_certificates = bool(_certificates(layers))
+    mixed = len({layer.spec.pattern for layer in layers.values()}) > 1
+    padding = (0, 1 if mixed else 2, 0, 0)  # names of 18 characters fit
     table = Table(box=None, padding=padding, pad_edge=False, header_style="bold", show_footer=True)
-    totals = found["totals"]
-    elements = sum(layer["dense_bytes"] for layer in layers.values())
-    wrappers = sum(layer["overhead"] * layer["dense_bytes"] for layer in layers.values())
-    table.add_column("layer", f"all {totals['layers']}", overflow="fold")
+    wrappers = sum(layer.size.wrappers for layer in layers.values())
+    table.add_column("layer", f"all {len(layers)}", overflow="fold")
     columns = [
         ("out × in", ""),
         *([("pattern", "")] if mixed else []),
         ("block", ""),
-        ("over-\nhead", f"{wrappers / elements:.1%}" if wrappers else ""),
-        ("bytes", size(totals["bytes"])),
+        ("over-\nhead", f"{wrappers / found.dense_bytes:.1%}" if wrappers else ""),
+        ("bytes", size(found.packed_bytes)),
     ]
     if has_losses:
-        columns += [("loss", ""), ("loss /\nNoWag-P", _mean_ratio(layers))]
-    columns += [("cert.", "")] if _certificates(layers) else []
+        mean = mean_loss_ratio(layer.record for layer in layers.values())
+        columns += [("loss", ""), ("loss /\nNoWag-P", "" if mean is None else f"{mean:.3f}")]
+    columns += [("cert.", "")] if has_certificates else []
     for title, footer in columns:
         table.add_column(title, footer, justify="right", no_wrap=True)
     prefix = _common_prefix(list(layers))
     for name, layer in layers.items():
-        rows, cols = layer["shape"]
+        rows, cols = layer.spec.shape
         cells = [
             name.removeprefix(prefix),
             f"{rows}×{cols}",
-            *([layer["pattern"]] if mixed else []),
-            str(layer["block"] or "-"),
-            f"{layer['overhead']:.1%}" if layer["block"] else "-",
-            size(layer["bytes"]),
+            *([str(layer.spec.pattern)] if mixed else []),
+            str(layer.spec.block or "-"),
+            f"{layer.size.overhead:.1%}" if layer.spec.block else "-",
+            size(layer.size.packed),
         ]
         if has_losses:
-            loss = layer["loss"]
-            cells += ["-" if loss is None else f"{loss:.2g}", _against(layer)]
-        cells += [_mark(_certificate(layer))] if _certificates(layers) else []
+            loss, ratio = layer.record.loss, loss_ratio(layer.record)
+            cells.append("-" if loss is None else f"{loss:.2g}")
+            cells.append("-" if ratio is None else f"{ratio:.3f}")
+        if has_certificates:
+            cells.append({None: "-", True: "yes", False: "NO"}[layer.certificate])
         table.add_row(*cells)
     return table
 
 
-def _summary(found: dict[str, Any]) -> list[str]:
-    totals, layers = found["totals"], found["layers"]
-    method = found["method"] or "not recorded"
+def _summary(found: Inspection) -> list[str]:
+    from armor.checkpoint.format import FORMAT
+
+    layers, run = found.layers, found.run
+    packed, dense = found.packed_bytes, found.dense_bytes
+    model, dense_model = found.model_bytes, found.dense_model_bytes
     lines = [
-        f"{_patterns(layers)} (format {found['format']}, method {method})",
-        f"pruned layers  {size(totals['bytes'])} of {size(totals['dense_bytes'])} dense:"
-        f" {totals['ratio']:.3f}",
-        f"whole model    {size(totals['model_bytes'])} of {size(totals['dense_model_bytes'])}"
-        f" dense: {totals['model_bytes'] / totals['dense_model_bytes']:.3f}",
+        f"{_patterns(layers)} (format {FORMAT}, method {run.method or 'not recorded'})",
+        f"pruned layers  {size(packed)} of {size(dense)} dense: {packed / dense:.3f}",
+        f"whole model    {size(model)} of {size(dense_model)} dense: {model / dense_model:.3f}",
     ]
-    if found["budget"] is not None:
-        lines.append(_budget(found["budget"]))
+    if run.size is not None:
+        lines.append(_size_line(run.size))
     if certificates := _certificates(layers):
         lines.append(
             f"certified      {sum(certificates)} of {len(certificates)} layers:"
             " loss never rose, ends at or below baselines'"
         )
-    errors = {name: layer["output_error"] or 0.0 for name, layer in layers.items()}
+    errors = {name: layer.record.output_error or 0.0 for name, layer in layers.items()}
     if (total := sum(errors.values())) > 0:
         worst = sorted(errors, key=errors.__getitem__, reverse=True)[:2]
         prefix = _common_prefix(list(layers))
         shares = (f"{name.removeprefix(prefix)} ({errors[name] / total:.0%})" for name in worst)
         lines.append(f"output error   most in {' and '.join(shares)}")
-    for note in dict.fromkeys(found["dense_layers"].values()):
-        names = [name for name, why in found["dense_layers"].items() if why == note]
+    for note in dict.fromkeys(run.dense_layers.values()):
+        names = [name for name, why in run.dense_layers.items() if why == note]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(f"left dense     {names[0]}{more}: {note}")
     return lines
 
 
-def _patterns(layers: dict[str, dict[str, Any]]) -> str:
+def _patterns(layers: Mapping[str, InspectedLayer]) -> str:
     """The patterns, and how they were checked."""
-    each = [layer["pattern"] for layer in layers.values()]
+    each = [str(layer.spec.pattern) for layer in layers.values()]
     checked = ["checked in every group"] if any(":" in pattern for pattern in each) else []
     checked += ["entries counted"] if any("%" in pattern for pattern in each) else []
     if len(set(each)) == 1:
@@ -130,23 +138,19 @@ def _patterns(layers: dict[str, dict[str, Any]]) -> str:
     return f"patterns       {counted(each)}\n               {', '.join(checked)}"
 
 
-def _budget(budget: dict[str, Any]) -> str:
+def _size_line(record: SizeRecord) -> str:
     """Size, and how many layers got which block for it."""
-    counts = [f"{count} block {block}" for block, count in budget["blocks"].items()]
-    counts += [f"{budget['dense']} dense"] if budget["dense"] else []
+    counts = [
+        f"{count} dense" if block is None else f"{count} block {block}"
+        for block, count in record.counts.items()
+    ]
     chosen = f"; layers: {', '.join(counts)}" if counts else ""
-    return f"size           {budget['reached']:.4f}, {budget['size']:g} asked for{chosen}"
+    return f"size           {record.reached:.4f}, {record.size:g} asked for{chosen}"
 
 
-def _certificate(layer: dict[str, Any]) -> bool | None:
-    """None without wrappers: a baseline's loss is nobody's promise."""
-    return None if layer["block"] is None else layer["certificate"]
-
-
-def _certificates(layers: dict[str, dict[str, Any]]) -> list[bool]:
+def _certificates(layers: Mapping[str, InspectedLayer]) -> list[bool]:
     """Those that there are."""
-    found = map(_certificate, layers.values())
-    return [certificate for certificate in found if certificate is not None]
+    return [layer.certificate for layer in layers.values() if layer.certificate is not None]
 
 
 def size(count: float) -> str:
@@ -165,25 +169,3 @@ def _common_prefix(names: list[str]) -> str:
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
     return "".join(f"{part}." for part in parts[0][:shared])
-
-
-def _against(layer: dict[str, Any]) -> str:
-    if layer["loss"] is None or not layer["nowag_loss"]:
-        return "-"
-    return f"{layer['loss'] / layer['nowag_loss']:.3f}"
-
-
-def _mean_ratio(layers: dict[str, dict[str, Any]]) -> str:
-    """The geometric mean of the losses over NoWag-P's."""
-    from math import exp, log
-
-    logs = [
-        log(layer["loss"] / layer["nowag_loss"])
-        for layer in layers.values()
-        if layer["loss"] and layer["nowag_loss"]
-    ]
-    return f"{exp(sum(logs) / len(logs)):.3f}" if logs else ""
-
-
-def _mark(value: bool | None) -> str:
-    return "-" if value is None else ("yes" if value else "NO")

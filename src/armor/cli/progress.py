@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import exp, log
 from types import TracebackType
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
     Progress as Bar,
 )
 
+from armor.checkpoint.loss_ratio import GeometricMean, loss_ratio
 from armor.checkpoint.records import LayerRecord
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress
@@ -43,7 +43,7 @@ class LayerProgress:
             disable=not console.is_terminal,  # a log would fill with control codes
         )
         self._sizes: dict[str, int] = {}
-        self._logs: list[float] = []
+        self._mean = GeometricMean()
         self._task: TaskID | None = None
 
     def __enter__(self) -> LayerProgress:
@@ -94,9 +94,8 @@ class LayerProgress:
 
     def _finished(self, name: str, record: LayerRecord) -> None:
         assert self._task is not None
-        if record.loss > 0 and record.nowag_loss > 0:
-            self._logs.append(log(record.loss / record.nowag_loss))
-        ratio = exp(sum(self._logs) / len(self._logs)) if self._logs else 1.0
+        self._mean.add(loss_ratio(record) or 0.0)
+        ratio = self._mean.value or 1.0
         self._bar.update(
             self._task, advance=self._sizes[name], loss=f"loss {ratio:.3f} of NoWag-P's"
         )

@@ -1,4 +1,4 @@
-"""Where a command's events go: the options, and the recorder they ask for."""
+"""Where a command's events go."""
 
 from __future__ import annotations
 
@@ -6,34 +6,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from armor.config import PruneConfig
     from armor.events import Recorder, Sink
 
 OFF = "off"
-Log = Annotated[
-    str | None,
-    typer.Option("--log", metavar="FILE|off", help="Events as JSON lines (default: beside DIR)."),
-]
-Board = Annotated[
-    Path | None,
-    typer.Option("--tensorboard", metavar="DIR", help="Losses for TensorBoard, into this folder."),
-]
 
 
 @contextmanager
 def recording(
-    command: str, out: Path, default: Path, log: str | None, board: Path | None, **about: Any
+    command: str, out: Path, default: Path, log: str | None, tensorboard: Path | None, **about: Any
 ) -> Iterator[Recorder]:
     """A recorder for the work inside: the logger, a log file, TensorBoard if asked for.
 
     Args:
         default: the log where the user named none; it appears only once the work has begun.
-        log: None, a file, or "off". board: folder for TensorBoard.
+        log: None, a file, or "off". tensorboard: a folder for it.
         about: fields of ``run_started``.
 
     Raises:
@@ -48,21 +37,14 @@ def recording(
     elif log != OFF:
         check_file(Path(log))
         sinks.append(JsonLines(Path(log)))
-    if board is not None:
-        sinks.append(TensorBoard(board, out.name))
+    if tensorboard is not None:
+        sinks.append(TensorBoard(tensorboard, out.name))
     recorder = Recorder(sinks)
     with recorder.run(command, out=str(out), **about):
         yield recorder
 
 
-def beside(out: Path) -> Path:
+def default_log(out: Path) -> Path:
     """The log of a checkpoint folder, next to it: the folder itself holds nothing of the clock."""
     out = Path(os.path.abspath(out))
     return out.parent / f"{out.name}.events.jsonl"
-
-
-def described(config: PruneConfig) -> dict[str, Any]:
-    """The config as a dict, with the calibration text by its name."""
-    from armor.text.sources import describe
-
-    return config.to_dict() | {"calibration": describe(config.calibration)}

@@ -29,13 +29,13 @@ def report_command(
         typer.Option(metavar="FILE", help="JSON of armor bench; may be repeated."),
     ] = None,
     png: Annotated[
-        bool, typer.Option("--png/--no-png", help="The plots as PNG, beside the page.")
-    ] = True,
+        bool, typer.Option("--png", help="Write the plots as PNG, too (needs matplotlib).")
+    ] = False,
 ) -> None:
     """Write report.html: quality, size, speed, and every layer; one file that fetches nothing.
 
-    Files in DIR named eval*.json and bench*.json are shown, too. The plots go into a folder
-    beside the page.
+    Files in DIR named eval*.json and bench*.json are shown, too. PNG files go into a folder beside
+    the page.
 
     Example: [bold]armor report qwen-armor --eval eval.json --bench bench.json[/bold]
     """

@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor.cli.recording import Board, Log
+from armor.cli.evaluate import find_tasks
+from armor.cli.options import (
+    BatchSize,
+    BlockSize,
+    Calibration,
+    Device,
+    Limit,
+    Log,
+    MaxChars,
+    Methods,
+    Samples,
+    Seed,
+    TaskDir,
+    TensorBoard,
+    parse_block,
+)
 from armor.errors import ArmorError
+from armor.versions import versions
 
 if TYPE_CHECKING:
     from armor.compare.row import Row
-    from armor.config import PruneConfig
+    from armor.compare.sheet import Sheet
     from armor.evaluation.harness import TaskList
 
 METHODS = "sparsegpt,wanda,nowag,armor-paper,armor"
@@ -28,84 +44,73 @@ def register(app: typer.Typer) -> None:
     app.command(name="reproduce")(reproduce_command)
 
 
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]TEXT",
+        help="Text for perplexity, as of armor eval, or a local copy: wikitext2=FILE. "
+        "Default: wikitext2 and c4.",
+    ),
+]
+Tasks = Annotated[
+    str, typer.Option(metavar="paper|none|NAME[:SHOTS],...", help="Tasks, as of armor eval.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=2, help="Tokens a window (default: context, at most 8192)."),
+]
+Published = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The model in the paper (default: by name).")
+]
+
+
 def reproduce_command(
     what: Annotated[str, typer.Argument(metavar="paper", help="arXiv 2510.05528.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A dense model folder or Hub id.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, results and the page.")],
-    calibration: Annotated[
-        str, typer.Option(metavar="FILE|hf:NAME", help="Calibration text.")
-    ] = CALIBRATION,
-    ppl: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]TEXT",
-            help="Text for perplexity, as of armor eval, or a local twin: wikitext2=FILE. "
-            "Default: wikitext2 and c4.",
-        ),
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(metavar="paper|none|NAME[:SHOTS],...", help="Tasks, as of armor eval.")
-    ] = "paper",
-    task_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Task files to use before the harness's.")
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(metavar="A[:SETTING=VALUE],...", help="As of armor compare.")
-    ] = METHODS,
-    block_size: Annotated[str, typer.Option(metavar="auto|N", help="Wrapper block.")] = "128",
-    samples: Annotated[int, typer.Option(metavar="N", help="Calibration windows.")] = 128,
-    seq_len: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=2, help="Tokens a window (default: context, at most 8192)."),
-    ] = None,
-    max_chars: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Read the first N characters only.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The first N documents of each task.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Prompts at a time, in tasks.")
-    ] = 8,
-    published: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model in the paper (default: by name).")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
-    ] = "auto",
+    calibration: Calibration = CALIBRATION,
+    ppl: Texts = None,
+    tasks: Tasks = "paper",
+    task_dir: TaskDir = None,
+    methods: Methods = METHODS,
+    block_size: BlockSize = "128",
+    samples: Samples = 128,
+    seq_len: Window = None,
+    max_chars: MaxChars = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 8,
+    published: Published = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     log: Log = None,
-    tensorboard: Board = None,
+    tensorboard: TensorBoard = None,
 ) -> None:
     """Run the paper's comparison on your model and put the results beside the published ones.
 
     Prunes with the baselines, the paper's preset and the default, at the paper's block; measures
-    perplexity and the paper's tasks; fills DIR/reproduction.md as it goes. Run it again to go on
-    after an interruption. Without a network give local texts and tasks.
+    perplexity and the paper's tasks; fills DIR/reproduction.md as it goes. Run it again to
+    continue after an interruption. Without a network give local texts and tasks.
 
     Example: [bold]armor reproduce paper --model Qwen/Qwen2.5-7B --out repro[/bold]
     """
     from armor.cli.display import show_comparison
-    from armor.cli.evaluate import check_text, chosen_device, find_tasks
-    from armor.cli.prune import parse_block
     from armor.compare.checkpoints import DENSE
     from armor.compare.labels import parse_methods
-    from armor.compare.paper import published as figures
-    from armor.compare.paper import same_model
     from armor.compare.sheet import Sheet
+    from armor.device import resolve_device
     from armor.evaluation.tasks import parse_tasks
-    from armor.models.load import check_causal
+    from armor.models.folder import ModelFolder
+    from armor.text.sources import check_text
 
     if what != "paper":
         raise ArmorError(f"unknown reproduction {what!r}; valid: paper")
-    where = chosen_device(device)
-    texts = _named(ppl or ["wikitext2", "c4"])
+    where = resolve_device(device)
+    texts = _texts_by_name(ppl or ["wikitext2", "c4"])
     for text in texts.values():
         check_text(text)
-    name = published or same_model(model)
-    theirs = figures(name) if name else {}
+    name, theirs = _published(published, model)
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
-    context = check_causal(model).get_text_config().max_position_embeddings
+    context = ModelFolder.open(model).config.get_text_config().max_position_embeddings
     window = seq_len or min(LONGEST, context)
     settings = parse_methods(
         methods,
@@ -124,39 +129,25 @@ def reproduce_command(
         "wrapper block": block_size,
         "device": where,
     }
-    if limit:
-        facts["tasks"] = f"the first {limit} documents of each"
-    sheet = Sheet(
-        f"{Path(model).name}: ARMOR reproduced",
-        facts | _versions(),
-        [DENSE, *settings],
-        list(texts),
-        found.specs if found else [],
-        theirs,
-        _notes(theirs),
-    )
+    facts |= {"tasks": f"the first {limit} documents of each"} if limit else {}
+    title = f"{Path(model).name}: ARMOR reproduced"
+    labels, specs = [DENSE, *settings], found.specs if found else []
+    sheet = Sheet(title, facts | _versions(), labels, list(texts), specs, theirs, _notes(theirs))
 
     def on_row(rows: list[Row]) -> None:
         sheet.rows = rows
         _write(out, sheet)
 
-    title = sheet.title
     show_comparison(
         model, settings, texts, out, title, window, max_chars, log, tensorboard, where, on_row
     )
     if found:
-        _run_tasks(sheet, found, model, settings, out, where, batch_size)
+        _run_tasks(sheet, found, model, out, where, batch_size)
     typer.echo(f"wrote {out / PAGE}")
 
 
 def _run_tasks(
-    sheet: Any,
-    tasks: TaskList,
-    model: str,
-    settings: Mapping[str, PruneConfig],
-    out: Path,
-    device: str,
-    batch_size: int,
+    sheet: Sheet, tasks: TaskList, model: str, out: Path, device: str, batch_size: int
 ) -> None:
     """Every task on every model, each model loaded once; the page grows with each result."""
     from rich.console import Console
@@ -177,7 +168,7 @@ def _run_tasks(
         console.print(task_table(list(rows.values())))
 
 
-def _named(texts: list[str]) -> dict[str, str]:
+def _texts_by_name(texts: list[str]) -> dict[str, str]:
     """``NAME=TEXT`` under its name, others as `armor compare` calls them."""
     from armor.cli.compare import text_names
 
@@ -188,6 +179,14 @@ def _named(texts: list[str]) -> dict[str, str]:
     if len(named) < len(texts):
         raise ArmorError("two texts of --ppl have one name; write NAME=TEXT")
     return named
+
+
+def _published(name: str | None, model: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The paper's name of the model, if it is there, and its figures."""
+    from armor.compare import paper
+
+    name = name or paper.same_model(model)
+    return name, paper.published(name) if name else {}
 
 
 def _notes(theirs: Mapping[str, Any]) -> list[str]:
@@ -204,15 +203,12 @@ def _notes(theirs: Mapping[str, Any]) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("armor-prune", "torch", "transformers")
-    found = ", ".join(f"{name} {version(name)}" for name in names)
-    return {"versions": f"{found}, Python {platform.python_version()}"}
+    found = versions("armor", "torch", "transformers", "python")
+    names = {"armor": "armor-prune", "python": "Python"}
+    return {"versions": ", ".join(f"{names.get(n, n)} {value}" for n, value in found.items())}
 
 
-def _write(out: Path, sheet: Any) -> None:
+def _write(out: Path, sheet: Sheet) -> None:
     from armor.checkpoint.jsonfile import write_json, write_text
 
     write_json(out / DATA, sheet.to_dict())

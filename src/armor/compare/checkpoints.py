@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.inspect import inspect
 from armor.checkpoint.jsonfile import read_json, write_json
-from armor.checkpoint.owned import is_checkpoint
+from armor.checkpoint.reader import is_checkpoint
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.evaluation.record import key_of, model_id, source_id
-from armor.models.source import resolve
+from armor.evaluation.record import key_of, model_id
+from armor.models.folder import ModelFolder
+from armor.run.describe import describe_config
 from armor.run.plan import LayerPlan
 from armor.run.prune import Progress, prune
 from armor.run.shared import Shared
-from armor.text.sources import describe
+from armor.text.source import TextLike
+from armor.text.sources import parse_source
 
 RESULTS = "results.json"
 DENSE = "dense"
@@ -27,14 +29,15 @@ DENSE = "dense"
 class Checkpoints:
     """The folder of a comparison and its results.json.
 
-    The file holds ``model``, ``seq_len``, ``max_chars``, ``rows`` (as `Row.to_dict`, of the last
-    call) and ``pruned``: for each label ever begun, what it was made of and what came out.
+    The file holds ``model``, ``seq_len``, ``max_chars``, ``texts`` (by name, as `Source.record`),
+    ``rows`` (as `Row.to_dict`, of the last call) and ``pruned``: for each label ever begun, what it
+    was made of and what came out.
     """
 
     def __init__(self, out: Path, model: str) -> None:
         self.out = out
         self.model = model
-        self._model_id = model_id(resolve(model))
+        self._model_id = model_id(ModelFolder.open(model).path)
         self._file = out / RESULTS
         self._pruned: dict[str, Any] = {}
         if self._file.is_file():
@@ -57,11 +60,11 @@ class Checkpoints:
     def prune(
         self, label: str, config: PruneConfig, device: str, progress: Progress, shared: Shared
     ) -> None:
-        """Make the checkpoint of `label`; an interrupted run of the same input goes on."""
+        """Make the checkpoint of `label`; an interrupted run of the same input is resumed."""
         folder = self.out / label
         key = self._key(config)
         begun = self._pruned.get(label, {}).get("key") == key
-        self._pruned[label] = {"key": key, **_described(config)}
+        self._pruned[label] = {"key": key, "config": describe_config(config)}
         self._save()
         fresh = not begun or is_checkpoint(folder)
         result = prune(self.model, config, folder, fresh, device, progress=progress, shared=shared)
@@ -78,14 +81,25 @@ class Checkpoints:
         self._save()
 
     def sizes(self, label: str) -> dict[str, Any]:
-        """The bytes and seconds of a `Row`; of the dense model, which tells none, zeros."""
+        """The bytes and seconds of a `Row`; zeros for the dense model."""
         known = self._pruned.get(label, {})
         names = ("linear_bytes", "dense_linear_bytes", "seconds")
         return {name: known.get(name, 0) for name in names}
 
-    def write(self, rows: Sequence[Row], seq_len: int | None, max_chars: int | None) -> None:
-        """Put `rows` into results.json."""
-        about = {"model": self.model, "seq_len": seq_len, "max_chars": max_chars}
+    def write(
+        self,
+        rows: Sequence[Row],
+        texts: Mapping[str, TextLike],
+        seq_len: int | None,
+        max_chars: int | None,
+    ) -> None:
+        """Put `rows` and what they were measured on into results.json."""
+        about = {
+            "model": self.model,
+            "seq_len": seq_len,
+            "max_chars": max_chars,
+            "texts": {name: parse_source(text).record() for name, text in texts.items()},
+        }
         self._head = {**about, "rows": [row.to_dict() for row in rows]}
         self._save()
 
@@ -93,12 +107,8 @@ class Checkpoints:
         write_json(self._file, {**self._head, "pruned": self._pruned})
 
     def _key(self, config: PruneConfig) -> str:
-        settings = config.to_dict() | {"calibration": source_id(config.calibration)}
+        settings = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
         return key_of(self._model_id, settings)
-
-
-def _described(config: PruneConfig) -> dict[str, Any]:
-    return {"config": config.to_dict() | {"calibration": describe(config.calibration)}}
 
 
 def _parameters(plans: Sequence[LayerPlan], dense: bool) -> int:

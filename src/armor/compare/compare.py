@@ -13,11 +13,11 @@ from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
 from armor.run.prune import Progress
 from armor.run.shared import Shared
-from armor.text.sources import Source
+from armor.text.source import TextLike
 
 #: The folder of the measurements, one file a label.
 MEASURED = "measured"
-#: What the runs share, while they go on.
+#: What the runs share; removed at the end.
 SHARED = ".shared"
 Windows = Callable[[int, int], None]
 
@@ -25,7 +25,7 @@ Windows = Callable[[int, int], None]
 def compare(
     model: str,
     settings: Mapping[str, PruneConfig],
-    texts: Mapping[str, Source],
+    texts: Mapping[str, TextLike],
     out: Path,
     *,
     seq_len: int | None = None,
@@ -40,7 +40,7 @@ def compare(
     What `out` already holds is not done again: neither a checkpoint of the same model, settings and
     calibration text, nor its perplexity on the same text. The settings share the calibration tokens
     and, where they need nothing but the dense model's moments (magnitude, NoWag-P, armor with dense
-    targets), those; the others see each their own pruned model.
+    targets), those; each of the others reads its own pruned model.
 
     Args:
         model: folder or Hub id of the dense model.
@@ -77,7 +77,7 @@ def compare(
             method = DENSE if config is None else config.method
             finite = {name: inf if value is None else value for name, value in values.items()}
             rows.append(Row(label, method, finite, **store.sizes(label)))
-            store.write(with_gaps(rows), seq_len, max_chars)
+            store.write(with_gaps(rows), texts, seq_len, max_chars)
             on_row(with_gaps(rows))
     return with_gaps(rows)
 

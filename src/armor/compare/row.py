@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any
 
 
@@ -25,6 +27,18 @@ class Row:
     dense_linear_bytes: int
     seconds: float
     gap_left: dict[str, float] | None = None
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Row:
+        """The inverse of `to_dict`, of a file in which infinity is null.
+
+        Raises:
+            TypeError, AttributeError: no row.
+        """
+        known = {name: data[name] for name in (f.name for f in fields(cls)) if name in data}
+        row = cls(**known)
+        finite = {text: inf if value is None else value for text, value in row.perplexity.items()}
+        return replace(row, perplexity=finite)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""

@@ -69,7 +69,7 @@ class Sheet:
                 self._cell(label, text, row.perplexity[text] if row else None, "{:.3f}")
                 for text in self.texts
             ]
-            body.append([label, *cells, *(_about(row) if row else [_TO_COME] * 3)])
+            body.append([label, *cells, *(_gap_size_time(row) if row else [_TO_COME] * 3)])
         return _table(heads, body)
 
     def _tasks(self) -> list[str]:
@@ -102,7 +102,7 @@ class Sheet:
         return f"{own} / {_ABSENT if theirs is None else f'{theirs * scale:.2f}'}"
 
 
-def _about(row: Row) -> list[str]:
+def _gap_size_time(row: Row) -> list[str]:
     """Gap, size and time of a row."""
     return [
         _number(max(row.gap_left.values()) if row.gap_left else None, "{:.1%}"),

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.mapped import map_file
-from armor.checkpoint.tensorfile import write_file
+from armor.checkpoint.tensorfile import map_file, write_file
 from armor.engines.engine import Done
 from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from armor.checkpoint.folder import full_disk
-from armor.checkpoint.mapped import map_file
-from armor.checkpoint.tensorfile import write_file
+from armor.checkpoint.tensorfile import map_file, write_file
 from armor.engines.engine import Done, Engine
 from armor.engines.failure import Failure
 from armor.engines.in_process import InProcess

@@ -16,8 +16,7 @@ from threading import Thread
 from typing import Any
 
 from armor.checkpoint.folder import full_disk
-from armor.checkpoint.mapped import map_file
-from armor.checkpoint.tensorfile import write_file
+from armor.checkpoint.tensorfile import map_file, write_file
 from armor.engines.failure import Failure
 from armor.engines.job import Job
 from armor.engines.local import CONTEXT

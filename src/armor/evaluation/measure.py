@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from armor.checkpoint.folder import unfinished_folder
 from armor.errors import ArmorError
 from armor.evaluation.perplexity import evaluate
-from armor.evaluation.record import Record, key_of, model_id, source_id
+from armor.evaluation.record import Record, key_of, model_id
+from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
-from armor.models.source import resolve
-from armor.run.store import store_folder
-from armor.text.sources import Source
+from armor.text.source import TextLike
+from armor.text.sources import parse_source
 
 if TYPE_CHECKING:
     from armor.evaluation.harness import TaskList
@@ -49,12 +50,12 @@ class Measurement:
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
         """
-        self.folder = _found(model)
+        self.folder = _open_finished(model)
         self.reference = reference
-        self._reference_folder = None if reference is None else _found(reference)
+        self._reference_folder = None if reference is None else _open_finished(reference)
         self.device = device
         self.reused = 0
-        about = {"model": model, "model_id": model_id(self.folder)}
+        about = {"model": model, "model_id": model_id(self.folder.path)}
         dtype = "float32" if device == "cpu" else None
         self.record = Record(record, {**about, "dtype": dtype, "device": device}, fresh)
 
@@ -76,21 +77,21 @@ class Measurement:
         folder = self._reference_folder
         if folder is None:
             return None
-        if load_tokenizer(str(folder)).get_vocab() != self.tokenizer.get_vocab():
+        if load_tokenizer(folder).get_vocab() != self.tokenizer.get_vocab():
             raise ArmorError(
-                f"{self.reference} has another vocabulary than {self.folder}; predictions compare"
-                " over one vocabulary only: give the model it was made from as --reference"
+                f"{self.reference} has another vocabulary than {self.folder.path}; predictions"
+                " compare over one vocabulary only: give the model it was made from as --reference"
             )
         return self._load(folder)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer, loaded."""
-        return load_tokenizer(str(self.folder))
+        return load_tokenizer(self.folder)
 
     def perplexity(
         self,
-        text: Source,
+        text: TextLike,
         seq_len: int | None = None,
         max_chars: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -117,7 +118,7 @@ class Measurement:
         return self._row("perplexity", self._key(text, seq_len, max_chars), measure)
 
     def knows_perplexity(
-        self, text: Source, seq_len: int | None = None, max_chars: int | None = None
+        self, text: TextLike, seq_len: int | None = None, max_chars: int | None = None
     ) -> bool:
         """Whether `perplexity` has the row in its record."""
         return self.record.known(self._key(text, seq_len, max_chars)) is not None
@@ -139,14 +140,16 @@ class Measurement:
     def _task_key(self, tasks: TaskList, spec: TaskSpec) -> str:
         return key_of("task", spec.name, spec.shots, spec.limit, tasks.files_id, self.device)
 
-    def _key(self, text: Source, seq_len: int | None, max_chars: int | None) -> str:
+    def _key(self, text: TextLike, seq_len: int | None, max_chars: int | None) -> str:
         folder = self._reference_folder
-        other = () if folder is None else (model_id(folder),)
-        return key_of("perplexity", source_id(text), seq_len, max_chars, self.device, *other)
+        other = () if folder is None else (model_id(folder.path),)
+        return key_of(
+            "perplexity", parse_source(text).identity(), seq_len, max_chars, self.device, *other
+        )
 
-    def _load(self, folder: Path) -> Any:
+    def _load(self, folder: ModelFolder) -> Any:
         dtype = torch.float32 if self.device == "cpu" else None
-        return load_model(str(folder), dtype, self.device)
+        return load_model(folder, dtype, self.device)
 
     def _row(self, kind: str, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         row = self.record.known(key)
@@ -158,10 +161,10 @@ class Measurement:
         return row
 
 
-def _found(model: str) -> Path:
-    """The folder of `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
-    if not Path(model).exists() and store_folder(Path(model)).is_dir():
+def _open_finished(model: str) -> ModelFolder:
+    """Open `model`. Raises `ArmorError`: no such model, or its pruning is not finished."""
+    if not Path(model).exists() and unfinished_folder(Path(model)).is_dir():
         raise ArmorError(
-            f"{model} is not finished: give the same armor prune command again to go on"
+            f"{model} is not finished: give the same armor prune command again to finish it"
         )
-    return resolve(model)
+    return ModelFolder.open(model)

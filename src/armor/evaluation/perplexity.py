@@ -14,11 +14,10 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.evaluation.divergence import Divergence, interval, summarise, window_divergence
-from armor.text.protocols import evaluation_text, protocol_of
-from armor.text.sources import Source, describe
-from armor.text.windows import tokenize
+from armor.text.source import Source, TextLike
+from armor.text.sources import parse_source, read_text
+from armor.text.windows import default_window, tokenize
 
-_MAX_SEQ_LEN = 2048  # the default window, where the model's context is not shorter
 _MAX_LOGITS = 2**26  # entries of a batch of logits: 256 MiB in float32
 _MAX_BATCH = 32
 
@@ -62,7 +61,7 @@ class PerplexityResult:
 def evaluate(
     model: Any,
     tokenizer: Any,
-    source: Source,
+    source: TextLike | Source,
     *,
     seq_len: int | None = None,
     max_chars: int | None = None,
@@ -79,8 +78,7 @@ def evaluate(
     Args:
         model: a causal language model; used on its device, in its dtype.
         tokenizer: its tokenizer.
-        source: see `armor.text.sources.documents`; ``[text]`` for a text at hand; "wikitext2"
-            or "c4" for the papers' texts (see `armor.text.protocols`).
+        source: see `armor.text.sources.parse_source`; ``[text]`` for a text at hand.
         seq_len: tokens a window; None takes 2048, or the model's context where that is shorter.
         max_chars: read no more than this many characters.
         batch_size: windows a forward pass; None bounds the logits to 256 MiB.
@@ -92,12 +90,13 @@ def evaluate(
         ArmorError: an unreadable source, a text shorter than one window, ids the model does not
             know, a reference with another vocabulary, or logits that are not finite.
     """
-    seq_len = seq_len or default_seq_len(model)
+    source = parse_source(source)
+    seq_len = seq_len or default_window(model.config)
     if seq_len < 2:
         raise ArmorError(f"a window of {seq_len} token predicts nothing; take --seq-len 2 or more")
-    text = evaluation_text(source, max_chars)
+    text = read_text(source, max_chars)
     tokens = tokenize(tokenizer, text)
-    name = describe(source)
+    name = source.name
     if len(tokens) < seq_len:
         raise ArmorError(
             f"{name} has {len(tokens):,} tokens, fewer than one window of {seq_len:,}; "
@@ -107,9 +106,7 @@ def evaluate(
     _check_ids(tokens, vocabulary)
     if reference is not None:
         _check_reference(vocabulary, _vocabulary(reference))
-    windows = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)
-    if (protocol := protocol_of(source)) is not None:
-        windows = windows[: protocol.windows]
+    windows = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)[: source.windows]
     size = batch_size or max(1, min(_MAX_BATCH, _MAX_LOGITS // (seq_len * vocabulary)))
     sums = _window_sums(model, reference, windows, size, progress)
     for whose, bad in (
@@ -134,12 +131,6 @@ def evaluate(
         text_bytes=len(text.encode()),
         divergence=None if reference is None else summarise(sums[:, 1:], seq_len - 1),
     )
-
-
-def default_seq_len(model: Any) -> int:
-    """The model's context length, at most 2048."""
-    config = model.config.get_text_config()
-    return min(_MAX_SEQ_LEN, getattr(config, "max_position_embeddings", None) or _MAX_SEQ_LEN)
 
 
 def _check_ids(tokens: Tensor, vocabulary: int) -> None:

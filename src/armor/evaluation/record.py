@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.jsonfile import read_json, write_json
 from armor.checkpoint.sidecar import is_measurement
 from armor.errors import ArmorError
-from armor.text.sources import Source
 
 
 class Record:
@@ -80,15 +78,6 @@ def model_id(folder: Path) -> str:
         elif path.suffix == ".safetensors":
             facts.append([path.name, path.stat().st_size, path.stat().st_mtime_ns])
     return key_of(facts)
-
-
-def source_id(text: Source) -> Any:
-    """A text as part of a key: its name, and for a file what it holds."""
-    if isinstance(text, (str, PathLike)):
-        name = str(text)
-        path = Path(name[: name.find(".jsonl:") + 6] if ".jsonl:" in name else name)
-        return [name, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""]
-    return key_of(list(text))
 
 
 def task_files_id(folder: Path | None) -> str:

@@ -143,7 +143,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """The figures without their errors; the filter "none" goes unsaid."""
+    """The figures without their errors; the filter "none" is left out of their names."""
     return {
         name.removesuffix(",none"): float(value)
         for name, value in values.items()

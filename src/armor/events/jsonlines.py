@@ -58,7 +58,7 @@ class JsonLines:
         """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
-            with suppress(OSError):  # told before: closing flushes what a full disk did not take
+            with suppress(OSError):  # closing flushes what a full disk did not take
                 file.close()
 
     def _open(self) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import Any, Protocol
 
 from armor.checkpoint.records import LayerRecord
+from armor.memory import peak_memory
 from armor.run.plan import LayerPlan
-from armor.run.prune import Progress, peak_memory
+from armor.run.prune import Progress
+from armor.versions import versions
 
 #: Of the events; grows when a field changes its meaning or goes.
 SCHEMA = 1
@@ -49,13 +49,8 @@ class Recorder:
         """Around the work: ``run_started``, then ``run_finished``, ``run_failed`` or
         ``run_interrupted``; closes the sinks."""
         begin = time.perf_counter()
-        versions = {
-            "armor": version("armor-prune"),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-        }
-        self.emit("run_started", schema=SCHEMA, command=command, versions=versions, **values)
+        used = versions("armor", "python", "torch", "transformers")
+        self.emit("run_started", schema=SCHEMA, command=command, versions=used, **values)
         try:
             yield
         except KeyboardInterrupt:
@@ -103,7 +98,7 @@ class Recorder:
         return Progress(measured, planned, started, done, resumed)
 
 
-def both(first: Progress, second: Progress) -> Progress:
+def combine_progress(first: Progress, second: Progress) -> Progress:
     """Callbacks that call the `first`'s, then the `second`'s."""
 
     def pair(name: str) -> Callable[..., None]:

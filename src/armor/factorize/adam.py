@@ -20,21 +20,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from armor.factorize.groups import Groups, pick
-from armor.factorize.masks import mask_of
+from armor.factorize.inverses import pair_inverses
+from armor.factorize.masks import mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
-from armor.factorize.sweep import pair_inverses
 from armor.factorize.workspace import Workspace
 from armor.sparse.factors import Factors
 
 ITERATIONS = 20_000
 LEARNING_RATE = 1e-4
-PATIENCE, RELATIVE, ABSOLUTE = 100, 1e-6, 1e-8
+#: Stop after so many iterations in a row that each take less than a share of the loss off it, or
+#: less than an absolute amount.
+PATIENCE, MIN_RELATIVE_GAIN, MIN_ABSOLUTE_GAIN = 100, 1e-6, 1e-8
 #: Iterations between two looks at the losses, and between two copies of the state.
-LOOK, KEEP = 10, 100
+CHECK_EVERY, RECORD_EVERY = 10, 100
 
 
 def factorize_adam(
@@ -53,11 +56,11 @@ def factorize_adam(
         starts: sparse matrices without wrappers; the result is never worse than any of them.
         iterations: ceiling.
         seed: of the draws of groups.
-        on_iteration: called with the relative loss of each iteration, `LOOK` at a time.
+        on_iteration: called with the relative loss of each iteration, `CHECK_EVERY` at a time.
 
     Returns:
-        The factors, and the loss at the start, after every `KEEP` iterations and after the last,
-        relative to that of ``W_hat = 0``; it may rise now and then.
+        The factors, and the loss at the start, after every `RECORD_EVERY` iterations and after the
+        last, relative to that of ``W_hat = 0``; it may rise now and then.
     """
     work = Workspace(problem, block)
     zero = problem.zero_loss()
@@ -65,57 +68,58 @@ def factorize_adam(
     loop = _Loop(work, best.copy(), seed)
     before = float(best.loss)
     losses = [before]
-    done = waiting = 0
-    while done < iterations and waiting < PATIENCE:
-        count = min(LOOK, iterations - done)
+    done = stalled = 0
+    while done < iterations and stalled < PATIENCE:
+        count = min(CHECK_EVERY, iterations - done)
         for loss in torch.stack([loop.iterate() for _ in range(count)]).tolist():
-            enough = max(RELATIVE * before, ABSOLUTE)
-            waiting = 0 if before - loss >= enough else waiting + 1
+            enough = max(MIN_RELATIVE_GAIN * before, MIN_ABSOLUTE_GAIN)
+            stalled = 0 if before - loss >= enough else stalled + 1
             before = loss
             if on_iteration is not None:
                 on_iteration(loss / zero)
         done += count
-        if done % KEEP == 0 or done == iterations or waiting >= PATIENCE:
+        if done % RECORD_EVERY == 0 or done == iterations or stalled >= PATIENCE:
             losses.append(before)
             if before < best.loss:
                 best = loop.state(work)
     core = best.core[: work.rows, : work.cols].contiguous()
-    mask = mask_of(best.choice)[: work.rows, : work.cols].contiguous()
+    mask = mask_from_choice(best.choice)[: work.rows, : work.cols].contiguous()
     return Factors(core, mask, best.left, best.right), [loss / zero for loss in losses]
 
 
 class _Loop:
     """The moving point, its gradients (all halved and negated), and Adam's averages.
 
-    Notation: ``F = (T - A S B) X`` the force, ``P = F B^T``, ``D = A^T P`` minus half the gradient
-    over all of S. Blocks are numbered i, j; b, its rows and columns; g = b/4 its groups.
+    Notation: `error` is ``E = T - A S B``, `error_moment` ``E X``, `error_moment_right`
+    ``E X B^T``, `residual` ``R = A^T E X B^T``, minus half the gradient over all of S. Blocks are
+    numbered i, j; b, its rows and columns; g = b/4 its groups.
     """
 
     def __init__(self, work: Workspace, start: State, seed: int) -> None:
         self.target, self.moment = work.problem.target, work.problem.moment
         self.is_full = work.problem.is_full
-        self.moments = work.moments
-        self.lefts, self.rights, self.block = work.lefts, work.rights, work.block
+        self.moment_blocks = work.moment_blocks
+        self.row_blocks, self.col_blocks, self.block = work.row_blocks, work.col_blocks, work.block
         self.point = start
         self.left, self.right, self.core = start.left, start.right, start.core
         self.choice = start.choice
-        self.mask = mask_of(start.choice).to(self.core.dtype)
+        self.mask = mask_from_choice(start.choice).to(self.core.dtype)
         device = self.core.device
         self.random = torch.Generator(device).manual_seed(seed)
         # Halved gradients under a halved epsilon take the same steps.
         self.adam = torch.optim.Adam(
             [self.left, self.right, self.core], LEARNING_RATE, eps=0.5e-8, maximize=True, fused=True
         )
-        self.i = torch.arange(self.lefts, device=device).unsqueeze(1)
-        self.j = torch.arange(self.rights, device=device)
+        self.i = torch.arange(self.row_blocks, device=device).unsqueeze(1)
+        self.j = torch.arange(self.col_blocks, device=device)
         pairs = torch.arange(6, dtype=torch.uint8, device=device).unsqueeze(1)
-        self.table = mask_of(pairs).to(self.core.dtype)
-        self.half, self.error, self.force, self.pull, self.drive = (
+        self.table = mask_from_choice(pairs).to(self.core.dtype)
+        self.left_core, self.error, self.error_moment, self.error_moment_right, self.residual = (
             torch.empty_like(self.target) for _ in range(5)
         )
         self.core.grad = torch.empty_like(self.target)
         self._forward()
-        self._to_core()
+        self._update_residual()
         self._gradients()
 
     def state(self, work: Workspace) -> State:
@@ -124,144 +128,186 @@ class _Loop:
         state.loss = work.loss(state)
         return state
 
-    def iterate(self) -> Tensor:
+    def iterate(self) -> Float[Tensor, ""]:
         """One iteration; its loss, float64 ()."""
         self.adam.step()
         loss = self._forward()
-        self._to_core()
+        self._update_residual()
         loss = loss - self._core_step()
         self._gradients()
         return loss
 
-    def _forward(self) -> Tensor:
-        """``A S``, F, and the loss."""
-        torch.bmm(self.left, self._rows(self.core), out=self._rows(self.half))
-        product = torch.bmm(self._cols(self.half), self.right)
-        torch.sub(self._cols(self.target), product, out=self._cols(self.error))
+    def _forward(self) -> Float[Tensor, ""]:
+        """``A S``, ``E X``, and the loss."""
+        torch.bmm(
+            self.left, self._by_row_blocks(self.core), out=self._by_row_blocks(self.left_core)
+        )
+        product = torch.bmm(self._by_col_blocks(self.left_core), self.right)
+        torch.sub(self._by_col_blocks(self.target), product, out=self._by_col_blocks(self.error))
         if self.is_full:
-            torch.mm(self.error, self.moment, out=self.force)
+            torch.mm(self.error, self.moment, out=self.error_moment)
         else:
-            torch.mul(self.error, self.moment, out=self.force)
-        return self.error.mul_(self.force).sum(-1).sum(dtype=torch.float64)
+            torch.mul(self.error, self.moment, out=self.error_moment)
+        return self.error.mul_(self.error_moment).sum(-1).sum(dtype=torch.float64)
 
-    def _to_core(self) -> None:
-        """P and D."""
-        self._cols(self.pull).copy_(torch.bmm(self._cols(self.force), self.right.mT))
-        torch.bmm(self.left.mT, self._rows(self.pull), out=self._rows(self.drive))
+    def _update_residual(self) -> None:
+        """``E X B^T`` and R."""
+        self._by_col_blocks(self.error_moment_right).copy_(
+            torch.bmm(self._by_col_blocks(self.error_moment), self.right.mT)
+        )
+        torch.bmm(
+            self.left.mT,
+            self._by_row_blocks(self.error_moment_right),
+            out=self._by_row_blocks(self.residual),
+        )
 
     def _gradients(self) -> None:
         """What Adam steps along."""
-        self.left.grad = torch.bmm(self._rows(self.pull), self._rows(self.core).mT)
-        self.right.grad = torch.bmm(self._cols(self.half).mT, self._cols(self.force))
-        torch.mul(self.drive, self.mask, out=self.core.grad)
+        self.left.grad = torch.bmm(
+            self._by_row_blocks(self.error_moment_right), self._by_row_blocks(self.core).mT
+        )
+        self.right.grad = torch.bmm(
+            self._by_col_blocks(self.left_core).mT, self._by_col_blocks(self.error_moment)
+        )
+        torch.mul(self.residual, self.mask, out=self.core.grad)
 
-    def _core_step(self) -> Tensor:
+    def _core_step(self) -> Float[Tensor, ""]:
         """Set one drawn group of every block; returns what that takes off the loss."""
         row, group = self._draw()
         at = (self.i, row, self.j, group)
         groups = self.block // 4
         gram_left = torch.bmm(self.left.mT, self.left)
-        gram_right = torch.bmm(torch.bmm(self.right, self.moments), self.right.mT)
+        gram_right = torch.bmm(torch.bmm(self.right, self.moment_blocks), self.right.mT)
         drawn = Groups(
-            self._groups(self.drive)[at],
-            self._groups(self.core)[at],
-            self.choice.view(self.lefts, self.block, -1, groups)[at],
-            gram_left[self.i, row, row],
-            gram_right.view(-1, groups, 4, groups, 4)[self.j, group, :, group],
-            pair_inverses(gram_right)[self.j, group],
+            residual=self._by_groups(self.residual)[at],
+            current=self._by_groups(self.core)[at],
+            choice=self.choice.view(self.row_blocks, self.block, -1, groups)[at],
+            scale=gram_left[self.i, row, row],
+            group_gram=gram_right.view(-1, groups, 4, groups, 4)[self.j, group, :, group],
+            inverses=pair_inverses(gram_right)[self.j, group],
         )
-        rows = self.right.view(-1, groups, 4, self.block)[self.j, group]
+        right_rows = self.right.view(-1, groups, 4, self.block)[self.j, group]
         if self.is_full:
-            meet = gram_left[self.i.unsqueeze(-1), row.unsqueeze(-1), row.unsqueeze(1)]
-            values, codes, gain = self._best_in_turn(drawn, rows, meet)
+            couplings = gram_left[self.i.unsqueeze(-1), row.unsqueeze(-1), row.unsqueeze(1)]
+            values, codes, gain = self._best_in_turn(drawn, right_rows, couplings)
         else:
-            values, codes, gain = drawn.best()
-        self._groups(self.core)[at] = values
-        self.choice.view(self.lefts, self.block, -1, groups)[at] = codes
+            values, codes, gain = drawn.best_pairs()
+        self._by_groups(self.core)[at] = values
+        self.choice.view(self.row_blocks, self.block, -1, groups)[at] = codes
         kept = self.table[codes.long()]
-        self._groups(self.mask)[at] = kept
+        self._by_groups(self.mask)[at] = kept
         for average in ("exp_avg", "exp_avg_sq"):
-            self._groups(self.adam.state[self.core][average])[at] *= kept
-        self._follow(row, group, values - drawn.held, rows, gram_left)
+            self._by_groups(self.adam.state[self.core][average])[at] *= kept
+        self._update_products(row, group, values - drawn.current, right_rows, gram_left)
         return gain.sum(dtype=torch.float64)
 
     def _best_in_turn(
-        self, drawn: Groups, rows: Tensor, meet: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of each group after those to the left in its row of blocks have moved.
+        self,
+        drawn: Groups,
+        right_rows: Float[Tensor, "i j 4 b"],
+        couplings: Float[Tensor, "i j j"],
+    ) -> tuple[Float[Tensor, "i j 4"], UInt8[Tensor, "i j"], Float[Tensor, "i j"]]:
+        """The best of each group after those to the left in its row of blocks have change_right.
 
         Args:
-            rows: of B, (i, j, 4, b). meet: entries of A^T A between the rows drawn, (i, j, j).
+            right_rows: of B, those of the groups, (i, j, 4, b).
+            couplings: G_rr' between the rows drawn, (i, j, j).
         """
-        shift = self.target.new_empty(self.lefts, self.rights, self.target.shape[1])
+        change_right_moment = self.target.new_empty(
+            self.row_blocks, self.col_blocks, self.target.shape[1]
+        )
         found = []
-        for j in range(self.rights):
+        for j in range(self.col_blocks):
             span = slice(j * self.block, (j + 1) * self.block)
             one = drawn.column(j)
-            before = torch.einsum("ij,ijc->ic", meet[:, j, :j], shift[:, :j, span])
-            one.force -= torch.einsum("ic,ikc->ik", before, rows[:, j])
-            found.append(one.best())
-            change = found[-1][0] - one.held
-            moved = torch.einsum("ik,ikc->ic", change, rows[:, j])
-            torch.mm(moved, self.moment[span], out=shift[:, j])
+            before = torch.einsum(
+                "ij,ijc->ic", couplings[:, j, :j], change_right_moment[:, :j, span]
+            )
+            one.residual -= torch.einsum("ic,ikc->ik", before, right_rows[:, j])
+            found.append(one.best_pairs())
+            change = found[-1][0] - one.current
+            change_right = torch.einsum("ik,ikc->ic", change, right_rows[:, j])
+            torch.mm(change_right, self.moment[span], out=change_right_moment[:, j])
         values, codes, gains = (torch.stack(each, 1) for each in zip(*found, strict=True))
         return values, codes, gains
 
-    def _follow(
-        self, row: Tensor, group: Tensor, change: Tensor, rows: Tensor, gram_left: Tensor
+    def _update_products(
+        self,
+        row: Int64[Tensor, "i j"],
+        group: Int64[Tensor, "i j"],
+        change: Float[Tensor, "i j 4"],
+        right_rows: Float[Tensor, "i j 4 b"],
+        gram_left: Float[Tensor, "i b b"],
     ) -> None:
-        """Bring ``A S``, F, P and D up to date with the `change` (i, j, 4) of the drawn groups."""
+        """Bring all products up to date with the `change` dS (i, j, 4) of the drawn groups."""
         across = row.unsqueeze(1).expand(-1, self.block, -1)
         columns = self.left.gather(2, across)  # of A, (i, b, j)
-        spread = self.target.new_zeros(self.lefts, self.rights, self.block // 4, 4)
+        spread = self.target.new_zeros(self.row_blocks, self.col_blocks, self.block // 4, 4)
         spread[self.i, self.j, group] = change
-        self._take_out(self.half, columns, -spread.flatten(2))
-        moved = torch.einsum("ijk,ijkc->ijc", change, rows)
+        self._subtract_outer(self.left_core, columns, -spread.flatten(2))
+        change_right = torch.einsum("ijk,ijkc->ijc", change, right_rows)
         if self.is_full:
-            moments = self.moment.view(self.rights, self.block, -1)
-            shift = torch.einsum("ijc,jcd->ijd", moved, moments)
-            pulled = self._right_t(shift.flatten(0, 1)).view(shift.shape)
+            moment_rows = self.moment.view(self.col_blocks, self.block, -1)
+            change_right_moment = torch.einsum("ijc,jcd->ijd", change_right, moment_rows)
+            change_gram = self._times_right_t(change_right_moment.flatten(0, 1)).view(
+                change_right_moment.shape
+            )
         else:
-            shift = moved * self.moment.view(-1, self.block)
-            pulled = self._right_t(shift.flatten(1)).view(shift.shape)
-        self._take_out(self.force, columns, shift)
-        self._take_out(self.pull, columns, pulled)
-        self._take_out(self.drive, gram_left.gather(2, across), pulled)
+            change_right_moment = change_right * self.moment.view(-1, self.block)
+            change_gram = self._times_right_t(change_right_moment.flatten(1)).view(
+                change_right_moment.shape
+            )
+        self._subtract_outer(self.error_moment, columns, change_right_moment)
+        self._subtract_outer(self.error_moment_right, columns, change_gram)
+        self._subtract_outer(self.residual, gram_left.gather(2, across), change_gram)
 
-    def _take_out(self, matrix: Tensor, columns: Tensor, rows: Tensor) -> None:
+    def _subtract_outer(
+        self,
+        matrix: Float[Tensor, "rows cols"],
+        columns: Float[Tensor, "i b j"],
+        rows: Float[Tensor, "i j _"],
+    ) -> None:
         """Take out of row i of blocks ``columns[i] @ rows[i]``, (b, j) times (j, j*b); or, where
         rows is (i, j, b), of each block alone the outer product."""
         if rows.shape[-1] == self.block:
-            blocks = matrix.view(self.lefts, self.block, self.rights, self.block)
+            blocks = matrix.view(self.row_blocks, self.block, self.col_blocks, self.block)
             blocks.addcmul_(columns.unsqueeze(-1), rows.unsqueeze(1), value=-1.0)
         else:
-            self._rows(matrix).baddbmm_(columns, rows, alpha=-1.0)
+            self._by_row_blocks(matrix).baddbmm_(columns, rows, alpha=-1.0)
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
+    def _draw(self) -> tuple[Int64[Tensor, "i j"], Int64[Tensor, "i j"]]:
         """A row and a group for each block, (i, j), by the L1 norm of the gradient."""
-        sizes = self.drive.abs().view(self.lefts, self.block, self.rights, self.block).sum(-1)
-        chance = torch.rand(
-            (2, self.lefts, self.rights),
+        sizes = (
+            self.residual.abs()
+            .view(self.row_blocks, self.block, self.col_blocks, self.block)
+            .sum(-1)
+        )
+        uniform = torch.rand(
+            (2, self.row_blocks, self.col_blocks),
             generator=self.random,
             dtype=self.core.dtype,
             device=self.core.device,
         )
-        row = pick(sizes.transpose(1, 2), chance[0])
-        inside = self._groups(self.drive)[self.i, row, self.j].abs().sum(-1)
-        return row, pick(inside, chance[1])
+        row = pick(sizes.transpose(1, 2), uniform[0])
+        inside = self._by_groups(self.residual)[self.i, row, self.j].abs().sum(-1)
+        return row, pick(inside, uniform[1])
 
-    def _right_t(self, matrix: Tensor) -> Tensor:
+    def _times_right_t(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
         """``matrix @ blockdiag(B)^T``."""
-        return torch.bmm(self._cols(matrix), self.right.mT).transpose(0, 1).reshape(matrix.shape)
+        return (
+            torch.bmm(self._by_col_blocks(matrix), self.right.mT)
+            .transpose(0, 1)
+            .reshape(matrix.shape)
+        )
 
-    def _groups(self, matrix: Tensor) -> Tensor:
+    def _by_groups(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "i b j g 4"]:
         """(i*b, j*b) seen as (i, b, j, b/4, 4)."""
-        return matrix.view(self.lefts, self.block, self.rights, self.block // 4, 4)
+        return matrix.view(self.row_blocks, self.block, self.col_blocks, self.block // 4, 4)
 
-    def _rows(self, matrix: Tensor) -> Tensor:
+    def _by_row_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "i b cols"]:
         """(i*b, cols) seen as (i, b, cols)."""
-        return matrix.view(self.lefts, self.block, -1)
+        return matrix.view(self.row_blocks, self.block, -1)
 
-    def _cols(self, matrix: Tensor) -> Tensor:
+    def _by_col_blocks(self, matrix: Float[Tensor, "rows cols"]) -> Float[Tensor, "j rows b"]:
         """(rows, j*b) seen as (j, rows, b)."""
         return matrix.view(matrix.shape[0], -1, self.block).transpose(0, 1)

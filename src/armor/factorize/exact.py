@@ -3,18 +3,18 @@
 One iteration minimises the proxy loss exactly over B, then A, then every group of the core in
 turn, so it cannot rise. Two things go wrong with that alone, and each phase cures one:
 
-1. It gets stuck: a group's pair is best only for the wrappers that grew around it. So the first
+1. It gets stuck: a group's mask is best only for the wrappers that grew around it. So the first
    iterations fit the core to a target with random errors, as large as those that are left. The
    masks wander while the wrappers find their shape, and the noise falls with the loss by itself
    (a simulated annealing without a schedule). Nothing of this is kept unless it ends up lower.
-2. It crawls at the end. So each further iteration starts a leap beyond the best point found; a
-   leap that does not pay is dropped, and a plain iteration follows.
+2. It crawls at the end. So each further iteration starts from a point extrapolated beyond the best
+   one found; if that does not end lower, it is dropped, and a plain iteration follows.
 
 What is kept never gets worse.
 
-The entries of an unstructured core compete all over the matrix: while they are shaken, and for some
-quiet iterations after that, each has a price, which follows their number; then that is brought to
-the budget and stays in every group.
+The entries of an unstructured core compete all over the matrix: while the core is annealed, and for
+some iterations without noise after that, each has a price, which follows their number; then that is
+brought to the count and stays in every group.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from armor.factorize.masks import mask_of
-from armor.factorize.price import Price, filled
+from armor.factorize.masks import mask_from_choice
+from armor.factorize.price import Price, fill_mask
 from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
 from armor.factorize.workspace import Workspace
@@ -32,17 +32,17 @@ from armor.sparse.factors import Factors
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 DEFAULT_ITERATIONS = 100
-#: The noise, in times of the present error, and the share of the iterations that are shaken.
-NOISE, SHAKEN = 0.9, 0.6
+#: The noise, in times of the present error, and the share of the iterations that have it.
+NOISE, ANNEALED = 0.9, 0.6
 #: Wrappers larger than this share of the matrix take longer to descend, and have less to gain.
-LARGE_WRAPPERS, SHAKEN_LARGE = 0.22, 0.3
+LARGE_OVERHEAD, ANNEALED_LARGE_OVERHEAD = 0.22, 0.3
 #: Unstructured: entries move between groups only while they have a price, so that counts for more;
-#: and the share that is priced, but not shaken any more.
-SHAKEN_UNSTRUCTURED, PRICED = 0.75, 0.15
+#: and the share of the iterations after the noise in which they still have one.
+ANNEALED_UNSTRUCTURED, PRICED = 0.75, 0.15
 #: Extrapolation: growth after a success, decay after a failure, and the range of the step.
-GROWTH, DECAY, SMALLEST, LARGEST = 1.1, 0.6, 0.3, 1.0
+STEP_GROWTH, STEP_DECAY, MIN_STEP, MAX_STEP = 1.1, 0.6, 0.3, 1.0
 #: Give up when this many iterations took less than this share off the loss.
-WINDOW, LEAST_GAIN = 10, 0.005
+STALL_ITERATIONS, MIN_IMPROVEMENT = 10, 0.005
 
 
 def factorize(
@@ -74,51 +74,53 @@ def factorize(
     work = Workspace(problem, block, pattern)
     zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
-    other = best.copy()
+    trial = best.copy()
     losses = [best.loss / zero]
-    step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
-    leap = torch.zeros_like(step)
     generator = torch.Generator(best.core.device).manual_seed(seed)
-    shaken, last = _phases(problem, block, iterations, pattern)
+    annealed, before_descent = _phases(problem, block, iterations, pattern)
     count = pattern.count((work.rows, work.cols))
     price = Price(problem, count) if pattern.is_unstructured else None
-    for turn in range(last):
-        noise = NOISE if turn < shaken else 0.0
-        work.shake(other, noise, generator, None if price is None else price.value)
+    for turn in range(before_descent):
+        noise = NOISE if turn < annealed else 0.0
+        work.anneal(trial, noise, generator, None if price is None else price.value)
         if price is not None:
-            price.follow(other, pattern)
+            price.update(trial, pattern)
         losses.append(losses[-1])
         if on_iteration is not None:
             on_iteration(float(losses[-1]))
     if price is not None:
-        work.settle(other, count)
-    for turn in range(1, iterations - last + 1):
-        if turn > 1:  # the first goes on from where the noise has led
-            other.leap_from(best, leap)
-        work.iterate(other)
-        best, other, improved = better_first(best, other)
-        was_leap = leap > 0
-        grown = torch.where(improved, (step * GROWTH).clamp(max=LARGEST), step)
-        step = torch.where(was_leap & ~improved, (step * DECAY).clamp(min=SMALLEST), grown)
-        leap = torch.where(improved, step, 0.0)
+        work.project_to_count(trial, count)
+    step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
+    next_step = torch.zeros_like(step)  # 0: a plain iteration from the best point
+    for turn in range(1, iterations - before_descent + 1):
+        if turn > 1:  # the first starts from where the noise has led
+            trial.extrapolate_from(best, next_step)
+        work.iterate(trial)
+        best, trial, improved = better_first(best, trial)
+        was_extrapolated = next_step > 0
+        grown = torch.where(improved, (step * STEP_GROWTH).clamp(max=MAX_STEP), step)
+        shrunk = (step * STEP_DECAY).clamp(min=MIN_STEP)
+        step = torch.where(was_extrapolated & ~improved, shrunk, grown)
+        next_step = torch.where(improved, step, 0.0)
         losses.append(best.loss / zero)
         if on_iteration is not None:
             on_iteration(float(losses[-1]))
-        if turn % WINDOW == 0 and losses[-1] >= (1 - LEAST_GAIN) * losses[-1 - WINDOW]:
-            break  # asked rarely: on a GPU the answer has to be waited for
+        is_due = turn % STALL_ITERATIONS == 0  # rarely: on a GPU the answer has to be waited for
+        if is_due and losses[-1] >= (1 - MIN_IMPROVEMENT) * losses[-1 - STALL_ITERATIONS]:
+            break
     core = best.core[: work.rows, : work.cols].contiguous()
-    mask = mask_of(best.choice, pattern)[: work.rows, : work.cols].contiguous()
+    mask = mask_from_choice(best.choice, pattern)[: work.rows, : work.cols].contiguous()
     if pattern.is_unstructured:
-        mask = filled(mask, count)
+        mask = fill_mask(mask, count)
     return Factors(core, mask, best.left, best.right, pattern), torch.stack(losses).tolist()
 
 
 def _phases(problem: Problem, block: int, iterations: int, pattern: Pattern) -> tuple[int, int]:
-    """How many iterations are shaken, and after how many the descent begins."""
+    """How many iterations have noise, and after how many the descent begins."""
     if pattern.is_unstructured:
-        shaken = int(SHAKEN_UNSTRUCTURED * iterations)
-        return shaken, shaken + int(PRICED * iterations)
+        annealed = int(ANNEALED_UNSTRUCTURED * iterations)
+        return annealed, annealed + int(PRICED * iterations)
     rows, cols = problem.target.shape
-    is_large = block * (1 / rows + 1 / cols) > LARGE_WRAPPERS
-    shaken = int((SHAKEN_LARGE if is_large else SHAKEN) * iterations)
-    return shaken, shaken
+    is_large = block * (1 / rows + 1 / cols) > LARGE_OVERHEAD
+    annealed = int((ANNEALED_LARGE_OVERHEAD if is_large else ANNEALED) * iterations)
+    return annealed, annealed

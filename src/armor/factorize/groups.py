@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from armor.factorize.kernels.reference import PAIRS
+from armor.factorize.masks import PAIRS
 
 
 @dataclass
@@ -15,51 +16,57 @@ class Groups:
     """Groups with all else fixed. Leading dims (...) are free.
 
     Attributes:
-        force: half the negated gradient over the four values, (..., 4).
-        held: the values, (..., 4). choice: the kept pair, uint8 (...).
-        scale: the row's entry of A^T A, (...). corner: the group's of H, (..., 4, 4).
-        inverses: of the six pairs of `corner`, (..., 6, 3), see `reference.pair_inverses`.
+        residual: R on the group, minus half the gradient over its four values, (..., 4).
+        current: the values, (..., 4). choice: code of the kept pair, uint8 (...).
+        scale: G_rr of the row, (...). group_gram: H of the group, (..., 4, 4).
+        inverses: of the six pairs, (..., 6, 3), see `inverses.pair_inverses`.
     """
 
-    force: Tensor
-    held: Tensor
-    choice: Tensor
-    scale: Tensor
-    corner: Tensor
-    inverses: Tensor
+    residual: Float[Tensor, "*many 4"]
+    current: Float[Tensor, "*many 4"]
+    choice: UInt8[Tensor, "*many"]
+    scale: Float[Tensor, "*many"]
+    group_gram: Float[Tensor, "*many 4 4"]
+    inverses: Float[Tensor, "*many 6 3"]
 
     def column(self, j: int) -> Groups:
         """Those of column `j` of (i, j) groups, as a copy."""
         return Groups(*(getattr(self, field.name)[:, j].clone() for field in fields(self)))
 
-    def best(self) -> tuple[Tensor, Tensor, Tensor]:
+    def best_pairs(
+        self,
+    ) -> tuple[Float[Tensor, "*many 4"], UInt8[Tensor, "*many"], Float[Tensor, "*many"]]:
         """Best values (..., 4) and pair (...) of all six, and what they take off the loss (...).
 
         A group that none of them betters keeps its own.
         """
-        first = torch.tensor([one for one, _ in PAIRS], device=self.held.device)
-        second = torch.tensor([two for _, two in PAIRS], device=self.held.device)
-        own = self.scale.unsqueeze(-1) * (self.held.unsqueeze(-2) @ self.corner).squeeze(-2)
-        pull = self.force + own  # with the group itself taken out
+        first = torch.tensor([one for one, _ in PAIRS], device=self.current.device)
+        second = torch.tensor([two for _, two in PAIRS], device=self.current.device)
+        contribution = self.scale.unsqueeze(-1) * (
+            self.current.unsqueeze(-2) @ self.group_gram
+        ).squeeze(-2)
+        partial_residual = self.residual + contribution  # the group itself taken out
         recip = torch.where(self.scale > 0, 1 / self.scale, 0.0).unsqueeze(-1)
-        one, two = pull[..., first], pull[..., second]
+        one, two = partial_residual[..., first], partial_residual[..., second]
         inv11, inv12, inv22 = self.inverses.unbind(-1)
         value1 = recip * (inv11 * one + inv12 * two)
         value2 = recip * (inv12 * one + inv22 * two)
         best, code = (one * value1 + two * value2).max(-1, keepdim=True)
-        gain = best - (self.held * (2 * pull - own)).sum(-1, keepdim=True)
+        gain = best - (self.current * (2 * partial_residual - contribution)).sum(-1, keepdim=True)
         better = gain > 0
-        values = torch.zeros_like(self.held)
+        values = torch.zeros_like(self.current)
         values.scatter_(-1, first[code], value1.gather(-1, code))
         values.scatter_(-1, second[code], value2.gather(-1, code))
         return (
-            torch.where(better, values, self.held),
+            torch.where(better, values, self.current),
             torch.where(better, code, self.choice.unsqueeze(-1)).squeeze(-1).to(torch.uint8),
             torch.where(better, gain, 0.0).squeeze(-1),
         )
 
 
-def pick(weights: Tensor, chance: Tensor) -> Tensor:
+def pick(
+    weights: Float[Tensor, "*many n"], chance: Float[Tensor, "*many"]
+) -> Int64[Tensor, "*many"]:
     """Indices (...) drawn with probability proportional to `weights` (..., n).
 
     Args:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from armor.factorize.masks import mask_of
+from armor.factorize.masks import mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.sparse.pattern import Pattern
 
-#: How the logarithm of the price answers to entries too many, as a share of those kept or dropped
-#: (the fewer); and the most that it moves at once.
-ANSWER, LARGEST_MOVE = 0.5, 1.0
+#: How far the logarithm of the price moves for entries too many, as a share of those kept or
+#: dropped (the fewer); and the most that it moves at once.
+RESPONSE, MAX_LOG_STEP = 0.5, 1.0
 
 
 class Price:
@@ -32,14 +33,14 @@ class Price:
         self._count = count
         self._fewer = max(1, min(count, worth.numel() - count))
 
-    def follow(self, state: State, pattern: Pattern) -> None:
-        """Up where the core keeps too many, down where too few."""
-        kept = mask_of(state.choice, pattern).sum()
-        move = ANSWER * (kept - self._count) / self._fewer
-        self.value = self.value * move.clamp(-LARGEST_MOVE, LARGEST_MOVE).exp()
+    def update(self, state: State, pattern: Pattern) -> None:
+        """Raise the price where the core keeps too many, lower it where too few."""
+        kept = mask_from_choice(state.choice, pattern).sum()
+        log_step = RESPONSE * (kept - self._count) / self._fewer
+        self.value = self.value * log_step.clamp(-MAX_LOG_STEP, MAX_LOG_STEP).exp()
 
 
-def filled(mask: Tensor, count: int) -> Tensor:
+def fill_mask(mask: Bool[Tensor, "out in"], count: int) -> Bool[Tensor, "out in"]:
     """`mask` (out, in) with exactly `count` kept.
 
     A group may have preferred padding to entries without any effect; the first ones that are free

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 _CHUNK = 2**20  # entries of a temporary
@@ -21,8 +21,8 @@ class Problem:
         moment: X = E[x x^T], (in, in), or its diagonal d, (in,); same dtype and device as `target`.
     """
 
-    target: Tensor
-    moment: Tensor
+    target: Float[Tensor, "out in"]
+    moment: Float[Tensor, "in in"] | Float[Tensor, " in"]
 
     @property
     def is_full(self) -> bool:
@@ -30,27 +30,23 @@ class Problem:
         return self.moment.ndim == 2
 
     @cached_property
-    def mean_square(self) -> Tensor:
+    def mean_square(self) -> Float[Tensor, " in"]:
         """``d_k = E[x_k^2]``, (in,)."""
         return self.moment.diagonal().contiguous() if self.is_full else self.moment
 
-    def times_moment(self, matrix: Tensor) -> Tensor:
+    def times_moment(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
         """``matrix @ X``, (rows, in)."""
         return matrix @ self.moment if self.is_full else matrix * self.moment
 
-    def loss(self, weight: Tensor) -> float:
+    def loss(self, weight: Float[Tensor, "out in"]) -> float:
         """The proxy loss of `weight` (out, in), summed in float64, not normalised."""
-        return sum(float(rows.sum()) for rows in self._row_losses(weight))
-
-    def row_losses(self, weight: Tensor) -> Tensor:
-        """The loss of each row of `weight` (out, in), float64 (out,)."""
-        return torch.cat(list(self._row_losses(weight)))
-
-    def _row_losses(self, weight: Tensor) -> Iterator[Tensor]:
         height = max(1, _CHUNK // self.target.shape[1])
+        total = 0.0
         for target, rows in zip(self.target.split(height), weight.split(height), strict=True):
             error = target - rows
-            yield (self.times_moment(error) * error).sum(dim=1, dtype=torch.float64)
+            by_row = (self.times_moment(error) * error).sum(dim=1, dtype=torch.float64)
+            total += float(by_row.sum())
+        return total
 
     def zero_loss(self) -> float:
         """The loss of a zero weight, to which losses are related; 1 where that is 0."""

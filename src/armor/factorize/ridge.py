@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 #: Ridge relative to each diagonal entry, by dtype of the products it regularises.
 RIDGE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
-def inverse(gram: Tensor) -> Tensor:
+def ridge_inverse(gram: Float[Tensor, "blocks b b"]) -> Float[Tensor, "blocks b b"]:
     """``(gram + ridge)^-1`` of positive semi-definite (blocks, b, b), in the dtype of `gram`.
 
-    The wrapper steps multiply it by a gradient, which vanishes in the null space of `gram`: a
-    singular system leaves the current value there as it is. Factorised in float64, so that only
-    the rounding of `gram` itself counts; blocks that stay indefinite get a larger ridge. Waits for
-    no result of the device.
+    The wrapper steps multiply it by a residual (half a gradient), which vanishes in the null space
+    of `gram`: a singular system leaves the current value there as it is. Factorised in float64, so
+    that only the rounding of `gram` itself counts; blocks that stay indefinite get a larger ridge.
+    Waits for no result of the device.
     """
     wide = gram.double()
     diagonal = wide.diagonal(dim1=-2, dim2=-1)
@@ -25,14 +26,17 @@ def inverse(gram: Tensor) -> Tensor:
     for ridge in (1e-4, 1.0):
         if gram.device.type == "cpu" and not failed.any():
             break
-        other, still = _cholesky(wide, ridge * scale)
-        lower = torch.where(failed[:, None, None], other, lower)
-        failed = failed & still
+        larger, still_failed = _cholesky(wide, ridge * scale)
+        lower = torch.where(failed[:, None, None], larger, lower)
+        failed = failed & still_failed
     eye = torch.eye(gram.shape[-1], dtype=wide.dtype, device=gram.device)
     half = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
     return torch.bmm(half.mT, half).to(gram.dtype)
 
 
-def _cholesky(gram: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+def _cholesky(
+    gram: Float[Tensor, "blocks b b"], ridge: Float[Tensor, "blocks b"]
+) -> tuple[Float[Tensor, "blocks b b"], Bool[Tensor, " blocks"]]:
+    """The lower factor of ``gram + diag(ridge)``, and where there is none."""
     lower, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
     return lower, info != 0

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armor.sparse.factors import Factors
 
 
-def fold(factors: Factors, rows: Tensor, cols: Tensor) -> Factors:
+def fold(factors: Factors, rows: Float[Tensor, " out"], cols: Float[Tensor, " in"]) -> Factors:
     """``diag(rows) A S B diag(cols)``, rows (out,) into A and cols (in,) into B."""
     assert factors.left is not None
     assert factors.right is not None
     return replace(
         factors,
-        left=factors.left * _blocks(rows, factors.left).unsqueeze(-1),
-        right=factors.right * _blocks(cols, factors.right).unsqueeze(-2),
+        left=factors.left * _by_blocks(rows, factors.left).unsqueeze(-1),
+        right=factors.right * _by_blocks(cols, factors.right).unsqueeze(-2),
     )
 
 
@@ -39,22 +40,15 @@ def balance(factors: Factors) -> Factors:
     )
 
 
-def cast(factors: Factors, dtype: torch.dtype) -> Factors:
-    """Every factor in `dtype`."""
-    return replace(
-        factors,
-        core=factors.core.to(dtype),
-        left=None if factors.left is None else factors.left.to(dtype),
-        right=None if factors.right is None else factors.right.to(dtype),
-    )
-
-
-def _blocks(scale: Tensor, blocks: Tensor) -> Tensor:
+def _by_blocks(
+    scale: Float[Tensor, " size"], blocks: Float[Tensor, "blocks b b"]
+) -> Float[Tensor, "blocks b"]:
     """A vector as (blocks, b), padded with 1."""
     missing = blocks.shape[0] * blocks.shape[1] - scale.numel()
     return torch.nn.functional.pad(scale, (0, missing), value=1.0).view(blocks.shape[:2])
 
 
-def _norms(blocks: Tensor, dim: int) -> Tensor:
+def _norms(blocks: Float[Tensor, "blocks b b"], dim: int) -> Float[Tensor, "blocks b"]:
+    """L2 norms along `dim`, 1 where they are 0."""
     norms = torch.linalg.vector_norm(blocks, dim=dim)
     return torch.where(norms > 0, norms, 1.0)

@@ -1,4 +1,4 @@
-"""ArmorConfig: the ``quantization_config`` of a checkpoint, as transformers carries it about."""
+"""ArmorConfig: the ``quantization_config`` of a checkpoint, as transformers holds it."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.reader import Checkpoint
+from armor.models.folder import ModelFolder
 from armor.models.load import read_model
-from armor.models.source import resolve
 
 
 def load(folder: str | Path, **kwargs: Any) -> Any:
@@ -22,5 +22,6 @@ def load(folder: str | Path, **kwargs: Any) -> Any:
         ArmorError: not an armor checkpoint, or a damaged one.
     """
     kwargs.setdefault("trust_remote_code", False)
-    source = resolve(str(folder), kwargs["trust_remote_code"])
-    return read_model(Checkpoint.open(source).folder, **kwargs)
+    opened = ModelFolder.open(folder, kwargs["trust_remote_code"])
+    Checkpoint.of(opened.files)
+    return read_model(opened, **kwargs)

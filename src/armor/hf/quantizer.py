@@ -19,15 +19,15 @@ from armor.checkpoint.tensorfile import read_file
 from armor.checkpoint.weights import INDEX, SINGLE, read_weights
 from armor.errors import ArmorError
 from armor.hf.config import ArmorConfig
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, prepare
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
+from armor.models.modules import put_module
 from armor.models.renaming import fuses_experts, layer_renaming
-from armor.runtime import prepare
 
 
 def register() -> None:
-    """Make transformers know the method "armor"."""
+    """Add the method "armor" to the tables of transformers."""
     AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ArmorConfig
     AUTO_QUANTIZER_MAPPING[METHOD] = ArmorQuantizer
 
@@ -57,10 +57,10 @@ class ArmorQuantizer(HfQuantizer):
         for tensor, whole in self.quantization_config.joined_tensors().items():
             if not tensor.endswith(".weight"):  # of experts
                 continue
-            if (path := _find(model, rename(tensor.removesuffix(".weight")))) is not None:
+            if (path := _find_path(model, rename(tensor.removesuffix(".weight")))) is not None:
                 split_linear(model, path, tuple(whole.parts.values()))
         for name, spec in layers.items():
-            path = _find(model, rename(name))
+            path = _find_path(model, rename(name))
             if path is not None:
                 _replace(model, path, spec)
         if self._split and not hasattr(HfQuantizer, "update_weight_conversions"):
@@ -78,7 +78,7 @@ class ArmorQuantizer(HfQuantizer):
         return model
 
     def update_weight_conversions(self, conversions: list[Any], *args: Any) -> list[Any]:
-        """transformers 5 only: experts that were split are loaded as they lie in the checkpoint."""
+        """transformers 5 only: experts that were split are loaded as the checkpoint has them."""
         return [
             conversion
             for conversion in super().update_weight_conversions(conversions, *args)
@@ -136,10 +136,11 @@ def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | N
         check_tensors(layers, tensors)
 
 
-def _find(model: Any, name: str) -> str | None:
+def _find_path(model: Any, name: str) -> str | None:
     """Where layer `name` of the checkpoint sits in `model`; None if `model` lacks that part.
 
-    A headless model (AutoModel) has the same layers without the prefix, the other way round with.
+    A model without a head (AutoModel) has the same layers without the prefix, one with a head those
+    of a checkpoint without, with it.
     """
     prefix = f"{model.base_model_prefix}."
     for path in (name, name.removeprefix(prefix), prefix + name):
@@ -161,7 +162,6 @@ def _has(model: nn.Module, path: str) -> bool:
 
 
 def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
-    parent, _, child = path.rpartition(".")
     old = model.get_submodule(path)
     if not isinstance(old, nn.Linear) or (old.out_features, old.in_features) != spec.shape:
         found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
@@ -180,4 +180,4 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         pattern=spec.pattern,
         count=spec.count,
     )
-    setattr(model.get_submodule(parent), child, new.train(old.training))
+    put_module(model, path, new.train(old.training))

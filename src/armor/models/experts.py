@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.models.modules import put_module
+
 #: What checkpoints call the three linears of an expert: gate, up, down.
 NAMINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _EXPERT = re.compile(r"\.experts\.\d+\.(\w+)")
 
 
 class Expert(nn.Module):
-    """``down(act(gate x) * (up x))``, the linears named as `naming` says."""
+    """``down(act(gate x) * (up x))``; `naming` gives the names of the three linears."""
 
     def __init__(
         self, linears: Iterable[nn.Module], act: Callable[[Tensor], Tensor], naming: tuple[str, ...]
@@ -78,22 +80,20 @@ def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:
         stored: names of layers or tensors of the checkpoint; they say what the linears are called.
 
     Returns:
-        The names of the modules that were replaced; experts of a layout that `understood` does not
-        know are left as they are.
+        The names of the modules that were replaced; experts in another layout (see
+        `has_known_layout`) are left as they are.
     """
     naming = _naming(stored)
     replaced = []
     for name, module in list(fused_experts(model)):
-        if not understood(module):
+        if not has_known_layout(module):
             continue
-        parent, _, child = name.rpartition(".")
-        experts = _split(module, naming).train(module.training)
-        setattr(model.get_submodule(parent), child, experts)
+        put_module(model, name, _split(module, naming).train(module.training))
         replaced.append(name)
     return replaced
 
 
-def understood(module: Any) -> bool:
+def has_known_layout(module: Any) -> bool:
     """Whether fused experts hold (experts, 2*inner, hidden) gate over up, and (experts, hidden,
     inner), and nothing else: no biases, no transposed or interleaved weights, no own gating."""
     weights = {name: p for name, p in module._parameters.items() if p is not None}

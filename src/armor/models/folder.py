@@ -1,36 +1,140 @@
-"""A model's folder, checked before transformers or tokenizers read any of it."""
+"""ModelFolder: a model's folder, opened and checked before transformers reads any of it."""
 
 from __future__ import annotations
 
-import math
+import logging
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from armor.checkpoint.format import METHOD, from_metadata, short
-from armor.checkpoint.sidecar import check_sidecar, read_config
+from armor.checkpoint.files import ModelFiles
+from armor.checkpoint.format import short
+from armor.checkpoint.sidecar import CONFIG, read_config, sidecar_files
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.checkpoint.weights import read_weights
-from armor.errors import ArmorError
+from armor.errors import ArmorError, reason
 
-# What a config may ask transformers to build a number of.
+#: What is downloaded of a model on the Hub.
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
+# What a config may ask transformers to build a number of, and how many of them are plausible.
 _COUNTS = re.compile(r"^(n|num)_.*(layer|block|expert|label|stage)|(layers|experts|depth)$")
 _MOST = 4096
-_SLACK = 1 << 20
-_FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
-def check_folder(folder: Path, trust_remote_code: bool = False) -> dict[str, StoredTensor]:
-    """Every stored tensor of a model's folder by name; nothing but headers and JSON is read.
+@dataclass(frozen=True)
+class ModelFolder:
+    """A causal language model on the disk, dense or pruned; nothing but headers and JSON is read.
 
-    Raises:
-        ArmorError: damaged, huge or foreign files, weights that are missing, pickled or lie outside
-            of the folder, code that would have to be run, counts that the weights cannot fill.
+    It can be sent to other processes, which then need not read the folder again.
+
+    Attributes:
+        files: what the folder holds.
+        config: its `transformers.PretrainedConfig`. To be left unchanged.
     """
-    config = read_config(folder)
+
+    files: ModelFiles
+    config: Any
+
+    @classmethod
+    def open(cls, model: str | Path | ModelFolder, trust_remote_code: bool = False) -> ModelFolder:
+        """Find a model and check its files; its weights are not loaded.
+
+        Args:
+            model: a folder, or a model id of the Hugging Face Hub, which is downloaded to the local
+                cache (or found there). An open folder is given back as it is.
+            trust_remote_code: accept a folder with code of its own.
+
+        Raises:
+            ArmorError: nothing there; damaged, huge or foreign files; weights that are missing,
+                pickled or outside of the folder; code that would have to be run; counts that the
+                weights cannot fill; not a causal language model.
+        """
+        if isinstance(model, ModelFolder):
+            return model
+        name = str(model)
+        _check_reachable(name)
+        if not Path(name).is_dir():
+            from huggingface_hub import snapshot_download
+
+            _transformers_config(name, trust_remote_code)  # before its weights are downloaded
+            name = snapshot_download(name, allow_patterns=_FILES)
+        folder = Path(name)
+        data = read_config(folder)
+        _check_supported(folder, data, trust_remote_code)
+        sidecar_files(folder)
+        tensors = read_weights(folder)
+        _check_counts(folder, data, len(tensors))
+        config = _transformers_config(str(folder), trust_remote_code)
+        return cls(ModelFiles(folder, data, tensors), config)
+
+    @property
+    def path(self) -> Path:
+        """Where the folder is."""
+        return self.files.path
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Every stored tensor by its name in the files."""
+        return self.files.tensors
+
+
+@contextmanager
+def one_line_errors(action: str) -> Iterator[None]:
+    """Quiet transformers, and turn whatever it raises into one `ArmorError`.
+
+    Args:
+        action: how the message begins, such as "cannot load the model".
+    """
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ArmorError:
+        raise
+    except BaseException as error:
+        # A panic in Rust, where tokenizers are read, is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ArmorError(f"{action}: {type(error).__name__}: {reason(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_reachable(path_or_id: str) -> None:
+    """Raise `ArmorError` unless this is a model folder, or a Hub id that can be reached."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    path = Path(path_or_id)
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise ArmorError(f"{path_or_id} is not a model folder: it holds no config.json")
+        return
+    if path.exists():
+        raise ArmorError(f"{path_or_id} is a file; give the model's folder or a Hub id")
+    try:
+        if not isinstance(try_to_load_from_cache(path_or_id, CONFIG), str):
+            # One quick question: from_pretrained would retry for half a minute.
+            HfApi().model_info(path_or_id, timeout=10)
+    except Exception:
+        raise ArmorError(
+            f"{path_or_id}: no such folder, and not a Hub id that could be reached"
+        ) from None
+
+
+def _check_supported(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> None:
+    """Raise `ArmorError` for folders that need what armor does not do, such as running code."""
     if (folder / "adapter_config.json").exists():
         raise ArmorError(
             f"{folder} holds an adapter: merge it into its model first, for example with peft's"
@@ -41,71 +145,49 @@ def check_folder(folder: Path, trust_remote_code: bool = False) -> dict[str, Sto
             f"{folder}: config.json names a weights file of its own (transformers_weights), which"
             " is not supported: delete that line and name the file model.safetensors"
         )
-    if config.get("auto_map") and not trust_remote_code and not _known(config.get("model_type")):
+    if config.get("auto_map") and not trust_remote_code and not _is_known(config.get("model_type")):
         raise ArmorError(
             f"{folder}: model type {short(config.get('model_type'))} needs code from the model's"
             " folder, which armor does not run: use a version of transformers that knows the type"
         )
-    # Older transformers run it from a local folder whatever they are told of trust.
+    # Older versions of transformers run it from a local folder even without trust_remote_code.
     if (folder / "custom_generate").exists() and not trust_remote_code:
         raise ArmorError(
             f"{folder} holds code for generation (custom_generate), which armor does not run:"
             " delete that folder"
         )
-    check_sidecar(folder)
-    tensors = read_weights(folder)
+
+
+def _check_counts(folder: Path, config: dict[str, Any], tensors: int) -> None:
+    """Raise `ArmorError` if the config asks for more layers or experts than there are tensors."""
     for key, value in _numbers(config):
-        if value > max(_MOST, len(tensors)) and _COUNTS.search(key):
+        if value > max(_MOST, tensors) and _COUNTS.search(key):
             raise ArmorError(
                 f"{folder}: config.json says {short(key)} is {short(value)}, more than its"
-                f" {len(tensors)} tensors can fill: copy or download the model again"
+                f" {tensors} tensors can fill: copy or download the model again"
             )
-    return tensors
 
 
-def check_fits(config: Any, tensors: Mapping[str, StoredTensor], folder: Path) -> int:
-    """The number of parameters of the model that `config` describes, built without memory.
+def _transformers_config(path_or_id: str, trust_remote_code: bool) -> Any:
+    """The config as transformers reads it. Raises `ArmorError` unless a causal language model's."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    Args:
-        config: a `transformers.PretrainedConfig` of a causal language model.
-        tensors: what `check_folder` found.
-
-    Raises:
-        ArmorError: the model would be far larger than what is stored.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    asked = sum(parameter.numel() for parameter in model.parameters())
-    stored = _weights(getattr(config, "quantization_config", None), tensors)
-    # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
-    if asked > 2 * stored + _SLACK:
+    with one_line_errors(f"cannot read the config of {path_or_id}"):
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+    names = getattr(config, "architectures", None) or []
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
+    if getattr(config, "is_encoder_decoder", False) or not known:
         raise ArmorError(
-            f"{folder}: config.json describes {asked:.3g} parameters, its files hold {stored:.3g}:"
-            " copy or download the model again"
+            f"{path_or_id} is not a causal language model: architectures {short(names)}; "
+            "only decoder-only text models can be pruned and evaluated"
         )
-    buffers = sum(buffer.numel() for buffer in model.buffers())
-    if buffers > 2 * stored + (_SLACK << 10):
-        raise ArmorError(
-            f"{folder}: config.json asks for {buffers:.3g} numbers beside the weights: copy or"
-            " download the model again"
-        )
-    return asked
-
-
-def _weights(quantization: Any, tensors: Mapping[str, StoredTensor]) -> int:
-    """How many weights the tensors stand for, at most."""
-    count = sum(math.prod(stored.shape) for stored in tensors.values())
-    if quantization is None:
-        return count
-    data = quantization if isinstance(quantization, dict) else quantization.to_dict()
-    if data.get("quant_method") != METHOD:
-        return _FOREIGN * count
-    return count + sum(math.prod(spec.shape) for spec in from_metadata(data).values())
+    return config
 
 
 def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in a config, with the key that it, or its list, has."""
     if isinstance(config, dict):
         for name, value in config.items():
             yield from _numbers(value, name)
@@ -116,7 +198,7 @@ def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
         yield key, config
 
 
-def _known(model_type: Any) -> bool:
+def _is_known(model_type: Any) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES

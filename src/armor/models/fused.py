@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.models.modules import put_module
+
 
 class JoinedLinear(nn.ModuleList):
-    """Linears on the same input, their outputs side by side: what stands for a fused linear."""
+    """Linears on the same input, their outputs side by side: replaces a fused linear."""
 
     bias: nn.Parameter | None
 
@@ -53,22 +55,15 @@ def fused_linears(block: nn.Module, config: Any) -> Iterator[tuple[str, tuple[in
 
 def split_linear(model: nn.Module, path: str, rows: Sequence[int]) -> None:
     """Put a `JoinedLinear` in the place of the linear at `path`, sharing its memory."""
-    parent, _, child = path.rpartition(".")
     whole = model.get_submodule(path)
     assert isinstance(whole, nn.Linear)
     parts = []
-    for begin, end in bounds(rows):
+    ends = list(accumulate(rows))
+    for begin, end in zip([0, *ends], ends, strict=False):
         part = nn.Linear(whole.in_features, end - begin, False, "meta", whole.weight.dtype)
         part.weight = nn.Parameter(whole.weight.data[begin:end], requires_grad=False)
         parts.append(part)
-    joined = JoinedLinear(parts, whole.bias).train(whole.training)
-    setattr(model.get_submodule(parent), child, joined)
-
-
-def bounds(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """First row and end of each part."""
-    ends = list(accumulate(rows))
-    return list(zip([0, *ends], ends, strict=False))
+    put_module(model, path, JoinedLinear(parts, whole.bias).train(whole.training))
 
 
 def _qkv_rows(config: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Layout: a model's linears as modules, and where each of its tensors lies in the checkpoint."""
+"""Layout: a model's linears as modules, and where each of its tensors is in the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.models.experts import Experts, split_experts
 from armor.models.fused import fused_linears, split_linear
-from armor.models.renaming import renaming
+from armor.models.renaming import tensor_renaming
 from armor.models.structure import Structure, find_structure
 
 #: Whether to split a fused linear, by the shapes (out, in) of its parts.
-Wanted = Callable[[Sequence[tuple[int, int]]], bool]
+SplitRule = Callable[[Sequence[tuple[int, int]]], bool]
 
 
-def never(parts: Sequence[tuple[int, int]]) -> bool:
-    """Split nothing."""
+def split_nothing(parts: Sequence[tuple[int, int]]) -> bool:
+    """Leave every fused linear whole."""
     return False
 
 
@@ -57,12 +57,13 @@ class Layout:
 def lay_out(
     model: Any,
     tensors: Mapping[str, StoredTensor],
-    wanted: Wanted = never,
+    should_split: SplitRule = split_nothing,
     described: Mapping[str, Any] | None = None,
 ) -> Layout:
     """Give every matrix of `model` a linear of its own, in place, and find it in the checkpoint.
 
-    Experts that transformers fuses, and fused projections where `wanted`, become modules.
+    Experts that transformers fuses become modules, and so do the parts of fused projections where
+    `should_split` says so.
 
     Args:
         model: a causal language model, its parameters also on the meta device.
@@ -74,7 +75,7 @@ def lay_out(
     """
     experts = split_experts(model, tensors)
     structure = find_structure(model, described)
-    rename = renaming(model)
+    rename = tensor_renaming(model)
     joined = {}
     for name, stored in tensors.items():
         path = rename(name)
@@ -90,7 +91,7 @@ def lay_out(
             if tensor is None:
                 continue
             shape = tensors[tensor].shape
-            if wanted([(count, shape[-1]) for count in rows]):
+            if should_split([(count, shape[-1]) for count in rows]):
                 split_linear(model, path, rows)
                 stem = tensor.removesuffix(".weight")
                 parts = {f"{stem}.{number}": count for number, count in enumerate(rows)}

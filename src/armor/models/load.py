@@ -1,65 +1,67 @@
-"""Loading a model or tokenizer from a folder or the Hub, with every failure as one clear line."""
+"""Loading a model, its tokenizer, or the model without its weights; each failure is one line."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from armor.checkpoint.format import short
-from armor.checkpoint.sidecar import check_sidecar
-from armor.errors import ArmorError, reason
-from armor.models.folder import check_fits, check_folder
+from armor.checkpoint.format import METHOD, from_metadata
+from armor.errors import ArmorError
+from armor.models.folder import ModelFolder, one_line_errors
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+#: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
+_EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
+_FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
 def load_model(
-    path_or_id: str, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    model: str | Path | ModelFolder,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> Any:
     """A causal language model in evaluation mode; dense and armor checkpoints alike.
 
     Only safetensors are read, and no code from the checkpoint is run.
 
     Args:
-        path_or_id: a folder, or a model id of the Hugging Face Hub.
+        model: a folder, open or not, or a model id of the Hugging Face Hub.
         dtype: dtype of the weights; None keeps the saved one.
 
     Returns:
         `transformers.PreTrainedModel` on `device`.
 
     Raises:
-        ArmorError: nothing there, not a causal language model, or an unreadable or incomplete
-            checkpoint.
+        ArmorError: see `ModelFolder.open` and `read_model`.
     """
-    from armor.models.source import resolve
-
-    folder = resolve(path_or_id)
-    model = read_model(folder, dtype=dtype or "auto", trust_remote_code=False)
-    return model.to(device).eval()
+    loaded = read_model(ModelFolder.open(model), dtype=dtype or "auto", trust_remote_code=False)
+    return loaded.to(device).eval()
 
 
-def read_model(folder: Path, **kwargs: Any) -> Any:
-    """The model in `folder`, once everything fits: nothing is ever left to chance or unpickled.
+def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
+    """The model in `folder`: every weight is read from its files, or the model is refused.
 
     Args:
-        folder: what `resolve` gave.
         kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        ArmorError: the folder is refused, or tensors are missing or have the wrong shape.
+        ArmorError: the model cannot be built, or tensors are missing or have the wrong shape.
     """
     from transformers import AutoModelForCausalLM
 
-    check_causal(str(folder), bool(kwargs.get("trust_remote_code")))
-    with one_line(f"cannot load {folder}"):
+    empty_model(folder)  # refuses what is far larger than its files
+    with one_line_errors(f"cannot load {folder.path}"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
+            folder.path,
             **kwargs,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # refused below, with their names
@@ -71,108 +73,137 @@ def read_model(folder: Path, **kwargs: Any) -> Any:
     for names, fault in ((missing, "lacks"), (wrong, "has the wrong shape for")):
         if names:
             raise ArmorError(
-                f"{folder} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
+                f"{folder.path} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
                 "download or write the checkpoint again"
             )
     return model
 
 
-def load_tokenizer(path_or_id: str) -> Any:
-    """The tokenizer of a folder or Hub id. Raises `ArmorError` where there is none."""
+def load_tokenizer(model: str | Path | ModelFolder) -> Any:
+    """The tokenizer of a model. Raises `ArmorError` where there is none, or no such model."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    folder = Path(path_or_id)
-    _find(path_or_id, "tokenizer_config.json")
-    if folder.is_dir():
-        check_sidecar(folder)
-        # transformers 5 makes an empty tokenizer where the vocabulary is missing.
-        if not any(any(folder.glob(name)) for name in _VOCABULARIES):
-            raise ArmorError(
-                f"{path_or_id} holds no tokenizer; copy the model's tokenizer files there"
-            )
-    with one_line(f"cannot load the tokenizer of {path_or_id}"):
+    folder = ModelFolder.open(model)
+    path = str(folder.path)
+    # transformers 5 makes an empty tokenizer where the vocabulary is missing.
+    if not any(any(folder.path.glob(name)) for name in _VOCABULARIES):
+        raise ArmorError(f"{path} holds no tokenizer; copy the model's tokenizer files there")
+    with one_line_errors(f"cannot load the tokenizer of {path}"):
         try:
-            return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(
+                path, config=copy.deepcopy(folder.config), trust_remote_code=False
+            )
         except ValueError as error:
-            # transformers 5 writes a class name that 4 does not know; tokenizer.json says it all.
+            # transformers 5 writes a class name that 4 does not have; tokenizer.json is enough.
             if "TokenizersBackend" not in str(error):
                 raise
-            return PreTrainedTokenizerFast.from_pretrained(path_or_id)
+            return PreTrainedTokenizerFast.from_pretrained(path)
 
 
-def check_causal(path_or_id: str, trust_remote_code: bool = False) -> Any:
-    """The model's config, with no weights read.
+def empty_model(folder: ModelFolder) -> Any:
+    """The model in `folder` without its weights, in float32.
 
-    A folder is checked before (`check_folder`), and that its weights fit the config.
+    Parameters are on the meta device and take no memory; buffers that the model computes when it
+    is built (rotary frequencies, masks) are there.
+
+    Returns:
+        `transformers.PreTrainedModel` in evaluation mode.
 
     Raises:
-        ArmorError: nothing there, a folder that is refused, an unknown model type, not a causal
-            language model, or one far larger than its files.
+        ArmorError: the model cannot be built, or is far larger than its files.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import AutoModelForCausalLM
 
-    _find(path_or_id, "config.json")
-    folder = Path(path_or_id)
-    tensors = check_folder(folder, trust_remote_code) if folder.is_dir() else None
-    with one_line(f"cannot read the config of {path_or_id}"):
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
-    names = getattr(config, "architectures", None) or []
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
-    if getattr(config, "is_encoder_decoder", False) or not known:
+    with one_line_errors(f"cannot build {folder.path}"):
+        stored = _stored_weights(folder)
+        with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(folder.config), dtype=torch.float32
+            )
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
+    if asked > 2 * stored + _EXTRA_PARAMETERS:
         raise ArmorError(
-            f"{path_or_id} is not a causal language model: architectures {short(names)}; "
-            "only decoder-only text models can be pruned and evaluated"
+            f"{folder.path}: config.json describes {asked:.3g} parameters, its files hold"
+            f" {stored:.3g}: copy or download the model again"
         )
-    if tensors is not None:
-        with one_line(f"cannot build {path_or_id}"):
-            check_fits(config, tensors, folder)
-    return config
-
-
-def _find(path_or_id: str, file: str) -> None:
-    """Raise `ArmorError` unless `path_or_id` is a model folder or a Hub id within reach."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    path = Path(path_or_id)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ArmorError(f"{path_or_id} is not a model folder: it holds no config.json")
-        return
-    if path.exists():
-        raise ArmorError(f"{path_or_id} is a file; give the model's folder or a Hub id")
-    try:
-        if not isinstance(try_to_load_from_cache(path_or_id, file), str):
-            # One quick question: from_pretrained would retry for half a minute.
-            HfApi().model_info(path_or_id, timeout=10)
-    except Exception:
+    if any(buffer.is_meta for buffer in model.buffers()):
+        beside = sum(buffer.numel() for buffer in model.buffers())
         raise ArmorError(
-            f"{path_or_id}: no such folder, and not a Hub id that could be reached"
-        ) from None
+            f"{folder.path}: config.json asks for {beside:.3g} numbers beside the weights: copy or"
+            " download the model again"
+        )
+    return model.eval()
+
+
+def _stored_weights(folder: ModelFolder) -> int:
+    """How many weights the stored tensors stand for, at most."""
+    count = sum(math.prod(stored.shape) for stored in folder.tensors.values())
+    quantization = getattr(folder.config, "quantization_config", None)
+    if quantization is None:
+        return count
+    data = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    if data.get("quant_method") != METHOD:
+        return _FOREIGN * count
+    return count + sum(math.prod(spec.shape) for spec in from_metadata(data).values())
 
 
 @contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Quiet transformers, and turn whatever it raises into one `ArmorError`."""
-    from transformers.utils import logging as transformers_logging
+def _parameters_on_meta(room: int) -> Iterator[None]:
+    """While active, every parameter that a module registers moves to the meta device.
 
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
+    `torch.device("meta")` would take the buffers along, and nothing could bring them back.
+
+    Args:
+        room: bytes for all buffers. What is larger is made on the meta device, too, so that a
+            config cannot ask for more memory than there is.
+    """
+    register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+    bounded = _Bounded(room)
+
+    def parameter_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta":
+            param = nn.Parameter(param.to("meta"), param.requires_grad)
+        register_parameter(self, name, param)
+
+    def buffer_counted(
+        self: nn.Module, name: str, tensor: Tensor | None, persistent: bool = True
+    ) -> None:
+        bounded.room -= 0 if tensor is None else tensor.nbytes
+        register_buffer(self, name, tensor, persistent)
+
+    nn.Module.register_parameter = parameter_on_meta  # type: ignore[method-assign]
+    nn.Module.register_buffer = buffer_counted  # type: ignore[method-assign]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with bounded:
             yield
-    except ArmorError:
-        raise
-    except BaseException as error:
-        # A panic in Rust, where tokenizers are read, is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ArmorError(f"{what}: {type(error).__name__}: {reason(error)}") from error
     finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
+        nn.Module.register_buffer = register_buffer  # type: ignore[method-assign]
+
+
+class _Bounded(TorchDispatchMode):
+    """While active, a tensor of more than `room` bytes is made on the meta device."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        meta = [tensor.is_meta for tensor in tensors]
+        if any(meta) and (all(meta) or func._schema.is_mutable):
+            return func(*args, **kwargs)
+        on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        if any(meta):
+            return func(*on_meta[0], **on_meta[1])
+        device = {"device": torch.device("meta")} if "device" in kwargs else {}
+        try:
+            planned = func(*on_meta[0], **{**on_meta[1], **device})
+        except RuntimeError:  # it has no twin on the meta device: it gives a plain number
+            return func(*args, **kwargs)
+        made = [leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor)]
+        return planned if sum(made) > self.room else func(*args, **kwargs)

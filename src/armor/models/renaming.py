@@ -1,30 +1,99 @@
-"""From the names of tensors in a checkpoint to those of a model's modules."""
+"""From the tensors of a checkpoint to those of a model, by transformers' own rules.
+
+Most names are the same. transformers 5 has names of its own for a few models, whose checkpoints it
+still writes with the old ones (Mixtral's ``block_sparse_moe`` is ``mlp``), and makes some
+parameters of several stored tensors (fused experts). transformers 4 has no such rules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 
-def renaming(model: Any) -> Callable[[str], str]:
-    """What transformers calls a tensor of the checkpoint once it is in `model`.
+from armor.checkpoint.tensorfile import StoredTensor
 
-    Most names are the same. transformers 5 has its own for a few models, whose checkpoints it
-    still writes with the old ones (Mixtral's ``block_sparse_moe`` is ``mlp``).
+
+@dataclass(frozen=True)
+class ConvertedTensor:
+    """A parameter that transformers computes from several stored tensors, such as fused experts.
+
+    Attributes:
+        name: the parameter's. parts: for each stored tensor its name there, the pattern of
+            transformers' that it matches, and where it is.
     """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-    except ImportError:  # transformers 4: the names are the same
-        return lambda name: name
-    rules = [
-        rule
-        for rule in get_model_conversion_mapping(model, add_legacy=False)
-        if isinstance(rule, WeightRenaming)
-    ]
+
+    name: str
+    parts: tuple[tuple[str, str, StoredTensor], ...]
+    converter: Any
+    model: Any
+
+    @property
+    def dtype(self) -> str:
+        """Of the stored tensors, the file's own name for it."""
+        return self.parts[0][2].dtype
+
+    def load(self) -> Tensor:
+        """The parameter, in memory."""
+        converter = copy.deepcopy(self.converter)
+        for original, pattern, stored in self.parts:
+            converter.add_tensor(self.name, original, pattern, stored.load())
+        made = converter.convert(self.name, model=self.model, config=self.model.config)
+        tensor: Tensor | list[Tensor] = made[self.name]
+        return tensor[0] if isinstance(tensor, list) else tensor
+
+    def prefetch(self) -> None:
+        """Ask the system to read the stored tensors in the background."""
+        for _, _, stored in self.parts:
+            stored.prefetch()
+
+
+def find_stored(
+    model: Any, tensors: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor | ConvertedTensor]:
+    """For each of the model's tensors that is stored: where, or what it is made of."""
+    held = model.state_dict()
+    base = model.base_model_prefix
+    renamings, converters = _rules(model)
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+
+    def rename(name: str) -> tuple[str, str | None]:
+        """The model's name for a stored tensor, and the pattern of its converter, if any."""
+        try:
+            from transformers.core_model_loading import rename_source_key
+        except ImportError:
+            return name, None
+        renamed: tuple[str, str | None] = rename_source_key(name, renamings, converters, base, held)
+        return renamed
+
+    found: dict[str, StoredTensor | ConvertedTensor] = {}
+    fused: dict[str, list[tuple[str, str, StoredTensor]]] = {}
+    for original, stored in tensors.items():
+        names = (original, f"{base}.{original}", original.removeprefix(f"{base}."))
+        direct = next((name for name in names if name in held), None)
+        if direct is not None:
+            found[direct] = stored
+            continue
+        name, pattern = rename(original)
+        if name in held and pattern is not None:
+            fused.setdefault(name, []).append((original, pattern, stored))
+        elif name in held:
+            found[name] = stored
+    for name, parts in fused.items():
+        found[name] = ConvertedTensor(name, tuple(parts), by_pattern[parts[0][1]], model)
+    return found
+
+
+def tensor_renaming(model: Any) -> Callable[[str], str]:
+    """From the name of a tensor in the checkpoint to the one it has in `model`, where both have it
+    as one tensor."""
+    renamings, _ = _rules(model, add_legacy=False)
 
     def renamed(name: str) -> str:
-        for rule in rules:
+        for rule in renamings:
             name, _ = rule.rename_source_key(name)
         return name
 
@@ -32,8 +101,8 @@ def renaming(model: Any) -> Callable[[str], str]:
 
 
 def layer_renaming(model: Any) -> Callable[[str], str]:
-    """`renaming` for the names of layers."""
-    rename = renaming(model)
+    """`tensor_renaming` for the names of layers."""
+    rename = tensor_renaming(model)
     return lambda name: rename(f"{name}.weight").removesuffix(".weight")
 
 
@@ -41,3 +110,21 @@ def fuses_experts(conversion: Any) -> bool:
     """Whether a conversion of transformers 5 merges the experts of a checkpoint into one tensor."""
     targets = getattr(conversion, "target_patterns", ())
     return hasattr(conversion, "operations") and any("experts" in target for target in targets)
+
+
+def _rules(model: Any, **options: bool) -> tuple[list[Any], list[Any]]:
+    """transformers' rules for `model`, those that rename and those that convert; [] before 5.
+
+    Args:
+        options: ``add_legacy``: also those for checkpoints of very old versions (the default).
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+    except ImportError:
+        return [], []
+    rules = get_model_conversion_mapping(model, **options)
+    return (
+        [rule for rule in rules if isinstance(rule, WeightRenaming)],
+        [rule for rule in rules if isinstance(rule, WeightConverter)],
+    )

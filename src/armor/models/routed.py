@@ -42,11 +42,11 @@ class Routed:
 
 
 def find_routed(block: nn.Module) -> list[Routed]:
-    """Every module with a list of like experts and, beside it, a weight with a row for each."""
+    """Every module with a list of experts of one kind, and a weight with a row for each expert."""
     found = []
     for path, module in block.named_modules():
         for name, experts in module.named_children():
-            if not isinstance(experts, nn.ModuleList) or not _alike(experts):
+            if not isinstance(experts, nn.ModuleList) or not _same_kind(experts):
                 continue
             router = next(
                 (
@@ -61,7 +61,8 @@ def find_routed(block: nn.Module) -> list[Routed]:
     return found
 
 
-def _alike(experts: nn.ModuleList) -> bool:
+def _same_kind(experts: nn.ModuleList) -> bool:
+    """Whether these are several modules of one class, and not plain linears."""
     kinds = {type(expert) for expert in experts}
     return len(experts) > 1 and len(kinds) == 1 and not isinstance(experts[0], nn.Linear)
 

@@ -1,10 +1,10 @@
-"""The blocks that were chosen for a size of the whole, by kind of layer, as a table."""
+"""The blocks that were chosen to reach a given size, by kind of layer, as a table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from armor.checkpoint.size import Budget
+from armor.checkpoint.records import SizeRecord
 from armor.report.data import kind_of
 
 
@@ -22,16 +22,16 @@ class Blocks:
     rows: dict[str, tuple[list[int], float | None]]
 
     @classmethod
-    def of(cls, budget: Budget) -> Blocks:
-        """The table of `budget`."""
-        columns = list(budget.counts)
-        total = sum(budget.harms.values())
+    def of(cls, size: SizeRecord) -> Blocks:
+        """The table of `size`."""
+        columns = list(size.counts)
+        total = sum(size.harms.values())
         kinds: dict[str, list[str]] = {}
-        for name in budget.blocks:
+        for name in size.blocks:
             kinds.setdefault(kind_of(name), []).append(name)
         rows = {}
-        for kind, names in {**kinds, "all": list(budget.blocks)}.items():
-            own = [budget.blocks[name] for name in names]
-            harm = sum(budget.harms.get(name, 0.0) for name in names)
+        for kind, names in {**kinds, "all": list(size.blocks)}.items():
+            own = [size.blocks[name] for name in names]
+            harm = sum(size.harms.get(name, 0.0) for name in names)
             rows[kind] = [own.count(block) for block in columns], harm / total if total else None
         return cls(columns, rows)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.format import LayerSpec
-from armor.checkpoint.jsonfile import number, read_json, write_json
+from armor.checkpoint.inspect import run_record
+from armor.checkpoint.jsonfile import read_json, write_json
 from armor.checkpoint.reader import Checkpoint
-from armor.checkpoint.size import Budget
-from armor.checkpoint.tensorfile import StoredTensor
+from armor.checkpoint.stored_size import StoredSize
 from armor.compare.checkpoints import DENSE, RESULTS
 from armor.compare.row import Row
 from armor.errors import ArmorError
 from armor.report.data import Layer, Report, Run, Sizes
-from armor.report.schema import BENCH, COMPARISON, EVAL, Fields, fits
+from armor.report.schema import BENCH, COMPARISON, Fields, eval_fields, fits
 
 
 def name_comparison(folder: Path, title: str) -> None:
@@ -41,7 +38,7 @@ def collect(folder: Path, evals: Iterable[Path] = (), benches: Iterable[Path] = 
         raise ArmorError(f"{folder} is not a folder")
     found = Report(
         folder.resolve().name,
-        evals=_read(folder.glob("eval*.json"), evals, EVAL, "armor eval"),
+        evals=_read(folder.glob("eval*.json"), evals, eval_fields(), "armor eval"),
         benches=_read(folder.glob("bench*.json"), benches, BENCH, "armor bench"),
     )
     if (folder / RESULTS).is_file():
@@ -58,15 +55,8 @@ def _comparison(folder: Path, found: Report) -> Report:
     data = read_json(folder / RESULTS)
     if not fits(data, COMPARISON):
         raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again")
-    known = {item.name for item in fields(Row)}
     try:
-        rows = [
-            Row(**{key: value for key, value in row.items() if key in known})
-            for row in data["rows"]
-        ]
-        for row in rows:
-            missing = [text for text, value in row.perplexity.items() if value is None]
-            row.perplexity.update(dict.fromkeys(missing, math.inf))
+        rows = [Row.read(row) for row in data["rows"]]
         title = str(data.get("title") or Path(data["model"]).name)
     except (KeyError, TypeError, AttributeError):
         raise ArmorError(f"{folder / RESULTS} is damaged; run armor compare again") from None
@@ -85,7 +75,9 @@ def _comparison(folder: Path, found: Report) -> Report:
         for label in labels
         if (folder / label / "config.json").is_file()
     }
-    return replace(found, title=title, runs=runs, rows=rows, notes=_notes(data))
+    return replace(
+        found, title=title, runs=runs, rows=rows, notes=_notes(data), texts=data.get("texts") or {}
+    )
 
 
 def _notes(data: dict[str, Any]) -> dict[str, str]:
@@ -98,76 +90,26 @@ def _notes(data: dict[str, Any]) -> dict[str, str]:
 def read_run(folder: Path, label: str) -> Run:
     """One checkpoint. Only headers and JSON are read; `armor inspect` checks the weights."""
     checkpoint = Checkpoint.open(folder)
-    record = checkpoint.run
-    known = _mapping(record.get("layers"))
+    record = run_record(checkpoint)
     layers = [
-        _layer(name, spec, checkpoint.tensors, _mapping(known.get(name)))
+        Layer(name, spec, StoredSize.of(name, spec, checkpoint.tensors), record.layers[name])
         for name, spec in checkpoint.layers.items()
     ]
-    config, machine = _mapping(record.get("config")), _mapping(record.get("machine"))
-    facts = {"model": record.get("model")} | {f"machine {key}": v for key, v in machine.items()}
-    method = record.get("method") or config.get("method")
-    memory = number(record.get("peak_memory_bytes"))
-    return Run(
-        label,
-        str(method or "not recorded"),
-        _sizes(checkpoint, layers),
-        layers,
-        config,
-        {key: str(value) for key, value in _mapping(record.get("versions")).items()},
-        {key: str(value) for key, value in facts.items() if value is not None},
-        {key: str(why) for key, why in _mapping(record.get("dense_layers")).items()},
-        number(record.get("seconds")),
-        None if memory is None else int(memory),
-        Budget.read(record.get("budget"), {layer.name: layer.block for layer in layers}),
-    )
-
-
-def _layer(
-    name: str, spec: LayerSpec, tensors: Mapping[str, StoredTensor], record: dict[str, Any]
-) -> Layer:
-    stored = {part: tensors[f"{name}.{part}"].nbytes for part in spec.tensor_shapes()}
-    values = tensors[f"{name}.core_values"]
-    dense = values.nbytes // prod(values.shape) * prod(spec.shape)
-    certificate = record.get("certificate")
-    losses, times = _numbers(record.get("losses")), _numbers(record.get("times"))
-    return Layer(
-        name,
-        spec.shape,
-        spec.block,
-        sum(stored.values()),
-        dense,
-        (stored.get("left", 0) + stored.get("right", 0)) / dense,
-        loss=number(record.get("loss")),
-        nowag_loss=number(record.get("nowag_loss")),
-        sparsegpt_loss=number(record.get("sparsegpt_loss")),
-        certificate=certificate if isinstance(certificate, bool) else None,
-        losses=losses,
-        times=times if len(times) == len(losses) else (),
-        error=number(record.get("output_error")),
-        pattern=str(spec.pattern),
-    )
-
-
-def _sizes(checkpoint: Checkpoint, layers: list[Layer]) -> Sizes:
-    def part(*ends: str) -> int:
-        return sum(
-            checkpoint.tensors[f"{name}.{end}"].nbytes
-            for name, spec in checkpoint.layers.items()
-            for end in ends
-            if end in spec.tensor_shapes()
-        )
-
-    values, indices, wrappers = part("core_values"), part("core_indices"), part("left", "right")
     every = sum(stored.nbytes for stored in checkpoint.tensors.values())
-    dense = sum(layer.dense_bytes for layer in layers)
-    return Sizes(values, indices, wrappers, every - values - indices - wrappers, dense)
+    sizes = Sizes(
+        values=sum(layer.size.values for layer in layers),
+        indices=sum(layer.size.indices for layer in layers),
+        wrappers=sum(layer.size.wrappers for layer in layers),
+        rest=every - sum(layer.size.packed for layer in layers),
+        dense=sum(layer.size.dense for layer in layers),
+    )
+    return Run(label, sizes, layers, record)
 
 
 def _read(
     found: Iterable[Path], given: Iterable[Path], fields_of: Mapping[str, Fields], command: str
 ) -> dict[str, dict[str, Any]]:
-    """The JSON objects by file name; `found` files of another make are passed over."""
+    """The JSON objects by file name; `found` files that something else wrote are left out."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(found):
         data = read_json(path)
@@ -179,12 +121,3 @@ def _read(
             raise ArmorError(f"{path} was not written by {command} --json")
         files[path.name if path.name not in files else str(path)] = data
     return files
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    numbers = [number(item) for item in value] if isinstance(value, list) else []
-    return tuple(found for found in numbers if found is not None)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from armor.checkpoint.size import Budget
-from armor.report.numbers import geometric_mean
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.loss_ratio import loss_ratio, mean_loss_ratio
+from armor.checkpoint.records import LayerRecord, RunRecord
+from armor.checkpoint.stored_size import StoredSize
 
 if TYPE_CHECKING:
     from armor.compare.row import Row
@@ -16,30 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One pruned linear: sizes as stored, losses as recorded (None where the record is silent).
+    """One pruned linear, as it is stored and as the run recorded it.
 
     Attributes:
-        name, shape (out, in), block: as in the checkpoint.
-        bytes, dense_bytes: packed without bias, and as it was. overhead: wrappers over dense.
-        loss, nowag_loss, sparsegpt_loss: relative proxy losses. certificate: see the record.
-        losses, times: after each iteration, and seconds since the layer's start.
-        error: mean squared norm of what its output lost. pattern: of its core.
+        name: as in the checkpoint. spec: shape, block and pattern. size: its bytes.
+        record: of the run; its figures are None where the run recorded nothing.
     """
 
     name: str
-    shape: tuple[int, int]
-    block: int | None
-    bytes: int
-    dense_bytes: int
-    overhead: float
-    loss: float | None = None
-    nowag_loss: float | None = None
-    sparsegpt_loss: float | None = None
-    certificate: bool | None = None
-    losses: tuple[float, ...] = ()
-    times: tuple[float, ...] = ()
-    error: float | None = None
-    pattern: str = "2:4"
+    spec: LayerSpec
+    size: StoredSize
+    record: LayerRecord
 
     @property
     def kind(self) -> str:
@@ -54,16 +43,18 @@ class Layer:
     @property
     def certified(self) -> bool | None:
         """Its certificate; None of a baseline's layer, which has no wrappers and claims nothing."""
-        return None if self.block is None else self.certificate
+        return None if self.spec.block is None else self.record.certificate
 
     @property
     def ratio(self) -> float | None:
         """Its loss over NoWag-P's."""
-        return self.over(self.nowag_loss)
+        return loss_ratio(self.record)
 
-    def over(self, base: float | None) -> float | None:
-        """Its loss over `base`; None where either is unknown or `base` is zero."""
-        return None if self.loss is None or not base else self.loss / base
+    @property
+    def sparsegpt_ratio(self) -> float | None:
+        """Its loss over SparseGPT's; None where either is unknown."""
+        loss, base = self.record.loss, self.record.sparsegpt_loss
+        return None if loss is None or not base else loss / base
 
 
 def kind_of(name: str) -> str:
@@ -93,37 +84,41 @@ class Run:
     """One checkpoint and the record of the run that made it."""
 
     label: str
-    method: str
     sizes: Sizes
     layers: list[Layer]
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-    dense_layers: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None
-    peak_memory: int | None = None
-    budget: Budget | None = None
+    record: RunRecord = field(default_factory=RunRecord)
+
+    @property
+    def method(self) -> str:
+        """The pruning method, in words where it is unknown."""
+        return self.record.method or "not recorded"
 
     @property
     def patterns(self) -> str:
         """The pattern that all layers share, or "mixed patterns"."""
-        found = {layer.pattern for layer in self.layers}
+        found = {str(layer.spec.pattern) for layer in self.layers}
         return "mixed patterns" if len(found) > 1 else "".join(found)
 
     @cached_property
     def mean_ratio(self) -> float | None:
         """Geometric mean of the layers' losses over NoWag-P's."""
-        return geometric_mean(layer.ratio for layer in self.layers if layer.ratio is not None)
+        return mean_loss_ratio(layer.record for layer in self.layers)
 
     @cached_property
     def total_error(self) -> float:
         """The layers' summed output error; 0 where none is recorded."""
-        return sum(layer.error or 0.0 for layer in self.layers)
+        return sum(layer.record.output_error or 0.0 for layer in self.layers)
 
     def share(self, layer: Layer) -> float | None:
-        """The layer's share of `total_error`."""
-        known = layer.error is not None and self.total_error
-        return (layer.error or 0.0) / self.total_error if known else None
+        """The layer's share of `total_error`; None where its own is unknown."""
+        error = layer.record.output_error
+        return error / self.total_error if error is not None and self.total_error else None
+
+    @property
+    def has_block_budget(self) -> bool:
+        """Whether each layer's block was chosen to keep its own overhead within a budget."""
+        config = self.record.config
+        return config.get("block_size", 0) is None and config.get("size") is None
 
     @property
     def certified(self) -> tuple[int, int]:
@@ -141,6 +136,7 @@ class Report:
         runs: the checkpoints by label, in the order of the rows.
         evals, benches: the JSON of ``armor eval`` and ``armor bench`` by file name.
         notes: further facts, such as the evaluation window.
+        texts: of a comparison, the evaluation texts by name, as `Source.record` has them.
     """
 
     title: str
@@ -149,3 +145,10 @@ class Report:
     evals: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     benches: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Any:
+        """The calibration text of every checkpoint, as recorded; None where they differ."""
+        found = [run.record.config.get("calibration") for run in self.runs.values()]
+        return found[0] if found and all(text == found[0] for text in found) else None

@@ -119,9 +119,8 @@ def run_figures(run: Run) -> RunFigures:
             Figure(f"error-map-{stem}", "By kind and depth", error_map(run)),
             Figure(f"error-layers-{stem}", "The largest shares", worst_layers(run)),
         )
-    if any(layer.block for layer in run.layers):
-        chosen = run.config.get("block_size", 0) is None and run.config.get("size") is None
-        budget = run.config.get("overhead_budget") if chosen else None
+    if any(layer.spec.block for layer in run.layers):
+        budget = run.record.config.get("overhead_budget") if run.has_block_budget else None
         picture = overhead_chart(run.layers, budget if isinstance(budget, float) else None)
         overhead = Figure(f"overhead-{stem}", "Wrappers by kind of layer", picture)
     return RunFigures(losses, curves, unit, sensitivity, overhead)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from armor.report.data import Report, Run
+from armor.report.metrics import METRICS
 from armor.report.numbers import duration, percent, perplexity, size
+from armor.report.texts import measured_on
 
 if TYPE_CHECKING:
     from armor.compare.row import Row
@@ -26,9 +29,10 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
     """Quality, size, loss, certificate, speed and time, of the best row or of the only run."""
     found: list[Tile] = []
     if best is not None:
-        found += _quality(best, report.rows[0])
+        found += _quality(best, report)
     else:
-        found += [tile for data in report.evals.values() for tile in _measured(data)][:2]
+        rows = [row for data in report.evals.values() for row in data.get("perplexity") or ()]
+        found += [tile for row in rows[:2] for tile in _measured(row, report.calibration)]
     if run is not None:
         sizes = run.sizes
         packed = f"{size(sizes.packed)} of {size(sizes.dense)}, {run.patterns}"
@@ -43,15 +47,19 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
         if asked:
             found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))
     found += [tile for data in report.benches.values() for tile in _speed(data)][:1]
-    if run is not None and run.seconds:
-        memory = f"at most {size(run.peak_memory)} of memory" if run.peak_memory else ""
-        found.append(Tile(duration(run.seconds), "to prune", memory))
+    if run is not None and run.record.seconds:
+        memory = (
+            f"at most {size(run.record.peak_memory)} of memory" if run.record.peak_memory else ""
+        )
+        found.append(Tile(duration(run.record.seconds), "to prune", memory))
     return found
 
 
-def _quality(best: Row, dense: Row) -> list[Tile]:
+def _quality(best: Row, report: Report) -> list[Tile]:
     text, value = next(iter(best.perplexity.items()))
-    note = f"dense {perplexity(dense.perplexity[text])}"
+    note = f"dense {perplexity(report.rows[0].perplexity[text])}"
+    if (measured := measured_on(report.calibration, report.texts.get(text))) is not None:
+        note += f", {measured}"
     found = [Tile(perplexity(value), f"perplexity, {text}", note)]
     if best.gap_left:
         left = max(best.gap_left.values())
@@ -59,14 +67,16 @@ def _quality(best: Row, dense: Row) -> list[Tile]:
     return found
 
 
-def _measured(data: dict[str, Any]) -> list[Tile]:
+def _measured(row: Mapping[str, Any], calibration: Any) -> list[Tile]:
+    """The chief figures of a text."""
+    text = PurePath(row["source"]).stem
+    note = f"windows of {row['seq_len']} tokens"
+    if (measured := measured_on(calibration, row["source"])) is not None:
+        note += f", {measured}"
     return [
-        Tile(
-            perplexity(row["perplexity"]),
-            f"perplexity, {PurePath(row['source']).stem}",
-            f"windows of {row['seq_len']} tokens",
-        )
-        for row in data.get("perplexity") or ()
+        Tile(metric.show(row[metric.key]), f"{metric.headline}, {text}", note)
+        for metric in METRICS
+        if metric.headline is not None and metric.key in row
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from armor.checkpoint.loss_ratio import GeometricMean
+
 
 def perplexity(value: float | None) -> str:
     """Three decimals below 1,000; "∞" where the model is beyond measure (None from JSON)."""
@@ -41,5 +43,4 @@ def duration(seconds: float) -> str:
 
 def geometric_mean(values: Iterable[float]) -> float | None:
     """Of the positive ones among `values`; None where there is none."""
-    logs = [math.log(value) for value in values if value > 0 and math.isfinite(value)]
-    return math.exp(sum(logs) / len(logs)) if logs else None
+    return GeometricMean(values).value

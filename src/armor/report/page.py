@@ -13,13 +13,15 @@ from armor.report import numbers
 from armor.report.blocks import Blocks
 from armor.report.charts.axes import clip
 from armor.report.charts.speed import CONTENDERS, cases, speedup
-from armor.report.data import Report, Run
+from armor.report.data import Layer, Report, Run
 from armor.report.figures import Figure, run_figures, size_figure, speed_figure, text_figures
 from armor.report.headline import tiles
+from armor.report.metrics import metrics_of
 from armor.report.settings import settings_tables
 from armor.report.style import css
 from armor.report.summary import best_row, summary, summary_of_run
 from armor.report.svg import to_svg
+from armor.report.texts import measured_on
 
 #: Rows of a table of layers; of more layers, those with the largest error.
 MOST_ROWS = 400
@@ -33,12 +35,18 @@ def render(report: Report) -> tuple[str, list[Figure]]:
     figures: list[Figure] = []
     for text in report.rows[0].perplexity if report.rows else ():
         drawn, left_out = text_figures(report.rows, text)
-        texts.append({"text": text, "figures": drawn, "left_out": left_out})
+        measured = measured_on(report.calibration, report.texts.get(text))
+        texts.append({"text": text, "figures": drawn, "left_out": left_out, "on": measured})
         figures += drawn
     sizes = size_figure(report) if report.runs else None
+    evaluations = [
+        _evaluation(name, data, report.calibration) for name, data in report.evals.items()
+    ]
     benches = [_bench(name, data) for name, data in report.benches.items()]
     runs = [_run(run, run is chief) for run in _shown(report, chief)]
-    shared, differing = settings_tables({label: run.config for label, run in report.runs.items()})
+    shared, differing = settings_tables(
+        {label: run.record.config for label, run in report.runs.items()}
+    )
     page = (
         _environment()
         .get_template("page.html")
@@ -50,6 +58,7 @@ def render(report: Report) -> tuple[str, list[Figure]]:
             summary=summary(report.rows, best) if report.rows else summary_of_run(chief),
             tiles=tiles(report, best, chief),
             texts=texts,
+            evaluations=evaluations,
             sizes=sizes,
             benches=benches,
             runs=runs,
@@ -99,22 +108,27 @@ def _shown(report: Report, chief: Run | None) -> list[Run]:
 def _run(run: Run, first: bool) -> dict[str, Any]:
     layers = run.layers
     if len(layers) > MOST_ROWS:
-        layers = sorted(layers, key=lambda layer: layer.error or layer.loss or 0.0, reverse=True)
+        layers = sorted(layers, key=_importance, reverse=True)
     return {
         "run": run,
         "first": first,
         "figures": run_figures(run),
         "layers": layers[:MOST_ROWS],
         "has": {
-            "sparsegpt": any(layer.sparsegpt_loss is not None for layer in layers),
-            "loss": any(layer.loss is not None for layer in layers),
+            "sparsegpt": any(layer.record.sparsegpt_loss is not None for layer in layers),
+            "loss": any(layer.record.loss is not None for layer in layers),
             "share": run.total_error > 0,
             "certificate": run.certified[1] > 0,
-            "patterns": len({layer.pattern for layer in layers}) > 1,
+            "patterns": len({layer.spec.pattern for layer in layers}) > 1,
         },
-        "blocks": run.budget and Blocks.of(run.budget),
-        "dense": _by_note(run.dense_layers),
+        "blocks": run.record.size and Blocks.of(run.record.size),
+        "dense": _by_note(run.record.dense_layers),
     }
+
+
+def _importance(layer: Layer) -> float:
+    """A table that would be too long shows the layers where this is largest."""
+    return layer.record.output_error or layer.record.loss or 0.0
 
 
 def _by_note(dense: Mapping[str, str]) -> dict[str, list[str]]:
@@ -122,6 +136,18 @@ def _by_note(dense: Mapping[str, str]) -> dict[str, list[str]]:
     for name, note in dense.items():
         notes.setdefault(note, []).append(name)
     return notes
+
+
+def _evaluation(name: str, data: dict[str, Any], calibration: Any) -> dict[str, Any]:
+    rows = data.get("perplexity") or []
+    return {
+        "name": name,
+        "data": data,
+        "metrics": metrics_of(rows),
+        "rows": rows,
+        "on": [measured_on(calibration, row["source"]) for row in rows],
+        "references": dict.fromkeys(row["reference"] for row in rows if "reference" in row),
+    }
 
 
 def _bench(name: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -142,5 +168,8 @@ def _bench(name: str, data: dict[str, Any]) -> dict[str, Any]:
 def _facts(report: Report, chief: Run | None) -> dict[str, str]:
     versions: dict[str, str] = {}
     for run in report.runs.values() if chief is None else [chief, *report.runs.values()]:
-        versions = {**run.versions, **run.facts, **versions}
+        record = run.record
+        facts = {"model": record.model} if record.model is not None else {}
+        facts |= {f"machine {name}": value for name, value in record.machine.items()}
+        versions = {**record.versions, **facts, **versions}
     return {**report.notes, **versions}

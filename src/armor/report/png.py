@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from armor.checkpoint.atomic import atomic_write
+from armor.errors import ArmorError
 from armor.report.picture import Curve, Dot, Line, Mark, Picture, Rect
 from armor.report.style import PALETTE, STYLES, Style
 
@@ -13,6 +14,16 @@ _INCH = 100.0  # pixels of a picture
 _DOTS = 250  # dots an inch: 2.5 a pixel
 _POINT = 72 / _INCH
 _MARGIN, _TITLE = 16.0, 34.0
+
+
+def require_matplotlib() -> None:
+    """Raise `ArmorError` with the remedy where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ArmorError(
+            "--png needs matplotlib, which the page does not: pip install 'armor-prune[plots]'"
+        ) from None
 
 
 def write_png(picture: Picture, path: Path) -> None:
@@ -39,15 +50,8 @@ def write_png(picture: Picture, path: Path) -> None:
         )  # fmt: skip
         for order, mark in enumerate(picture.marks):
             _draw(axes, mark, order)
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            with temporary.open("wb") as file:
-                figure.savefig(file, format="png", metadata={"Software": None})
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw(axes: Any, mark: Mark, order: int) -> None:

@@ -1,4 +1,4 @@
-"""What a report believes of the JSON files it reads: the names and types of their rows."""
+"""What a report accepts from the JSON files it reads: the names and types of their rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from armor.checkpoint.jsonfile import number
+from armor.report.metrics import METRICS, is_figure, is_interval
 
 Fields = Mapping[str, Callable[[Any], bool]]
 _ABSENT = object()
@@ -17,10 +18,6 @@ def _text(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return number(value) is not None
-
-
-def _number_or_null(value: Any) -> bool:
-    return value is None or _number(value)  # infinity is written as null
 
 
 def _positive(value: Any) -> bool:
@@ -35,10 +32,8 @@ def _count_or_null(value: Any) -> bool:
     return value is None or _count(value)
 
 
-def _interval(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, list) and len(value) == 2 and all(map(_number_or_null, value))
-    )
+def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is _ABSENT or check(value)
 
 
 def _table(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -50,24 +45,32 @@ def _name(value: Any) -> bool:
     return _text(value) and value not in ("", ".", "..") and not set(value) & set("/\\\0")
 
 
-EVAL: dict[str, Fields] = {
-    "perplexity": {
-        "source": _text,
-        "perplexity": _number_or_null,
-        "ci95": _interval,
-        "bits_per_byte": _number,
-        "seq_len": _count,
-        "tokens": _count,
-    },
-    "tasks": {
-        "task": _text,
-        "shots": _count,
-        "metric": _text,
-        "value": _number,
-        "stderr": _number_or_null,
-        "samples": _count,
-    },
-}
+def eval_fields() -> dict[str, Fields]:
+    """The lists in the JSON of ``armor eval``."""
+    figures: dict[str, Callable[[Any], bool]] = {}
+    for metric in METRICS:
+        figures[metric.key] = is_figure if metric.required else _optional(is_figure)
+        if metric.interval is not None:
+            figures[metric.interval] = is_interval if metric.required else _optional(is_interval)
+    return {
+        "perplexity": {
+            "source": _text,
+            "seq_len": _count,
+            "tokens": _count,
+            "reference": _optional(_text),
+            **figures,
+        },
+        "tasks": {
+            "task": _text,
+            "shots": _count,
+            "metric": _text,
+            "value": _number,
+            "stderr": is_figure,
+            "samples": _count,
+        },
+    }
+
+
 BENCH: dict[str, Fields] = {
     "layers": {"layer": _text, "batch": _count, "contender": _text, "seconds": _positive},
     "model": {"contender": _text, "prefill": _number, "decode": _positive, "bytes": _count},
@@ -88,6 +91,7 @@ _HEAD: Fields = {
     "machine": lambda value: value is None or isinstance(value, dict),
     "seq_len": _count_or_null,
     "max_chars": _count_or_null,
+    "texts": lambda value: value is None or isinstance(value, dict),
 }
 
 

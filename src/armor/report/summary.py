@@ -46,8 +46,12 @@ def summary_of_run(run: Run | None) -> str:
     if run is None:
         return ""
     sizes, (good, asked) = run.sizes, run.certified
-    patterns = {layer.pattern for layer in run.layers}
-    which = f" ({counted(layer.pattern for layer in run.layers)})" if len(patterns) > 1 else ""
+    patterns = {str(layer.spec.pattern) for layer in run.layers}
+    which = (
+        f" ({counted(str(layer.spec.pattern) for layer in run.layers)})"
+        if len(patterns) > 1
+        else ""
+    )
     sentence = (
         f"{len(run.layers)} layers pruned to {run.patterns}{which} by {run.method}, at "
         f"{sizes.packed / sizes.dense:.2f} of their dense bytes"

@@ -8,7 +8,7 @@ from armor.checkpoint.jsonfile import write_text
 from armor.errors import ArmorError
 from armor.report.data import Report
 from armor.report.page import render
-from armor.report.png import write_png
+from armor.report.png import require_matplotlib, write_png
 
 
 def write_report(report: Report, page: Path, plots: Path | None = None) -> list[Path]:
@@ -18,8 +18,10 @@ def write_report(report: Report, page: Path, plots: Path | None = None) -> list[
         The PNG files.
 
     Raises:
-        ArmorError: a place that cannot be written.
+        ArmorError: a place that cannot be written; PNG files asked for without matplotlib.
     """
+    if plots is not None:
+        require_matplotlib()
     html, figures = render(report)
     files: list[Path] = []
     try:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from armor.engines.job import Tensors
-from armor.factorize.scaling import cast
 from armor.models.routed import find_routed
 from armor.models.streamed import StreamedModel
 from armor.sparse.factors import Factors
@@ -39,7 +38,7 @@ class Block:
         """Give a linear of `pruned`, by its path in the block, the weight of `factors`."""
         module = self.pruned.get_submodule(linear)
         assert isinstance(module, nn.Linear)
-        weight = cast(factors, torch.float32).dense().to(self._device)
+        weight = factors.cast(torch.float32).dense().to(self._device)
         module.weight = nn.Parameter(weight, requires_grad=False)
         self._done.add(linear)
 

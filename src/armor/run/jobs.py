@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.moments import Moments
-from armor.calibrate.routed import fed, fill, routes
-from armor.calibrate.stream import merged, observe
+from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.stream import merge_stages, observe
 from armor.engines.job import Result, Tensors
 from armor.models.routed import Routed
+from armor.run.head import head_input
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, solve_certified
 from armor.run.threads import SHARED_FROM
@@ -81,7 +82,7 @@ def advance_dense(
     if keep:
         worker.keep_dense_inputs(index, part, inputs_of)
     tokens = {head: total.tokens for head, total in moments.items()}
-    value = Advanced(merged(found), tokens, reached)
+    value = Advanced(merge_stages(found), tokens, reached)
     if not sums:
         return Result(value, (after,))
     return Result(value, (after, {head: total.sums()["second"] for head, total in moments.items()}))
@@ -170,19 +171,19 @@ def sum_expert_moments(
         twins = None
         if dense is not None:
             twins = worker.input_of(block.dense, index, dense[batch], routed.path)
-        rows = routes(block.pruned, routed, inputs)
+        rows = tokens_by_expert(block.pruned, routed, inputs)
         flat = inputs.flatten(0, -2)
         for linear, share in linears.items():
             number, inside = routed.inside(linear)
-            chosen = fill(rows[number], len(flat), math.ceil(share * len(flat)))
+            chosen = add_other_tokens(rows[number], len(flat), math.ceil(share * len(flat)))
             if not len(chosen):
                 continue
             expert = routed.expert(number)
-            given = fed(block.pruned.get_submodule(expert), inside, flat[chosen])
+            given = linear_input(block.pruned.get_submodule(expert), inside, flat[chosen])
             twin = None
             if twins is not None:
                 own = block.dense.get_submodule(expert)
-                twin = fed(own, inside, twins.flatten(0, -2)[chosen])
+                twin = linear_input(own, inside, twins.flatten(0, -2)[chosen])
             moments[linear].add(given, twin)
     sums = {
         f"{kind}/{linear}": value
@@ -203,8 +204,8 @@ def sum_head_moments(
     moments = Moments()
     for batch, states in hidden.items():
         as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
-        inputs = worker.model.head_input(states, as_tuple).to(worker.device)
-        twins = None if dense is None else worker.model.head_input(dense[batch], as_tuple)
+        inputs = head_input(worker.model, states, as_tuple).to(worker.device)
+        twins = None if dense is None else head_input(worker.model, dense[batch], as_tuple)
         moments.add(inputs, None if twins is None else twins.to(worker.device))
     return Result(moments.tokens, (moments.sums(),))
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from armor.config import PruneConfig
+from armor.versions import versions
 
 #: The code that decides on the result.
 _CODE = (
@@ -32,9 +31,6 @@ def make_manifest(
         digests: of the model's tensors, by name. model: the model's config, as a dict.
         windows: token ids.
     """
-    import numba
-    import transformers
-
     model = {key: value for key, value in model.items() if key != "_name_or_path"}
     settings = config.to_dict()
     del settings["calibration"]  # its tokens count, wherever they came from
@@ -45,14 +41,8 @@ def make_manifest(
         "model": json.loads(json.dumps(model, default=str)),
         "weights": dict(digests),
         "device": device,
-        "versions": {
-            "armor": version("armor-prune"),
-            "armor's code": code_digest(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numba": numba.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions("armor", "torch", "transformers", "numba", "python")
+        | {"armor's code": code_digest()},
     }
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
+from armor.text.windows import context_length, default_window
 
-DEFAULT_CONTEXT = 2048
 
-
-def open_model(folder: Path, config: PruneConfig) -> StreamedModel:
+def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
     """The model in `folder`, empty, with its fused projections split where `config` says so.
 
     Raises:
@@ -65,9 +64,9 @@ def window_length(config: PruneConfig, network: Any) -> int:
     Raises:
         ArmorError: more than the context is asked for.
     """
-    context = getattr(network.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
     if config.seq_len is None:
-        return min(DEFAULT_CONTEXT, context)
+        return default_window(network.config)
+    context = context_length(network.config)
     if config.seq_len > context:
         raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
     return config.seq_len

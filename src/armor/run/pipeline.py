@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-from armor.calibrate.stream import merged
+from armor.calibrate.stream import merge_stages
 from armor.checkpoint.records import LayerRecord
 from armor.engines.engine import Done, Scheduler
 from armor.engines.job import Handle, Handles, Job, Result, Tensors
@@ -130,7 +130,7 @@ class Pipeline:
             hidden: states before the block. passed: what came of its pass.
         """
         found = self._waves(index, passed)
-        heads = {linear: stage[0] for stage in merged(passed.stages) for linear in stage}
+        heads = {linear: stage[0] for stage in merge_stages(passed.stages) for linear in stage}
         stages = [wave.stages[0] for wave in found if wave.routed is None]
         seconds: Tensors = {}
         for first, *_ in stages:
@@ -249,7 +249,7 @@ class Pipeline:
     def _waves(self, index: int, passed: Passed) -> list[Wave]:
         """The waves of a block with only the linears that are pruned."""
         found = waves(
-            merged(passed.stages),
+            merge_stages(passed.stages),
             self._routed(index),
             lambda linear: self._names.name(index, linear) in self._plans,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from armor.device import resolve_device
 from armor.engines.engine import Engine
 from armor.engines.registry import Setup, check_engine, open_engine
 from armor.errors import ArmorError
@@ -48,14 +49,8 @@ class Placement:
         check_engine(engine)
         if workers is not None and workers < 1:
             raise ArmorError(f"--workers must be at least 1, not {workers}")
-        if device not in ("auto", "cpu", "cuda"):
-            raise ArmorError(f"unknown device {device!r}; valid: auto, cpu, cuda")
         # A cluster's GPUs are not this machine's.
-        here = torch.cuda.is_available()
-        if device == "cuda" and not here and engine == "local":
-            raise ArmorError("no CUDA device is available; use --device cpu")
-        use_gpu = device == "cuda" or (device == "auto" and here)
-        return cls(engine, workers, "cuda" if use_gpu else "cpu", budget)
+        return cls(engine, workers, resolve_device(device, remote=engine != "local"), budget)
 
     def open(
         self, spec: Spec, model: StreamedModel, plans: Sequence[LayerPlan], scratch: Path

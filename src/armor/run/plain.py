@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import Call, input_of, merged, observe
+from armor.calibrate.stream import BlockCall, merge_stages, module_input, observe
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.engines.threads import threads
 from armor.methods import Stream
+from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.run.block import Block
 from armor.run.layer_names import LayerNames
@@ -34,9 +35,10 @@ from armor.sparse.layer import PackedLayer
 from armor.text.windows import token_windows
 
 
-def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, LayerRecord]:
-    """Prune the dense decoder in `folder` and write the checkpoint `out`; the layers' records."""
+def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, LayerRecord]:
+    """Prune the dense decoder in `source` and write the checkpoint `out`; the layers' records."""
     # What there is, and what is to become of each linear.
+    folder = ModelFolder.open(source)
     model = open_model(folder, config)
     shapes = linear_shapes(model, lm_head=False)
     itemsize = model.dtype(f"{model.layout.path(next(iter(shapes)))}.weight").itemsize
@@ -48,7 +50,7 @@ def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, Lay
     # Calibration text, in windows of tokens, embedded: the input of the first block.
     seq_len = window_length(config, model.model)
     config = replace(config, seq_len=seq_len)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(folder)
     windows = token_windows(config.calibration, tokenizer, config.samples, seq_len, config.seed)
     calls, hidden = calls_of(model, windows)
 
@@ -100,8 +102,8 @@ def prune_plainly(folder: Path, config: PruneConfig, out: Path) -> dict[str, Lay
                 streams["dense"] = passed.after
         hidden = streams.get("pruned", passed.after)
 
-    written = run_record(str(folder), config, plan, records)
-    assemble(folder, out, {name: packed[name] for name in todo}, written)
+    written = run_record(str(source), config, plan, records)
+    assemble(folder.files, out, {name: packed[name] for name in todo}, written)
     return records
 
 
@@ -116,14 +118,14 @@ class _Passed:
 
 
 def _batches(
-    calls: dict[int, Call], parts: list[Tensors]
-) -> Iterator[Iterator[tuple[str, Tensor, Call]]]:
+    calls: dict[int, BlockCall], parts: list[Tensors]
+) -> Iterator[Iterator[tuple[str, Tensor, BlockCall]]]:
     """Part by part the batches: number, hidden states, and how the block is called with them."""
     for part in parts:
         yield ((number, states, calls[states.shape[0]]) for number, states in part.items())
 
 
-def _through(block: Block, calls: dict[int, Call], parts: list[Tensors]) -> _Passed:
+def _through(block: Block, calls: dict[int, BlockCall], parts: list[Tensors]) -> _Passed:
     found: list[list[list[str]]] = []
     after: list[Tensors] = []
     given: dict[str, list[list[Tensor]]] = {}
@@ -136,12 +138,12 @@ def _through(block: Block, calls: dict[int, Call], parts: list[Tensors]) -> _Pas
                 own = given.setdefault(first, [])
                 own += [[] for _ in range(number + 1 - len(own))]
                 own[number].append(inputs)
-    return _Passed(merged(found), given, after)
+    return _Passed(merge_stages(found), given, after)
 
 
 def _moments(
     block: Block,
-    calls: dict[int, Call],
+    calls: dict[int, BlockCall],
     streams: Mapping[Stream, list[Tensors]],
     linear: str,
     first: str,
@@ -160,7 +162,7 @@ def _moments(
             if "pruned" not in streams:
                 moments.add(dense)
                 continue
-            inputs = input_of(block.pruned, call, states, linear)
+            inputs = module_input(block.pruned, call, states, linear)
             assert inputs is not None
             moments.add(inputs, dense if "dense" in streams else None)
         total.merge(moments.tokens, moments.sums())

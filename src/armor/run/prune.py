@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.checkpoint.assemble import assemble, check_source
-from armor.checkpoint.folder import check_output
+from armor.checkpoint.assemble import assemble
+from armor.checkpoint.folder import check_output, unfinished_folder
 from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import read_json
-from armor.checkpoint.owned import is_checkpoint
+from armor.checkpoint.reader import is_checkpoint
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
-from armor.memory import peak_memory as peak_memory
 from armor.models.digest import digest_weights
+from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
-from armor.models.source import resolve
 from armor.models.streamed import StreamedModel
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
@@ -36,7 +35,7 @@ from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
 from armor.run.size.measure import Measurement
-from armor.run.store import Store, store_folder
+from armor.run.store import Store
 from armor.run.streams import calls_of, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
@@ -120,14 +119,14 @@ def prune(
     out = Path(out).absolute()
     # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
     replaceable = is_checkpoint(out)
-    if not (replaceable and (fresh or store_folder(out).is_dir())):
+    if not (replaceable and (fresh or unfinished_folder(out).is_dir())):
         check_output(out)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared)
     if config.size is None:
         progress.planned(run.plans)
-    digests = shared.once("weights", lambda: digest_weights(run.model.tensors))
+    digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
     manifest = make_manifest(
         run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
     )
@@ -170,12 +169,12 @@ class _Run:
     """What a run works on.
 
     Attributes:
-        source: the model's folder. model: the same, opened. plans: of every linear.
+        folder: the model's. model: its modules, empty. plans: of every linear.
         config: the settings, with the length of the windows. windows: token ids, (samples, seq).
         itemsize: bytes of a weight.
     """
 
-    source: Path
+    folder: ModelFolder
     model: StreamedModel
     config: PruneConfig
     plans: list[LayerPlan]
@@ -185,22 +184,22 @@ class _Run:
     @classmethod
     def open(cls, model: str | Path, config: PruneConfig, shared: Shared) -> _Run:
         """Read all that is needed but the weights. Raises `ArmorError`."""
-        source = resolve(str(model))
-        check_source(source)
-        streamed = open_model(source, config)
+        folder = shared.once("folder", lambda: ModelFolder.open(model))
+        folder.files.check_dense()
+        streamed = open_model(folder, config)
         shapes = linear_shapes(streamed, config.lm_head)
         itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
         plans = make_plan(shapes, config, itemsize)
         if config.size is not None:
             check_size(plans, config, itemsize)
-        tokenizer = load_tokenizer(str(source))
+        tokenizer = load_tokenizer(folder)
         config = replace(config, seq_len=window_length(config, streamed.model))
         assert config.seq_len is not None
         drawn = (config.calibration, config.samples, config.seq_len, config.seed)
         windows = shared.once(
             ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
         )
-        return cls(source, streamed, config, plans, windows, itemsize)
+        return cls(folder, streamed, config, plans, windows, itemsize)
 
     @property
     def todo(self) -> dict[str, LayerPlan]:
@@ -258,7 +257,7 @@ class _Run:
             for name, plan in self.todo.items()
         }
         assemble(
-            self.source,
+            self.folder.files,
             out,
             _Layers(store, list(self.todo)),
             record,

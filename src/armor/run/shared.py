@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 from safetensors import safe_open
 
 from armor.checkpoint.folder import full_disk
-from armor.checkpoint.mapped import map_file
-from armor.checkpoint.tensorfile import write_file
+from armor.checkpoint.tensorfile import map_file, write_file
 from armor.engines.job import Tensors
 
 T = TypeVar("T")

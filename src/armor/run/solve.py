@@ -16,10 +16,10 @@ from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.targets import compensated, regularised
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
-from armor.factorize.adam import ITERATIONS, KEEP, factorize_adam
+from armor.factorize.adam import ITERATIONS, RECORD_EVERY, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
-from armor.factorize.scaling import balance, cast, fold
+from armor.factorize.scaling import balance, fold
 from armor.memory import trim_memory
 from armor.methods import METHODS
 from armor.run.plan import LayerPlan
@@ -92,19 +92,19 @@ def solve_layer(
     if problem.is_full:
         starts["sparsegpt"] = sparsegpt(problem, pattern)
     judge = _Judge.of(problem, normalise=method.wrappers and config.objective == "diag")
-    bounds = {name: judge.loss(cast(start, dtype)) for name, start in starts.items()}
+    bounds = {name: judge.loss(start.cast(dtype)) for name, start in starts.items()}
     losses: list[float] = []
     times: list[float] = []
     if method.wrappers:
         factors, losses, times = _factorize(judge, plan, starts, config, begin)
     else:
         factors = starts.get(config.method) or method.load()(problem, pattern)
-    factors = cast(factors, dtype)
+    factors = factors.cast(dtype)
     loss = judge.loss(factors)
     note = "solved in float64: float32 was too coarse" if last_resort else ""
     if last_resort and not loss <= min(bounds.values()):
         best = min(bounds, key=bounds.__getitem__)
-        factors = cast(_start_again(best, judge, output.target, plan, pattern), dtype)
+        factors = _start_again(best, judge, output.target, plan, pattern).cast(dtype)
         loss = judge.loss(factors)
         note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
     # Adam's loss may rise on the way.
@@ -192,7 +192,7 @@ def _factorize(
             config.seed,
             tick,
         )
-        clock = _every(KEEP, clock)
+        clock = _every(RECORD_EVERY, clock)
     else:
         factors, losses = factorize(
             judge.problem,

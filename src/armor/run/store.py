@@ -11,11 +11,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from armor.checkpoint.folder import full_disk, sync_folder
+from armor.checkpoint.folder import full_disk, sync_folder, unfinished_folder
 from armor.checkpoint.jsonfile import read_json, write_json
-from armor.checkpoint.mapped import map_file
 from armor.checkpoint.records import LayerRecord
-from armor.checkpoint.tensorfile import StoredTensor, read_file, write_file
+from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_file
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
 from armor.run.lock import Lock
@@ -52,7 +51,7 @@ class Store:
             ArmorError: another run holds it, it is from another model or other settings, or
                 nothing can be written there.
         """
-        self.folder = store_folder(out)
+        self.folder = unfinished_folder(out)
         self.scratch = self.folder / "scratch"
         self.identity = digest(manifest)
         self.layers: dict[str, Finished] = {}
@@ -161,7 +160,7 @@ class Store:
         for path in sorted((self.folder / "layers").iterdir()):
             about = self._sound(path)
             if about and path.name == f"{about.get('layer')}.safetensors":
-                record = LayerRecord(**about["record"] | {"shape": tuple(about["record"]["shape"])})
+                record = LayerRecord.read(about["record"])
                 self.layers[about["layer"]] = Finished(path, record, about["moments"])
                 continue
             if path.suffix == ".safetensors":
@@ -192,8 +191,3 @@ class Store:
     def _indices(self, before: int) -> list[int]:
         names = [path.name for path in (self.folder / "activations").iterdir()]
         return sorted(int(name) for name in names if name.isdigit() and int(name) <= before)
-
-
-def store_folder(out: Path) -> Path:
-    """Where the unfinished run of `out` lies: beside it, hidden."""
-    return out.parent / f".{out.name}.run"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from armor.calibrate.stream import Calls, batches, open_stream
-from armor.checkpoint.mapped import map_file
+from armor.calibrate.stream import BlockCalls, batches, open_stream
+from armor.checkpoint.tensorfile import map_file
 from armor.config import PruneConfig
 from armor.engines.engine import Engine
 from armor.engines.job import Handle, Tensors
@@ -54,11 +54,11 @@ def stream_kinds(config: PruneConfig) -> tuple[Stream, ...]:
     return (method.statistics,)
 
 
-def calls_of(model: StreamedModel, windows: Tensor) -> tuple[Calls, list[Tensors]]:
+def calls_of(model: StreamedModel, windows: Tensor) -> tuple[BlockCalls, list[Tensors]]:
     """How every block is called, and the hidden states at the input of block 0, part by part."""
-    calls: Calls = [{} for _ in model.structure.blocks]
+    calls: BlockCalls = [{} for _ in model.structure.blocks]
     hidden: list[Tensor] = []
-    with model.opened(), torch.no_grad():
+    with model.first_block_loaded(), torch.no_grad():
         for states, called in open_stream(model.model, model.structure, batches(windows)):
             hidden.append(states)
             for known, call in zip(calls, called, strict=True):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from armor.calibrate.stream import Call, Calls, input_of
+from armor.calibrate.stream import BlockCall, BlockCalls, module_input
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
 from armor.memory import trim_memory
 from armor.methods import METHODS, Method
+from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.block import Block
 from armor.run.manifest import code_digest
@@ -30,19 +30,19 @@ class Spec:
     """What every worker of a run must know.
 
     Attributes:
-        folder: the model. calls: how its blocks are called.
+        folder: the model's. calls: how its blocks are called.
         methods: the registry of methods, which a script may have added to.
         code: the hash of the code that opened the run.
     """
 
-    folder: Path
+    folder: ModelFolder
     config: PruneConfig
-    calls: Calls
+    calls: BlockCalls
     methods: Mapping[str, Method]
     code: str
 
     @classmethod
-    def of(cls, model: StreamedModel, config: PruneConfig, calls: Calls) -> Spec:
+    def of(cls, model: StreamedModel, config: PruneConfig, calls: BlockCalls) -> Spec:
         """Of a run that this process opens."""
         return cls(model.folder, config, calls, dict(METHODS), code_digest())
 
@@ -58,10 +58,10 @@ def open_worker(spec: Spec, device: str) -> Worker:
         raise ArmorError(
             f"{host} has another version of armor: install the same one on every machine"
         )
-    if not (spec.folder / "config.json").is_file():
+    if not (spec.folder.path / "config.json").is_file():
         raise ArmorError(
-            f"{host} cannot read {spec.folder}: the model must be on a folder that every machine"
-            " sees under the same path"
+            f"{host} cannot read {spec.folder.path}: the model must be on a folder that every"
+            " machine sees under the same path"
         )
     METHODS.update(spec.methods)
     return Worker(spec, open_model(spec.folder, spec.config), device)
@@ -109,7 +109,7 @@ class Worker:
         self._block = None  # gone before the next one comes
         trim_memory()
 
-    def call(self, index: int, states: Tensor) -> Call:
+    def call(self, index: int, states: Tensor) -> BlockCall:
         """How block `index` is called with hidden states (batch, seq, width)."""
         return self.spec.calls[index][states.shape[0]].to(self.device)
 
@@ -119,7 +119,7 @@ class Worker:
         Args:
             block: of number `index`, dense or pruned. linear: the module's path in it.
         """
-        return input_of(block, self.call(index, states), states.to(self.device), linear)
+        return module_input(block, self.call(index, states), states.to(self.device), linear)
 
     def keep_dense_inputs(self, index: int, part: int, inputs: dict[str, list[Tensor]]) -> None:
         """Keep what the dense linears are given, batch by batch, if there is room."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import Pattern
 
 
 class Verdict(NamedTuple):
@@ -23,6 +25,27 @@ class Verdict(NamedTuple):
 YES = Verdict()
 
 
+class Call(NamedTuple):
+    """What computes ``A (S (B x)) + bias``: everything but x.
+
+    Attributes:
+        layer: the stored tensors. bias: (out,), the dtype of the layer, or None.
+        prepared: what `Backend.prepare` made of the layer, or None.
+        prepared_by: the name of the backend that made it; other backends do not get to see it.
+    """
+
+    layer: PackedLayer
+    bias: Tensor | None = None
+    prepared: Tensor | None = None
+    prepared_by: str = ""
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        found = [*self.layer.tensors().values(), self.bias, self.prepared]
+        return [tensor for tensor in found if tensor is not None]
+
+
+@runtime_checkable
 class Backend(Protocol):
     """One way of computing ``y = A (S (B x)) + bias``; stateless."""
 
@@ -31,19 +54,26 @@ class Backend(Protocol):
         ...
 
     def is_supported(
-        self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        batch: int,
+        pattern: Pattern,
     ) -> Verdict:
         """Whether it computes such a layer: shape (out, in), `batch` rows of input."""
         ...
 
-    def pack(self, layer: PackedLayer) -> Tensor | None:
-        """What it needs besides the stored tensors, or None; see `armor.runtime.prepare`."""
+    def prepare(self, layer: PackedLayer) -> Tensor | None:
+        """The form of the layer that it computes from, or None if that is the stored one.
+
+        Contiguous. Where it begins with the kept values in their stored order, the module that
+        holds both keeps these once.
+        """
         ...
 
-    def matmul(
-        self, x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None
-    ) -> Tensor:
-        """(batch, in) -> (batch, out), contiguous, in the dtype of x; `packed` is of `pack`."""
+    def matmul(self, x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
+        """Contiguous, in the dtype of x; `call.prepared` is of its own `prepare`, or None."""
         ...
 
 
@@ -52,11 +82,7 @@ class Sharing(Backend, Protocol):
     """A backend that computes several layers of the same input faster together."""
 
     def matmul_shared(
-        self,
-        x: Tensor,
-        layers: Sequence[PackedLayer],
-        biases: Sequence[Tensor | None],
-        packed: Sequence[Tensor | None],
-    ) -> list[Tensor]:
-        """`matmul` of each layer; they have the same number of inputs."""
+        self, x: Float[Tensor, "batch in"], calls: Sequence[Call]
+    ) -> list[Float[Tensor, "batch _"]]:
+        """`matmul` of each; the layers have the same number of inputs."""
         ...

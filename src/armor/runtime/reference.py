@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from armor.runtime.backend import YES, Verdict
+from armor.runtime.backend import YES, Call, Verdict
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack
+from armor.sparse.pattern import Pattern
 
 
 def is_available() -> Verdict:
@@ -17,35 +19,38 @@ def is_available() -> Verdict:
 
 
 def is_supported(
-    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
     """Everything."""
     return YES
 
 
-def pack(layer: PackedLayer) -> None:
+def prepare(layer: PackedLayer) -> None:
     """Nothing: it reads the stored tensors."""
 
 
-def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; differentiable in everything but the indices."""
+    layer = call.layer
     if layer.right is not None:
         x = times_blocks(x, layer.right)
     core = unpack(layer.core_values, layer.core_indices, layer.in_features, layer.pattern)
     y = functional.linear(x, core)
     if layer.left is not None:
         y = times_blocks(y, layer.left)
-    return y if bias is None else y + bias
+    return y if call.bias is None else y + call.bias
 
 
-def times_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+def times_blocks(
+    x: Float[Tensor, "*batch n"], blocks: Float[Tensor, "count b b"]
+) -> Float[Tensor, "*batch n"]:
     """``blockdiag(blocks) x`` for each vector of `x` (..., n); a last partial block is padded.
 
     Args:
-        x: (..., n). blocks: (count, b, b) with (count - 1)*b < n <= count*b.
+        x, blocks: with (count - 1)*b < n <= count*b.
 
     Returns:
-        (..., n), contiguous.
+        Contiguous.
     """
     count, size, _ = blocks.shape
     features = x.shape[-1]

@@ -1,17 +1,19 @@
-"""Layers that are fed the same tensor (query, key and value; gate and up) run together."""
+"""Layers with the same input (query, key and value; gate and up) run together."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from armor.runtime.api import Arguments, linears
+from armor.runtime.api import linears
+from armor.runtime.backend import Call
 
 
+@runtime_checkable
 class Member(Protocol):
     """What `SharedInputs` needs of a layer."""
 
@@ -19,7 +21,7 @@ class Member(Protocol):
         """Its output."""
         ...
 
-    def arguments(self) -> Arguments:
+    def call(self) -> Call:
         """What computes it."""
         ...
 
@@ -53,8 +55,8 @@ class SharedInputs:
         if not torch.compiler.is_compiling():
             self._learn(number, x)
         numbers = [number, *self._followers[number]]
-        calls = [self._members[n].arguments() for n in numbers]
-        if len(calls) == 1 or not all(_ready(call, x) for call in calls):
+        calls = [self._members[n].call() for n in numbers]
+        if len(calls) == 1 or not all(_is_ready(call, x) for call in calls):
             return member.alone(x)
         first, *others = linears(x, calls)
         self._waiting = (x, dict(zip(numbers[1:], others, strict=True)))
@@ -79,11 +81,11 @@ class SharedInputs:
         SharedInputs.__init__(self, state["_members"])
 
 
-def _ready(call: Arguments, x: Tensor) -> bool:
+def _is_ready(call: Call, x: Tensor) -> bool:
     """Whether the tensors of a layer are here (not offloaded), of x's dtype, and frozen."""
-    values = call[0]
+    values = call.layer.core_values
     return (
         values.device == x.device
         and values.dtype == x.dtype
-        and not any(t is not None and t.requires_grad for t in call)
+        and not any(tensor.requires_grad for tensor in call.tensors())
     )

@@ -77,7 +77,7 @@ def _look_up_anywhere(builder: Any, pointer: Any, word: Any, width: Any) -> Any:
 
 
 @intrinsic
-def ones(typing: Any, mask: Any):  # type: ignore[no-untyped-def]
+def count_ones(typing: Any, mask: Any):  # type: ignore[no-untyped-def]
     """How many bits of an unsigned number are set, intp."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -15,17 +16,17 @@ class Factors:
     """One pruned linear layer, ``W_hat = A S B``.
 
     Attributes:
-        core: S, (out, in), zero wherever `mask` is False.
-        mask: bool (out, in), the kept positions: as many as `pattern` says (a kept value may be 0).
-        left: A, (ceil(out/b), b, b), or None for a method without wrappers.
-        right: B, (ceil(in/b), b, b), or None. A last partial block is padded with the identity.
+        core: S, zero wherever `mask` is False.
+        mask: the kept positions: as many as `pattern` says (a kept value may be 0).
+        left: A, i = ceil(out/b) blocks, or None for a method without wrappers.
+        right: B, j = ceil(in/b) blocks, or None. A last partial block is padded with the identity.
         pattern: of `mask`.
     """
 
-    core: Tensor
-    mask: Tensor
-    left: Tensor | None = None
-    right: Tensor | None = None
+    core: Float[Tensor, "out in"]
+    mask: Bool[Tensor, "out in"]
+    left: Float[Tensor, "i b b"] | None = None
+    right: Float[Tensor, "j b b"] | None = None
     pattern: Pattern = TWO_OF_FOUR
 
     @property
@@ -43,8 +44,17 @@ class Factors:
             right=None if self.right is None else self.right.to(device),
         )
 
-    def dense(self) -> Tensor:
-        """``A S B``, (out, in), in the dtype of the factors."""
+    def cast(self, dtype: torch.dtype) -> Factors:
+        """Every factor in `dtype`; the mask stays as it is."""
+        return replace(
+            self,
+            core=self.core.to(dtype),
+            left=None if self.left is None else self.left.to(dtype),
+            right=None if self.right is None else self.right.to(dtype),
+        )
+
+    def dense(self) -> Float[Tensor, "out in"]:
+        """``A S B`` in the dtype of the factors."""
         weight = self.core
         if self.left is not None:
             weight = block_left(self.left, weight)
@@ -64,16 +74,20 @@ def with_wrappers(factors: Factors, block: int) -> Factors:
     return replace(factors, left=identity(rows), right=identity(cols))
 
 
-def block_left(left: Tensor, matrix: Tensor) -> Tensor:
-    """``blockdiag(left) @ matrix`` for (i, b, b) and (rows, cols), rows <= i*b."""
+def block_left(
+    left: Float[Tensor, "i b b"], matrix: Float[Tensor, "rows cols"]
+) -> Float[Tensor, "rows cols"]:
+    """``blockdiag(left) @ matrix``, rows <= i*b."""
     blocks, size, _ = left.shape
     rows, cols = matrix.shape
     padded = _pad_rows(matrix, blocks * size)
     return torch.bmm(left, padded.view(blocks, size, cols)).view(-1, cols)[:rows]
 
 
-def block_right(matrix: Tensor, right: Tensor) -> Tensor:
-    """``matrix @ blockdiag(right)`` for (rows, cols) and (j, b, b), cols <= j*b."""
+def block_right(
+    matrix: Float[Tensor, "rows cols"], right: Float[Tensor, "j b b"]
+) -> Float[Tensor, "rows cols"]:
+    """``matrix @ blockdiag(right)``, cols <= j*b."""
     return block_left(right.mT, matrix.T).T
 
 

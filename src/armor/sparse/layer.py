@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from armor.factorize.scaling import cast
 from armor.sparse.factors import Factors
 from armor.sparse.pack import pack, unpack, unpack_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -28,10 +28,10 @@ class PackedLayer:
     """
 
     in_features: int
-    core_values: Tensor
-    core_indices: Tensor
-    left: Tensor | None = None
-    right: Tensor | None = None
+    core_values: Float[Tensor, "out kept"] | Float[Tensor, " kept"]
+    core_indices: UInt8[Tensor, "out bytes"]
+    left: Float[Tensor, "i b b"] | None = None
+    right: Float[Tensor, "j b b"] | None = None
     pattern: Pattern = TWO_OF_FOUR
 
     @classmethod
@@ -45,7 +45,7 @@ class PackedLayer:
     def of(
         cls, in_features: int, tensors: Mapping[str, Tensor], pattern: Pattern = TWO_OF_FOUR
     ) -> PackedLayer:
-        """The layer of what `tensors` gave."""
+        """The layer of the tensors that `tensors` returns."""
         return cls(
             in_features,
             tensors["core_values"],
@@ -58,9 +58,7 @@ class PackedLayer:
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        # (2:4 indices may have been let go, see `ArmorLinear.prepare`.)
-        by_row = self.core_indices if self.pattern.is_unstructured else self.core_values
-        return by_row.shape[0], self.in_features
+        return self.core_indices.shape[0], self.in_features
 
     @property
     def count(self) -> int | None:
@@ -92,8 +90,8 @@ class PackedLayer:
             pattern=self.pattern,
         )
 
-    def dense(self) -> Tensor:
-        """``A S B``, (out, in): multiplied in float32 or wider, rounded once to the own dtype."""
+    def dense(self) -> Float[Tensor, "out in"]:
+        """``A S B``: multiplied in float32 or wider, rounded once to the own dtype."""
         dtype = self.core_values.dtype
         wide = torch.promote_types(dtype, torch.float32)
-        return cast(self.to_factors(), wide).dense().to(dtype)
+        return self.to_factors().cast(wide).dense().to(dtype)

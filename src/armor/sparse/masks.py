@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def nm_mask(scores: Tensor, n: int = 2, m: int = 4) -> Tensor:
+def nm_mask(
+    scores: Float[Tensor, "rows cols"], n: int = 2, m: int = 4
+) -> Bool[Tensor, "rows cols"]:
     """The `n` largest scores of every `m` consecutive entries of a row, ties to the lower index.
 
     Args:
-        scores: (rows, cols), any float dtype; a last partial group is treated as padded with -inf.
+        scores: a last partial group is treated as padded with -inf.
 
     Returns:
-        bool (rows, cols), exactly `n` True in every full group.
+        Exactly `n` True in every full group.
     """
     rows, cols = scores.shape
     pad = -cols % m

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Shaped, UInt8
 from torch import Tensor
 
 from armor.errors import ArmorError
-from armor.sparse import positions as codes
+from armor.sparse import positions
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 # The packed form of 2:4. A group of 4 holds 2 values and a nibble `first | second << 2` of their
@@ -26,7 +27,7 @@ def packed_shapes(
     Args:
         count: kept entries of an unstructured core; by default as many as the pattern says.
     """
-    width = -(-codes.row_bits(pattern, in_features) // 8)
+    width = -(-positions.row_bits(pattern, in_features) // 8)
     if pattern.is_unstructured:
         kept = pattern.count((out_features, in_features)) if count is None else count
         return (kept,), (out_features, width)
@@ -36,12 +37,14 @@ def packed_shapes(
     return (out_features, pattern.kept * groups), (out_features, width)
 
 
-def pack(core: Tensor, mask: Tensor, pattern: Pattern = TWO_OF_FOUR) -> tuple[Tensor, Tensor]:
+def pack(
+    core: Shaped[Tensor, "out in"], mask: Bool[Tensor, "out in"], pattern: Pattern = TWO_OF_FOUR
+) -> tuple[Shaped[Tensor, ...], UInt8[Tensor, "out bytes"]]:
     """A core as its kept values and their positions.
 
     Args:
-        core: (out, in), any dtype. mask: bool (out, in), N of every M kept; of a last partial
-            group at most N are, and positions in its padding stand for the missing ones.
+        core: any dtype. mask: N of every M kept; of a last partial group at most N are, and
+            positions in its padding stand for the missing ones.
 
     Returns:
         values, core's dtype, in order of position: (out, N*ceil(in/M)), 0 in the padding; of an
@@ -53,7 +56,7 @@ def pack(core: Tensor, mask: Tensor, pattern: Pattern = TWO_OF_FOUR) -> tuple[Te
         ArmorError: some group does not keep exactly N.
     """
     if pattern.is_unstructured:
-        return core[mask], codes.encode(mask, pattern)
+        return core[mask], positions.encode(mask, pattern)
     rows, cols = core.shape
     kept, size = pattern.kept, pattern.group
     pad = -cols % size
@@ -68,24 +71,27 @@ def pack(core: Tensor, mask: Tensor, pattern: Pattern = TWO_OF_FOUR) -> tuple[Te
             f" {pattern}"
         )
     # A stable sort of "dropped" puts the kept positions first, ascending.
-    positions = (~groups).to(torch.uint8).argsort(dim=-1, stable=True)[..., :kept]
+    places = (~groups).to(torch.uint8).argsort(dim=-1, stable=True)[..., :kept]
     padded = torch.nn.functional.pad(core.masked_fill(~mask, 0), (0, pad)).reshape(rows, -1, size)
-    values = padded.gather(-1, positions).reshape(rows, -1)
+    values = padded.gather(-1, places).reshape(rows, -1)
     if pattern != TWO_OF_FOUR:
-        return values, codes.encode(groups.flatten(1), pattern)
-    nibbles = (positions[..., 0] | positions[..., 1] << 2).to(torch.uint8)
+        return values, positions.encode(groups.flatten(1), pattern)
+    nibbles = (places[..., 0] | places[..., 1] << 2).to(torch.uint8)
     nibbles = torch.nn.functional.pad(nibbles, (0, nibbles.shape[1] % 2), value=_PADDING_NIBBLE)
     return values, nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
 
 def unpack(
-    values: Tensor, indices: Tensor, in_features: int, pattern: Pattern = TWO_OF_FOUR
-) -> Tensor:
-    """The core (out, in) of `pack`, in the dtype of `values`; differentiable in `values`."""
+    values: Shaped[Tensor, ...],
+    indices: UInt8[Tensor, "out bytes"],
+    in_features: int,
+    pattern: Pattern = TWO_OF_FOUR,
+) -> Shaped[Tensor, "out {in_features}"]:
+    """The core of `pack`, in the dtype of `values`; differentiable in `values`."""
     rows = len(indices)
     if pattern.is_unstructured:
         return values.new_zeros(rows, in_features).masked_scatter(
-            codes.bitmap(indices, in_features), values
+            positions.bitmap(indices, in_features), values
         )
     groups = -(-in_features // pattern.group)
     core = values.new_zeros(rows, groups, pattern.group)
@@ -94,10 +100,12 @@ def unpack(
     return core.reshape(rows, -1)[:, :in_features]
 
 
-def unpack_mask(indices: Tensor, in_features: int, pattern: Pattern = TWO_OF_FOUR) -> Tensor:
-    """The mask (out, in), bool, of `pack`."""
+def unpack_mask(
+    indices: UInt8[Tensor, "out bytes"], in_features: int, pattern: Pattern = TWO_OF_FOUR
+) -> Bool[Tensor, "out {in_features}"]:
+    """The mask of `pack`."""
     if pattern.is_unstructured:
-        return codes.bitmap(indices, in_features)
+        return positions.bitmap(indices, in_features)
     rows, groups = len(indices), -(-in_features // pattern.group)
     mask = torch.zeros(rows, groups, pattern.group, dtype=torch.bool, device=indices.device)
     mask.scatter_(-1, _positions(indices, in_features, pattern), True)
@@ -105,16 +113,18 @@ def unpack_mask(indices: Tensor, in_features: int, pattern: Pattern = TWO_OF_FOU
 
 
 def valid_indices(
-    indices: Tensor, pattern: Pattern = TWO_OF_FOUR, in_features: int | None = None
+    indices: UInt8[Tensor, "rows bytes"],
+    pattern: Pattern = TWO_OF_FOUR,
+    in_features: int | None = None,
 ) -> bool:
-    """Whether `indices` (uint8, some rows of those of `pack`) name N ascending positions of M each.
+    """Whether `indices` (some rows of those of `pack`) name N ascending positions of M each.
 
     Of 2:4 any bytes can be asked about; else `in_features` is needed. How many entries a bitmap
     keeps is for the caller to count.
     """
     if pattern != TWO_OF_FOUR:
         assert in_features is not None
-        return codes.are_valid(indices, pattern, in_features)
+        return positions.are_valid(indices, pattern, in_features)
     return all(
         bool(((nibbles & 3) < (nibbles >> 2)).all()) for nibbles in (indices & 15, indices >> 4)
     )
@@ -123,7 +133,7 @@ def valid_indices(
 def _positions(indices: Tensor, in_features: int, pattern: Pattern) -> Tensor:
     """Positions of the kept entries inside their group, int64 (out, groups, kept)."""
     if pattern != TWO_OF_FOUR:
-        return codes.positions(indices, pattern, in_features)
+        return positions.positions(indices, pattern, in_features)
     groups = -(-in_features // 4)
     nibbles = torch.stack((indices & 15, indices >> 4), dim=-1).flatten(1)[:, :groups]
     return torch.stack((nibbles & 3, nibbles >> 2), dim=-1).long()

@@ -6,32 +6,33 @@ from functools import cache
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.sparse.pattern import Pattern
 
 
-def bits(pattern: Pattern) -> int:
+def code_bits(pattern: Pattern) -> int:
     """How many bits a group's code has: enough for each of its masks. One an entry in a bitmap."""
     return 1 if pattern.is_unstructured else (len(pattern.masks) - 1).bit_length()
 
 
 def row_bits(pattern: Pattern, in_features: int) -> int:
     """How many bits of a row's bytes say something; the others are 0."""
-    return (
-        in_features if pattern.is_unstructured else -(-in_features // pattern.group) * bits(pattern)
-    )
+    if pattern.is_unstructured:
+        return in_features
+    return -(-in_features // pattern.group) * code_bits(pattern)
 
 
-def encode(mask: Tensor, pattern: Pattern) -> Tensor:
+def encode(mask: Bool[Tensor, "out in"], pattern: Pattern) -> UInt8[Tensor, "out bytes"]:
     """Codes of a mask.
 
     Args:
-        mask: bool (out, in), a multiple of the group wide.
+        mask: a multiple of the group wide.
 
     Returns:
-        uint8 (out, ceil(row_bits/8)), low bits first.
+        ceil(row_bits/8) bytes a row, low bits first.
 
     Raises:
         ArmorError: some group does not keep as many as the pattern says.
@@ -47,22 +48,26 @@ def encode(mask: Tensor, pattern: Pattern) -> Tensor:
             f"the mask does not keep exactly {pattern.kept} of every {pattern.group}: it cannot be"
             f" packed as {pattern}"
         )
-    each = codes.unsqueeze(-1) >> torch.arange(bits(pattern), device=mask.device) & 1
+    each = codes.unsqueeze(-1) >> torch.arange(code_bits(pattern), device=mask.device) & 1
     return _to_bytes(each.bool().flatten(1))
 
 
-def positions(indices: Tensor, pattern: Pattern, in_features: int) -> Tensor:
-    """Places of the kept entries inside their group, int64 (out, groups, kept), ascending."""
+def positions(
+    indices: UInt8[Tensor, "out bytes"], pattern: Pattern, in_features: int
+) -> Int64[Tensor, "out groups {pattern.kept}"]:
+    """Places of the kept entries inside their group, ascending."""
     table, _ = _tables(pattern, indices.device)
     return table[_codes(indices, pattern, in_features)]
 
 
-def bitmap(indices: Tensor, in_features: int) -> Tensor:
-    """The mask (out, in), bool, of an unstructured core."""
+def bitmap(
+    indices: UInt8[Tensor, "out bytes"], in_features: int
+) -> Bool[Tensor, "out {in_features}"]:
+    """The mask of an unstructured core."""
     return _to_bits(indices, in_features).bool()
 
 
-def are_valid(indices: Tensor, pattern: Pattern, in_features: int) -> bool:
+def are_valid(indices: UInt8[Tensor, "rows bytes"], pattern: Pattern, in_features: int) -> bool:
     """Whether every code is that of a mask, and every bit beyond them 0; any rows of `indices`."""
     used = row_bits(pattern, in_features) - 8 * (indices.shape[1] - 1)
     if used < 8 and bool((indices[:, -1] >> used).any()):
@@ -72,7 +77,7 @@ def are_valid(indices: Tensor, pattern: Pattern, in_features: int) -> bool:
     return bool((_codes(indices, pattern, in_features) < len(pattern.masks)).all())
 
 
-def ones(indices: Tensor) -> int:
+def count_ones(indices: UInt8[Tensor, ...]) -> int:
     """How many bits are set."""
     counts = torch.tensor([i.bit_count() for i in range(256)], device=indices.device)
     # (A histogram instead of a look-up: it takes no memory beside the bytes.)
@@ -81,7 +86,7 @@ def ones(indices: Tensor) -> int:
 
 def _codes(indices: Tensor, pattern: Pattern, in_features: int) -> Tensor:
     """int64 (out, groups)."""
-    width = bits(pattern)
+    width = code_bits(pattern)
     groups = -(-in_features // pattern.group)
     each = _to_bits(indices, groups * width).view(len(indices), groups, width)
     weights = 2 ** torch.arange(width, dtype=torch.uint8, device=indices.device)

@@ -9,10 +9,23 @@ import torch
 from torch import Tensor
 
 from armor.errors import ArmorError
-from armor.text.sources import SEPARATOR, Source, describe, documents
+from armor.text.source import Source, TextLike
+from armor.text.sources import parse_source
 
 _CHUNK = 1_000_000  # characters tokenised at a time
-_POOL = 16  # a dataset is streamed no further than this many times the tokens that are drawn
+_POOL = 16  # a stream is read no further than this many times the tokens that are drawn
+_DEFAULT_WINDOW = 2048  # tokens
+
+
+def context_length(config: Any) -> int:
+    """The context of a model in tokens, by its transformers config; 2048 where that is silent."""
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or _DEFAULT_WINDOW
+
+
+def default_window(config: Any) -> int:
+    """The default window in tokens, to calibrate and to evaluate: the context, at most 2048."""
+    return min(_DEFAULT_WINDOW, context_length(config))
 
 
 def tokenize(tokenizer: Any, text: str) -> Tensor:
@@ -22,19 +35,19 @@ def tokenize(tokenizer: Any, text: str) -> Tensor:
 
 
 def token_windows(
-    source: Source, tokenizer: Any, samples: int, seq_len: int, seed: int = 0
+    source: TextLike | Source, tokenizer: Any, samples: int, seq_len: int, seed: int = 0
 ) -> Tensor:
     """`samples` non-overlapping windows of `seq_len` tokens of the text.
 
-    The documents are joined by blank lines, tokenised without special tokens in pieces of about a
-    million characters that end at a line end, and cut into windows; the tail is dropped. If there
-    are more windows than asked for, `samples` of them are drawn without replacement, in an order
-    that depends on `seed` and the text alone, so that a smaller draw is the beginning of a larger
-    one; if there are exactly enough they come in order. Of an ``hf:`` dataset only the beginning is
-    read, 16 times the tokens asked for.
+    The documents of the train split are joined (by blank lines, mostly), tokenised without special
+    tokens in pieces of about a million characters that end at a line end, and cut into windows; the
+    tail is dropped. If there are more windows than asked for, `samples` of them are drawn without
+    replacement, in an order that depends on `seed` and the text alone, so that a smaller draw is
+    the beginning of a larger one; if there are exactly enough they come in order. Of a stream only
+    the beginning is read, 16 times the tokens asked for.
 
     Args:
-        source: see `armor.text.sources.documents`.
+        source: see `armor.text.sources.parse_source`.
         tokenizer: a Hugging Face tokenizer.
 
     Returns:
@@ -43,12 +56,12 @@ def token_windows(
     Raises:
         ArmorError: the source cannot be read, or its text is too short.
     """
+    source = parse_source(source)
     needed = samples * seq_len
-    is_dataset = isinstance(source, str) and source.startswith("hf:")
-    limit = _POOL * needed if is_dataset else None
+    limit = _POOL * needed if source.is_stream else None
     parts: list[Tensor] = []
     have = 0
-    for piece in _pieces(documents(source)):
+    for piece in _pieces(source.documents("train"), source.separator):
         # int32 halves what a long text holds in memory.
         parts.append(tokenize(tokenizer, piece).int())
         have += len(parts[-1])
@@ -56,7 +69,7 @@ def token_windows(
             break
     if have < needed:
         raise ArmorError(
-            f"{describe(source)} has {have:,} tokens, but {samples} windows of {seq_len} need "
+            f"{source.name} has {have:,} tokens, but {samples} windows of {seq_len} need "
             f"{needed:,}; give a longer text, or smaller --samples or --seq-len"
         )
     windows = torch.cat(parts)[: have // seq_len * seq_len].view(-1, seq_len)
@@ -66,15 +79,15 @@ def token_windows(
     return windows.long()
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
+def _pieces(texts: Iterable[str], separator: str) -> Iterator[str]:
     """The joined `texts` in pieces of about `_CHUNK` characters, cut after a line end or space."""
     buffer: list[str] = []
     size = 0
     for text in texts:
         if buffer:
-            buffer.append(SEPARATOR)
+            buffer.append(separator)
         buffer.append(text)
-        size += len(buffer[-1]) + len(SEPARATOR)
+        size += len(buffer[-1]) + len(separator)
         if size >= _CHUNK:
             joined = "".join(buffer)
             start = 0

@@ -19,22 +19,24 @@ _JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy",
 
 
 @njit(**_JIT)
-def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved, pull):  # type: ignore[no-untyped-def]
-    """`reference.sweep_block`, keeping ``moved = dS H`` (b, b); `pull` (b,) is scratch too."""
+def _sweep_block(  # type: ignore[no-untyped-def]
+    residual, core, choice, gram_left, gram_right, inverses, change_gram, running_residual
+):
+    """`reference.sweep_block`; scratch: `change_gram` dS H (b, b), `running_residual` (b,)."""
     size = residual.shape[0]
     none = residual.dtype.type(0)
     for row in range(size):
         scale = gram_left[row, row]
         for col in range(size):
-            pull[col] = residual[row, col]
-            moved[row, col] = none
+            running_residual[col] = residual[row, col]
+            change_gram[row, col] = none
         if scale <= none:
             continue
         for other in range(row):
-            weight = gram_left[row, other]
+            coupling = gram_left[row, other]
             for col in range(size):
-                pull[col] -= weight * moved[other, col]
-        own = moved[row]
+                running_residual[col] -= coupling * change_gram[other, col]
+        change_gram_row = change_gram[row]
         recip = residual.dtype.type(1) / scale
         for group in range(size // 4):
             base = 4 * group
@@ -56,12 +58,12 @@ def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved,
             q1 = scale * (s0 * h01 + s1 * h11 + s2 * h12 + s3 * h13)
             q2 = scale * (s0 * h02 + s1 * h12 + s2 * h22 + s3 * h23)
             q3 = scale * (s0 * h03 + s1 * h13 + s2 * h23 + s3 * h33)
-            p0 = pull[base] - scale * own[base] + q0
-            p1 = pull[base + 1] - scale * own[base + 1] + q1
-            p2 = pull[base + 2] - scale * own[base + 2] + q2
-            p3 = pull[base + 3] - scale * own[base + 3] + q3
+            p0 = running_residual[base] - scale * change_gram_row[base] + q0
+            p1 = running_residual[base + 1] - scale * change_gram_row[base + 1] + q1
+            p2 = running_residual[base + 2] - scale * change_gram_row[base + 2] + q2
+            p3 = running_residual[base + 3] - scale * change_gram_row[base + 3] + q3
             # Gains are kept multiplied by `scale`, which does not change their order.
-            held = scale * (
+            current_gain = scale * (
                 s0 * (p0 + p0 - q0)
                 + s1 * (p1 + p1 - q1)
                 + s2 * (p2 + p2 - q2)
@@ -77,7 +79,7 @@ def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved,
             g0, g1, g2 = p0 * v0 + p1 * w0, p0 * v1 + p2 * w1, p0 * v2 + p3 * w2
             g3, g4, g5 = p1 * v3 + p2 * w3, p1 * v4 + p3 * w4, p2 * v5 + p3 * w5
             best = max(max(max(g0, g1), max(g2, g3)), max(g4, g5))
-            if not best > held:
+            if not best > current_gain:
                 continue
             if g0 == best:
                 code, n0, n1, n2, n3 = 0, v0, w0, none, none
@@ -105,12 +107,7 @@ def _sweep_block(residual, core, choice, gram_left, gram_right, inverses, moved,
             r2 = gram_right[base + 2]
             r3 = gram_right[base + 3]
             for col in range(size):
-                own[col] += d0 * r0[col] + d1 * r1[col] + d2 * r2[col] + d3 * r3[col]
-
-
-def is_available() -> bool:
-    """Always: Numba is a dependency. Runs on the CPU only."""
-    return True
+                change_gram_row[col] += d0 * r0[col] + d1 * r1[col] + d2 * r2[col] + d3 * r3[col]
 
 
 def sweep(
@@ -151,15 +148,15 @@ def _sweep_blocks(  # type: ignore[no-untyped-def]
     inverses: NDArray[np.floating],
 ):
     size = gram_left.shape[1]
-    lefts = gram_left.shape[0]
-    rights = gram_right.shape[0]
-    for block in prange(lefts * rights):
-        i = block // rights
-        j = block % rights
+    row_blocks = gram_left.shape[0]
+    col_blocks = gram_right.shape[0]
+    for block in prange(row_blocks * col_blocks):
+        i = block // col_blocks
+        j = block % col_blocks
         rows = slice(i * size, (i + 1) * size)
         cols = slice(j * size, (j + 1) * size)
-        moved = np.empty((size, size), residual.dtype)
-        pull = np.empty(size, residual.dtype)
+        change_gram = np.empty((size, size), residual.dtype)
+        running_residual = np.empty(size, residual.dtype)
         _sweep_block(
             residual[rows, cols],
             core[rows, cols],
@@ -167,6 +164,6 @@ def _sweep_blocks(  # type: ignore[no-untyped-def]
             gram_left[i],
             gram_right[j],
             inverses[j],
-            moved,
-            pull,
+            change_gram,
+            running_residual,
         )

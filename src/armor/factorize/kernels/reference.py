@@ -1,23 +1,25 @@
-"""The core sweep in plain NumPy, written to be read: the oracle of the fast kernels."""
+"""The core sweep in plain NumPy, written to be read: the oracle of the fast kernels.
+
+It shares no code with them (its six pairs and their inverses are its own), only `MIN_PIVOT`.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, UInt8
 
-from armor.factorize.masks import LEAST_PIVOT
+from armor.factorize.inverses import MIN_PIVOT
 
 #: The six ways to keep 2 of 4, in the order of the `choice` codes.
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
 
 def sweep_block(
-    residual: NDArray[np.floating],
-    core: NDArray[np.floating],
-    choice: NDArray[np.uint8],
-    gram_left: NDArray[np.floating],
-    gram_right: NDArray[np.floating],
-    inverses: NDArray[np.floating],
+    residual: Float[np.ndarray, "b b"],
+    core: Float[np.ndarray, "b b"],
+    choice: UInt8[np.ndarray, "b groups"],
+    gram_left: Float[np.ndarray, "b b"],
+    gram_right: Float[np.ndarray, "b b"],
 ) -> None:
     """One exact coordinate sweep over the groups of one b x b block, in place.
 
@@ -30,9 +32,9 @@ def sweep_block(
         core: S, (b, b), updated.
         choice: (b, b/4), index into `PAIRS` of the kept pair, updated.
         gram_left: G = A^T A, (b, b).
-        gram_right: H, (b, b).
-        inverses: (b/4, 6, 3), from `pair_inverses`.
+        gram_right: H = B X_jj B^T, (b, b).
     """
+    inverses = pair_inverses(gram_right)
     size = residual.shape[0]
     start = core.copy()
     for row in range(size):
@@ -41,25 +43,27 @@ def sweep_block(
             continue
         for group in range(size // 4):
             cols = slice(4 * group, 4 * group + 4)
+            group_gram = gram_right[cols, cols]
+            current = core[row, cols].copy()
             # The residual with every change so far applied and this group taken out.
-            moved = gram_left[row] @ (core - start) @ gram_right[:, cols]
-            pull = residual[row, cols] - moved
-            pull = pull + scale * (core[row, cols] @ gram_right[cols, cols])
-            held = core[row, cols].copy()
-            gain = 2 * pull @ held - scale * held @ gram_right[cols, cols] @ held
+            applied = gram_left[row] @ (core - start) @ gram_right[:, cols]
+            partial_residual = residual[row, cols] - applied
+            partial_residual = partial_residual + scale * (current @ group_gram)
+            gain = 2 * partial_residual @ current - scale * current @ group_gram @ current
             for code, (one, two) in enumerate(PAIRS):
                 inv11, inv12, inv22 = inverses[group, code]
-                values = np.zeros_like(held)
-                values[one] = (inv11 * pull[one] + inv12 * pull[two]) / scale
-                values[two] = (inv12 * pull[one] + inv22 * pull[two]) / scale
-                candidate = pull @ values
+                values = np.zeros_like(current)
+                p1, p2 = partial_residual[one], partial_residual[two]
+                values[one] = (inv11 * p1 + inv12 * p2) / scale
+                values[two] = (inv12 * p1 + inv22 * p2) / scale
+                candidate = partial_residual @ values
                 if candidate > gain:
                     gain = candidate
                     core[row, cols] = values
                     choice[row, group] = code
 
 
-def pair_inverses(gram_right: NDArray[np.floating]) -> NDArray[np.floating]:
+def pair_inverses(gram_right: Float[np.ndarray, "b b"]) -> Float[np.ndarray, "groups 6 3"]:
     """Inverses of the six 2x2 systems of each group.
 
     Args:
@@ -76,7 +80,7 @@ def pair_inverses(gram_right: NDArray[np.floating]) -> NDArray[np.floating]:
             a, b = 4 * group + one, 4 * group + two
             h11, h12, h22 = gram_right[a, a], gram_right[a, b], gram_right[b, b]
             det = h11 * h22 - h12 * h12
-            if det > LEAST_PIVOT * h11 * h22:
+            if det > MIN_PIVOT * h11 * h22:
                 out[group, code] = h22 / det, -h12 / det, h11 / det
             elif h11 >= h22 and h11 > 0:
                 out[group, code] = 1 / h11, 0, 0

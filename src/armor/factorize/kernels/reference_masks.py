@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, UInt8
 
 
 def sweep_block(
-    residual: NDArray[np.floating],
-    core: NDArray[np.floating],
-    choice: NDArray[np.uint8],
-    gram_left: NDArray[np.floating],
-    gram_right: NDArray[np.floating],
+    residual: Float[np.ndarray, "b b"],
+    core: Float[np.ndarray, "b b"],
+    choice: UInt8[np.ndarray, "b groups"],
+    gram_left: Float[np.ndarray, "b b"],
+    gram_right: Float[np.ndarray, "b b"],
     masks: Sequence[tuple[int, ...]],
     price: float | None,
 ) -> None:
@@ -34,20 +34,21 @@ def sweep_block(
             continue
         for group in range(size // width):
             cols = slice(width * group, width * (group + 1))
-            corner = gram_right[cols, cols]
-            moved = gram_left[row] @ (core - start) @ gram_right[:, cols]
-            held = core[row, cols].copy()
-            pull = residual[row, cols] - moved + scale * (held @ corner)
-            now = masks[choice[row, group]]
-            gain = 2 * pull @ held - scale * held @ corner @ held - (price or 0.0) * len(now)
+            group_gram = gram_right[cols, cols]
+            applied = gram_left[row] @ (core - start) @ gram_right[:, cols]
+            current = core[row, cols].copy()
+            partial_residual = residual[row, cols] - applied + scale * (current @ group_gram)
+            current_mask = masks[choice[row, group]]
+            gain = 2 * partial_residual @ current - scale * current @ group_gram @ current
+            gain -= (price or 0.0) * len(current_mask)
             for code, mask in enumerate(masks):
-                if price is None and len(mask) != len(now):
+                if price is None and len(mask) != len(current_mask):
                     continue
                 at = list(mask)
-                values = np.zeros_like(held)
-                system = scale * corner[np.ix_(at, at)]
-                values[at] = np.linalg.lstsq(system, pull[at], rcond=1e-6)[0]
-                candidate = pull @ values - (price or 0.0) * len(mask)
+                values = np.zeros_like(current)
+                system = scale * group_gram[np.ix_(at, at)]
+                values[at] = np.linalg.lstsq(system, partial_residual[at], rcond=1e-6)[0]
+                candidate = partial_residual @ values - (price or 0.0) * len(mask)
                 if candidate > gain:
                     gain = candidate
                     core[row, cols] = values

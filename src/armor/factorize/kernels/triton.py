@@ -4,6 +4,9 @@ A lane keeps its group's four numbers, its 4x4 corner of H and its six inverses 
 works out its best move in every step; only the lane whose turn it is moves. Its four changes are
 handed to all lanes, which add them times four rows of H to the running row. So a step of the chain
 is a few dozen multiply-adds, one broadcast, and 16 coalesced loads that do not depend on it.
+
+Four entries of a group go by one letter: r the running residual, s the current values, q what they
+contribute to it, p the partial residual, n the new values, d their change, m the row of dS H.
 """
 
 from __future__ import annotations
@@ -44,13 +47,13 @@ def sweep(
         residual, core: (i*b, j*b). choice: uint8 (i*b, j*b/4). Rows may be strided, columns not.
         gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
     """
-    lefts, size = gram_left.shape[:2]
-    rights = gram_right.shape[0]
+    row_blocks, size = gram_left.shape[:2]
+    col_blocks = gram_right.shape[0]
     lanes = triton.next_power_of_2(size // 4)
     # Columns by their place in a group, so that neighbouring lanes read neighbouring numbers.
     planes = gram_right.unflatten(-1, (-1, 4)).transpose(-1, -2).contiguous()
     each = max(1, 32 // lanes)  # blocks that fill a warp
-    blocks = lefts * rights
+    blocks = row_blocks * col_blocks
     warps = WARPS
     while warps > 1 and blocks < each * warps * _processors(core.device):
         warps //= 2
@@ -67,8 +70,8 @@ def sweep(
             residual.stride(0),
             core.stride(0),
             choice.stride(0),
-            lefts,
-            rights,
+            row_blocks,
+            col_blocks,
             SIZE=size,
             LANES=lanes,
             BLOCKS=each * warps,
@@ -133,9 +136,9 @@ def _store4(pointer, step: tl.constexpr, x0, x1, x2, x3, mask):  # type: ignore[
 
 
 @_kernel
-def _take_out(r0, r1, r2, r3, weight, moved, step: tl.constexpr, mask):  # type: ignore[no-untyped-def]
-    m0, m1, m2, m3 = _load4(moved, step, mask)
-    return r0 - weight * m0, r1 - weight * m1, r2 - weight * m2, r3 - weight * m3
+def _subtract_scaled(r0, r1, r2, r3, coupling, change_gram, step: tl.constexpr, mask):  # type: ignore[no-untyped-def]
+    m0, m1, m2, m3 = _load4(change_gram, step, mask)
+    return r0 - coupling * m0, r1 - coupling * m1, r2 - coupling * m2, r3 - coupling * m3
 
 
 @_kernel
@@ -156,9 +159,11 @@ def _catch_up(  # type: ignore[no-untyped-def]
     wanted = valid[None, :, :] & (row < SIZE)
     r0, r1, r2, r3 = _load4(residual[None, :, :] + row * residual_stride, 1, wanted)
     for other in range(panel):
-        weight = tl.load(gram_left[None, :, :] + row * SIZE + other, mask=exists, other=0.0)
+        coupling = tl.load(gram_left[None, :, :] + row * SIZE + other, mask=exists, other=0.0)
         source = scratch[None, :, :] + other * SIZE
-        r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, SIZE // 4, valid[None, :, :])
+        r0, r1, r2, r3 = _subtract_scaled(
+            r0, r1, r2, r3, coupling, source, SIZE // 4, valid[None, :, :]
+        )
     _store4(scratch[None, :, :] + row * SIZE, SIZE // 4, r0, r1, r2, r3, wanted)
 
 
@@ -174,8 +179,8 @@ def _sweep(  # type: ignore[no-untyped-def]
     residual_stride,
     core_stride,
     choice_stride,
-    lefts,
-    rights,
+    row_blocks,
+    col_blocks,
     SIZE: tl.constexpr,
     LANES: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -184,11 +189,11 @@ def _sweep(  # type: ignore[no-untyped-def]
     GROUPS: tl.constexpr = SIZE // 4
     lane = tl.arange(0, LANES)[None, :]
     block = (tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS))[:, None]
-    exists = block < lefts * rights
+    exists = block < row_blocks * col_blocks
     valid = exists & (lane < GROUPS)
     # Neighbours share j: H is read all the time, G once a row.
-    i = (block % lefts).to(tl.int64)
-    j = (block // lefts).to(tl.int64)
+    i = (block % row_blocks).to(tl.int64)
+    j = (block // row_blocks).to(tl.int64)
     residual += i * SIZE * residual_stride + j * SIZE + 4 * lane
     core += i * SIZE * core_stride + j * SIZE + 4 * lane
     choice += i * SIZE * choice_stride + j * GROUPS + lane
@@ -218,12 +223,12 @@ def _sweep(  # type: ignore[no-untyped-def]
             scale = tl.load(gram_left + row * (SIZE + 1), mask=exists, other=0.0)
             r0, r1, r2, r3 = _load4(scratch + row * SIZE, GROUPS, valid)
             for other in range(panel, row):
-                weight = tl.load(gram_left + row * SIZE + other, mask=exists, other=0.0)
+                coupling = tl.load(gram_left + row * SIZE + other, mask=exists, other=0.0)
                 source = scratch + other * SIZE
-                r0, r1, r2, r3 = _take_out(r0, r1, r2, r3, weight, source, GROUPS, valid)
+                r0, r1, r2, r3 = _subtract_scaled(r0, r1, r2, r3, coupling, source, GROUPS, valid)
             s0, s1, s2, s3 = _load4(core + row * core_stride, 1, valid)
             code = tl.load(choice + row * choice_stride, mask=valid, other=0).to(tl.int32)
-            # Each group taken out of its own pull. A lane's values change in its own turn only.
+            # Partial residuals: each group taken out. A lane's values change in its own turn only.
             q0 = scale * (s0 * h00 + s1 * h01 + s2 * h02 + s3 * h03)
             q1 = scale * (s0 * h01 + s1 * h11 + s2 * h12 + s3 * h13)
             q2 = scale * (s0 * h02 + s1 * h12 + s2 * h22 + s3 * h23)
@@ -241,7 +246,7 @@ def _sweep(  # type: ignore[no-untyped-def]
                     r3 - scale * m3,
                 )
                 # Gains are kept multiplied by `scale`, which does not change their order.
-                held = 2 * scale * (s0 * p0 + s1 * p1 + s2 * p2 + s3 * p3) - offset
+                current_gain = 2 * scale * (s0 * p0 + s1 * p1 + s2 * p2 + s3 * p3) - offset
                 best, va, vb = _pair(a11, a12, a22, p0, p1)
                 pair = tl.zeros_like(code)
                 best, va, vb, pair = _better(b11, b12, b22, p0, p2, 1, best, va, vb, pair)
@@ -249,7 +254,7 @@ def _sweep(  # type: ignore[no-untyped-def]
                 best, va, vb, pair = _better(d11, d12, d22, p1, p2, 3, best, va, vb, pair)
                 best, va, vb, pair = _better(e11, e12, e22, p1, p3, 4, best, va, vb, pair)
                 best, va, vb, pair = _better(f11, f12, f22, p2, p3, 5, best, va, vb, pair)
-                moves = (best > held) & can_move & (lane == group)
+                moves = (best > current_gain) & can_move & (lane == group)
                 va, vb = va * recip, vb * recip
                 n0 = tl.where(pair < 3, va, 0.0)
                 n1 = tl.where(pair == 0, vb, tl.where((pair == 3) | (pair == 4), va, 0.0))

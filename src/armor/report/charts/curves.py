@@ -26,8 +26,8 @@ class Solve:
 
 def solves_by_kind(layers: Sequence[Layer]) -> tuple[dict[str, list[Solve]], str]:
     """The curves by kind, and the unit of their steps: "seconds" where every layer has times."""
-    usable = [layer for layer in layers if len(layer.losses) > 1 and layer.nowag_loss]
-    timed = all(layer.times for layer in usable)
+    usable = [layer for layer in layers if len(layer.record.losses) > 1 and layer.record.nowag_loss]
+    timed = all(layer.record.times for layer in usable)
     kinds = {
         kind: [_solve(layer, timed) for layer in _thinned(group, _MOST_LINES)]
         for kind, group in by_kind(usable).items()
@@ -36,9 +36,10 @@ def solves_by_kind(layers: Sequence[Layer]) -> tuple[dict[str, list[Solve]], str
 
 
 def _solve(layer: Layer, timed: bool) -> Solve:
-    steps = layer.times if timed else range(len(layer.losses))
-    assert layer.nowag_loss
-    ratios = [loss / layer.nowag_loss for loss in layer.losses]
+    record = layer.record
+    steps = record.times if timed else range(len(record.losses))
+    assert record.nowag_loss
+    ratios = [loss / record.nowag_loss for loss in record.losses]
     points = _thinned(list(zip(steps, ratios, strict=True)), _MOST_POINTS)
     return Solve(layer, tuple(float(x) for x, _ in points), tuple(y for _, y in points))
 

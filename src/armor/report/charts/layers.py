@@ -44,9 +44,9 @@ def bars_by_kind(layers: Iterable[Layer]) -> dict[str, list[Bar]]:
         for depth, twins in depths.items():
             ratio = geometric_mean(twin.ratio or 0.0 for twin in twins) or 0.0
             base = geometric_mean(
-                twin.sparsegpt_loss / twin.nowag_loss
+                twin.record.sparsegpt_loss / twin.record.nowag_loss
                 for twin in twins
-                if twin.sparsegpt_loss is not None and twin.nowag_loss
+                if twin.record.sparsegpt_loss is not None and twin.record.nowag_loss
             )
             name = twins[0].name if len(twins) == 1 else f"{len(twins)} layers of block {depth}"
             bars.setdefault(kind, []).append(Bar(name, depth, ratio, base))

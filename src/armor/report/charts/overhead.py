@@ -15,15 +15,15 @@ def overhead_chart(layers: Sequence[Layer], budget: float | None) -> Picture:
     """A bar for each kind, shape and block; `budget` as a dashed line where blocks were chosen."""
     groups: dict[tuple[str, tuple[int, int], int | None], list[Layer]] = {}
     for layer in layers:
-        groups.setdefault((clip(layer.kind), layer.shape, layer.block), []).append(layer)
+        groups.setdefault((clip(layer.kind), layer.spec.shape, layer.spec.block), []).append(layer)
     left, top, row = 10.0 + max(text_width(kind) for kind, _, _ in groups), 8.0, 30.0
     bottom = top + row * len(groups)
-    most = 100 * max([budget or 0.0, *(group[0].overhead for group in groups.values())])
+    most = 100 * max([budget or 0.0, *(group[0].size.overhead for group in groups.values())])
     scale = Scale(0.0, most or 1.0, left + 8, WIDTH - 136)
     marks: list[Mark] = across(scale, top, bottom, "wrappers, % of the dense layer", 5)
     described = []
     for index, ((kind, shape, block), group) in enumerate(groups.items()):
-        y, overhead = top + row * index, group[0].overhead
+        y, overhead = top + row * index, group[0].size.overhead
         width = scale(100 * overhead) - scale(0.0)
         note = f"{percent(overhead)}, block {block}" if block else "no wrappers"
         form = f"{shape[0]} × {shape[1]}, {len(group)} layers"

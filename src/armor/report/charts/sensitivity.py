@@ -53,7 +53,9 @@ def error_map(run: Run) -> Picture:
 
 def worst_layers(run: Run) -> Picture:
     """The layers with the largest shares, as bars."""
-    ordered = sorted(run.layers, key=lambda layer: layer.error or 0.0, reverse=True)[:_MOST]
+    ordered = sorted(run.layers, key=lambda layer: layer.record.output_error or 0.0, reverse=True)[
+        :_MOST
+    ]
     names = {layer.name: clip(_short(layer), 24) for layer in ordered}
     shares = {layer.name: run.share(layer) or 0.0 for layer in ordered}
     left, top, row = 10.0 + max(map(text_width, names.values())), 8.0, 22.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from armor.calibrate.gradients import Draw, block_gradient
 from armor.engines.job import Result, Tensors
+from armor.run.head import loss_gradient
 from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, solve_certified
 from armor.run.worker import Worker
@@ -50,8 +51,8 @@ def back_through_head(
     for batch, states in hidden.items():
         as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
         draw = Draw(share, int(batch))
-        back[batch], own = worker.model.loss_gradient(
-            states, tokens[batch], as_tuple, linears, draw
+        back[batch], own = loss_gradient(
+            worker.model, states, tokens[batch], as_tuple, linears, draw
         )
         _append(samples, own)
     return Result(None, (back, samples))

@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from armor.runtime.cpu.two_of_four_kernels import block_row
 from armor.simd.bfloat16 import dot32, load32, store_sums
-from armor.simd.expand import expand16, load_word, look_up8, ones, unpack64
+from armor.simd.expand import count_ones, expand16, load_word, look_up8, unpack64
 from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
 
 # Everywhere:
@@ -31,14 +31,14 @@ ITEMS = 4  # rows of input of a tile
 
 
 @njit(forceinline=True, **_JIT)
-def _full(codes, width, cols, row):  # type: ignore[no-untyped-def]
+def _whole_chunks(codes, width, cols, row):  # type: ignore[no-untyped-def]
     """How many chunks of a row are whole and end 8 bytes before the end of all codes."""
     room = codes.size - row * codes.shape[1] - 8
     return 0 if room < 0 else min(cols // COLUMNS, room // width + 1)
 
 
 @njit(forceinline=True, **_JIT)
-def _said(word, table, width):  # type: ignore[no-untyped-def]
+def _mask_of_word(word, table, width):  # type: ignore[no-untyped-def]
     """The mask of 64 columns, uint64, that 8 bytes of codes say."""
     if table is None:
         return word
@@ -53,12 +53,12 @@ def _last_mask(codes, table, width, cols, row, chunk):  # type: ignore[no-untype
     at = chunk * width
     for byte in range(min(width, codes.shape[1] - at)):
         word |= np.uint64(codes[row, at + byte]) << np.uint64(8 * byte)
-    mask, there = _said(word, table, width), cols - COLUMNS * chunk
+    mask, there = _mask_of_word(word, table, width), cols - COLUMNS * chunk
     return mask if there >= COLUMNS else mask & ((np.uint64(1) << np.uint64(there)) - np.uint64(1))
 
 
 @njit(forceinline=True, **_JIT)
-def _rest(values, codes, table, width, cols, x, row, chunk, v):  # type: ignore[no-untyped-def]
+def _remaining_columns(values, codes, table, width, cols, x, row, chunk, v):  # type: ignore[no-untyped-def]
     """What the columns of `row` from a chunk on add to the product with x[0]."""
     total = np.float32(0)
     for last in range(chunk, (cols + COLUMNS - 1) // COLUMNS):
@@ -76,36 +76,36 @@ def _rest(values, codes, table, width, cols, x, row, chunk, v):  # type: ignore[
 @njit(forceinline=True, **_JIT)
 def _one_row(values, starts, codes, table, width, cols, x, y, row):  # type: ignore[no-untyped-def]
     """y[0, row] = S x[0]."""
-    full = _full(codes, width, cols, row)
+    full = _whole_chunks(codes, width, cols, row)
     a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
     v, at, chunk, c = starts[row], row * codes.shape[1], 0, 0
     end = values.shape[0] - COLUMNS  # vectors may not be read beyond the end of the values
     while chunk < full and v <= end:
-        mask = _said(load_word(codes, at), table, width)
+        mask = _mask_of_word(load_word(codes, at), table, width)
         m0, m1 = np.uint16(mask), np.uint16(mask >> np.uint64(16))
         m2, m3 = np.uint16(mask >> np.uint64(32)), np.uint16(mask >> np.uint64(48))
-        v1 = v + ones(m0)
-        v2 = v1 + ones(m1)
-        v3 = v2 + ones(m2)
+        v1 = v + count_ones(m0)
+        v2 = v1 + count_ones(m1)
+        v3 = v2 + count_ones(m2)
         a0 = multiply_add16(a0, expand16(values, v, m0), load16(x, c))
         a1 = multiply_add16(a1, expand16(values, v1, m1), load16(x, c + 16))
         a2 = multiply_add16(a2, expand16(values, v2, m2), load16(x, c + 32))
         a3 = multiply_add16(a3, expand16(values, v3, m3), load16(x, c + 48))
-        v, at, chunk, c = v3 + ones(m3), at + width, chunk + 1, c + COLUMNS
+        v, at, chunk, c = v3 + count_ones(m3), at + width, chunk + 1, c + COLUMNS
     total = sum16(a0) + sum16(a1) + sum16(a2) + sum16(a3)
-    y[0, row] = total + _rest(values, codes, table, width, cols, x, row, chunk, v)
+    y[0, row] = total + _remaining_columns(values, codes, table, width, cols, x, row, chunk, v)
 
 
 @njit(forceinline=True, **_JIT)
 def _unpack_row(values, starts, codes, table, width, cols, row, panel, line):  # type: ignore[no-untyped-def]
     """panel[line, :64*ceil(cols/64)] = row `row` of S."""
-    full = _full(codes, width, cols, row)
+    full = _whole_chunks(codes, width, cols, row)
     v, at, chunk = starts[row], row * codes.shape[1], 0
     there, end = line * panel.shape[1], values.shape[0] - COLUMNS
     while chunk < full and v <= end:
-        mask = _said(load_word(codes, at), table, width)
+        mask = _mask_of_word(load_word(codes, at), table, width)
         unpack64(values, v, mask, panel, there)
-        v, at, chunk, there = v + ones(mask), at + width, chunk + 1, there + COLUMNS
+        v, at, chunk, there = v + count_ones(mask), at + width, chunk + 1, there + COLUMNS
     for last in range(chunk, (cols + COLUMNS - 1) // COLUMNS):
         mask = _last_mask(codes, table, width, cols, row, last)
         for col in range(COLUMNS * last, COLUMNS * (last + 1)):
@@ -138,7 +138,7 @@ def _tile(own, line, other, x, y, row, last, item):  # type: ignore[no-untyped-d
 
 
 @njit(parallel=True, **_JIT)
-def few_rows(values, starts, codes, table, width, cols, left, right, x, y):  # type: ignore[no-untyped-def]
+def packed_product(values, starts, codes, table, width, cols, left, right, x, y):  # type: ignore[no-untyped-def]
     """``y = A S B x``.
 
     Args:
@@ -161,13 +161,13 @@ def few_rows(values, starts, codes, table, width, cols, left, right, x, y):  # t
         for part in prange((rows + _HEIGHT - 1) // _HEIGHT):
             first = np.intp(part) * _HEIGHT
             count = min(_HEIGHT, rows - first)
-            own = np.empty((_HEIGHT, (cols + 63) // 64 * 64), values.dtype)
+            lines = np.empty((_HEIGHT, (cols + 63) // 64 * 64), values.dtype)
             for line in range(count):
-                _unpack_row(values, starts, codes, table, width, cols, first + line, own, line)
+                _unpack_row(values, starts, codes, table, width, cols, first + line, lines, line)
             for line in range(0, count, 2):
                 other = min(line + 1, count - 1)
                 for item in range(0, x.shape[0], ITEMS):
-                    _tile(own, line, other, inputs, outputs, first + line, first + other, item)
+                    _tile(lines, line, other, inputs, outputs, first + line, first + other, item)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
             block_row(left, outputs, y, np.intp(row))
@@ -203,7 +203,7 @@ def _dot_tile(own, line, x, y, first, last, item):  # type: ignore[no-untyped-de
 
 
 @njit(parallel=True, **_JIT)
-def core_rows(values, starts, codes, table, width, cols, x, y):  # type: ignore[no-untyped-def]
+def core_product(values, starts, codes, table, width, cols, x, y):  # type: ignore[no-untyped-def]
     """``y = S x``, transposed, by the processor's instructions for bfloat16.
 
     Args:
@@ -214,13 +214,13 @@ def core_rows(values, starts, codes, table, width, cols, x, y):  # type: ignore[
     for part in prange((rows + _HEIGHT - 1) // _HEIGHT):
         first = np.intp(part) * _HEIGHT
         last = min(first + _HEIGHT, rows) - 1  # beyond it the last row is computed again
-        own = np.empty((_HEIGHT, (cols + 63) // 64 * 64), np.uint16)
+        lines = np.empty((_HEIGHT, (cols + 63) // 64 * 64), np.uint16)
         for line in range(_HEIGHT):
             row = min(first + line, last)
-            _unpack_row(values, starts, codes, table, width, cols, row, own, line)
+            _unpack_row(values, starts, codes, table, width, cols, row, lines, line)
         for line in range(0, _HEIGHT, 4):
             for item in range(0, x.shape[0], ITEMS):
-                _dot_tile(own, line, x, y, first, last, item)
+                _dot_tile(lines, line, x, y, first, last, item)
 
 
 @njit(parallel=True, **_JIT)
@@ -239,7 +239,7 @@ def count_rows(bitmap, counts):  # type: ignore[no-untyped-def]
         row = np.intp(place)
         total = 0
         for word in range(width // 8):
-            total += ones(load_word(bitmap, row * width + 8 * word))
+            total += count_ones(load_word(bitmap, row * width + 8 * word))
         for byte in range(width // 8 * 8, width):
-            total += ones(bitmap[row, byte])
+            total += count_ones(bitmap[row, byte])
         counts[row] = total

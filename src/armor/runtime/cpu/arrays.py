@@ -42,19 +42,19 @@ def core_arrays(layer: PackedLayer) -> tuple[Any, Any, Any, Any, int, int]:
         return flat, starts, indices, None, 8, layer.in_features
     starts = np.arange(layer.shape[0] + 1, dtype=np.intp) * values.shape[1]
     groups = -(-layer.in_features // pattern.group)
-    width = 8 // pattern.group * positions.bits(pattern)
+    width = 8 // pattern.group * positions.code_bits(pattern)
     return flat, starts, indices, _masks(pattern), width, groups * pattern.group
 
 
 @cache
 def _masks(pattern: Pattern) -> Any:
     """uint8 (128,), repeating: the masks of 8 columns by the number that says them, 0 for none."""
-    bits, count = positions.bits(pattern), 8 // pattern.group
+    bits, count = positions.code_bits(pattern), 8 // pattern.group
     masks = np.zeros(2**bits, np.uint8)
     for rank, mask in enumerate(pattern.masks):
         masks[rank] = sum(1 << position for position in mask)
     found = np.zeros(2 ** (bits * count), np.uint8)
-    said = np.arange(len(found))
+    numbers = np.arange(len(found))
     for group in range(count):
-        found |= masks[said >> bits * group & len(masks) - 1] << pattern.group * group
+        found |= masks[numbers >> bits * group & len(masks) - 1] << pattern.group * group
     return np.tile(found, 128 // len(found))

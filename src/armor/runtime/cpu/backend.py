@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from numba import config, set_num_threads
 from torch import Tensor
 from torch.nn import functional
 
-from armor.runtime.backend import YES, Verdict
+from armor.runtime.backend import YES, Call, Verdict
 from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, two_of_four_kernels
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
@@ -19,16 +20,16 @@ from armor.runtime.reference import times_blocks
 from armor.simd.bfloat16 import has_dot
 from armor.simd.processor import has_amx, has_float16
 from armor.sparse.layer import PackedLayer
-from armor.sparse.pattern import TWO_OF_FOUR
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 # Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
-_FEW = 64
-_FEW_DOT = 128  # with the processor's own instructions for bfloat16
-_FEW_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
-_SERIAL = 2**18  # products up to which one thread is done before others have started
+_PACKED_ROWS = 64
+_PACKED_ROWS_DOT = 128  # with the processor's own instructions for bfloat16
+_PACKED_ROWS_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
+_SERIAL_PRODUCTS = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
-_NONE = torch.empty(0, 0, 0)
+_NO_WRAPPER = torch.empty(0, 0, 0)
 
 
 def is_available() -> Verdict:
@@ -39,9 +40,9 @@ def is_available() -> Verdict:
 
 
 def is_supported(
-    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
-    """float32, bfloat16 and float16 on the CPU, any shape and batch."""
+    """float32, bfloat16 and float16 on the CPU, any shape, batch and pattern."""
     if device.type != "cpu":
         return Verdict(f"the tensors are on {device.type}")
     if dtype not in VIEWS:
@@ -51,28 +52,29 @@ def is_supported(
     return YES
 
 
-def pack(layer: PackedLayer) -> None:
+def prepare(layer: PackedLayer) -> None:
     """Nothing: the kernels read the stored tensors."""
 
 
-def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums in float32."""
+    layer = call.layer
     settings: Any = config  # its attributes are made on import
-    small = layer.core_values.numel() * len(x) <= _SERIAL
+    small = layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS
     set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
-    few, product = _FEW, _few
+    limit, product = _PACKED_ROWS, _packed_product
     if x.dtype == torch.bfloat16 and len(x) > 1:
         if has_dot():
-            few, product = _FEW_DOT, _few_bfloat16
+            limit, product = _PACKED_ROWS_DOT, _packed_product_bfloat16
         elif has_amx():
-            few = _FEW_AMX
-    if len(x) > few:
-        product = _many
+            limit = _PACKED_ROWS_AMX
+    if len(x) > limit:
+        product = _unpacked_product
     y = product(x, layer)
-    return y if bias is None else y.add_(bias)
+    return y if call.bias is None else y.add_(call.bias)
 
 
-def _few(x: Tensor, layer: PackedLayer) -> Tensor:
+def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """One pass over the values; everything between the wrappers stays float32."""
     batch, cols = x.shape
     rows, _ = layer.shape
@@ -85,21 +87,21 @@ def _few(x: Tensor, layer: PackedLayer) -> Tensor:
     height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
     outputs = torch.zeros(tile, height)
     others = (
-        as_array(_NONE if layer.left is None else layer.left),
-        as_array(_NONE if layer.right is None else layer.right),
+        as_array(_NO_WRAPPER if layer.left is None else layer.left),
+        as_array(_NO_WRAPPER if layer.right is None else layer.right),
         inputs.numpy(),
         outputs.numpy(),
     )
     if layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
-        two_of_four_kernels.few_rows(values, indices, *others)
+        two_of_four_kernels.packed_product(values, indices, *others)
     else:
-        any_pattern_kernels.few_rows(*core_arrays(layer), *others)
+        any_pattern_kernels.packed_product(*core_arrays(layer), *others)
     return outputs[:batch, :rows].to(x.dtype).contiguous()
 
 
-def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
-    """`_few` with the processor's instructions for bfloat16, rounded to it between the factors."""
+def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
+    """With the processor's instructions for bfloat16, rounded to it between the factors."""
     if layer.right is not None:
         x = _times_blocks_bfloat16(x, layer.right)
     batch, cols = x.shape
@@ -107,14 +109,14 @@ def _few_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
     y = torch.empty(layer.shape[0], len(x))
     if layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
-        bfloat16_kernels.core_rows(values, indices, as_array(x), y.numpy())
+        bfloat16_kernels.core_product(values, indices, as_array(x), y.numpy())
     else:
-        any_pattern_kernels.core_rows(*core_arrays(layer), as_array(x), y.numpy())
+        any_pattern_kernels.core_product(*core_arrays(layer), as_array(x), y.numpy())
     y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
     return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
 
 
-def _many(x: Tensor, layer: PackedLayer) -> Tensor:
+def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
     if layer.right is not None:
         x = times_blocks(x, layer.right)
@@ -160,5 +162,5 @@ def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
         return times_blocks(x, blocks)
     padded = functional.pad(x, (0, count * size - x.shape[1]))
     y = torch.empty(len(x), count * size)
-    bfloat16_kernels.block_rows(as_array(blocks), as_array(padded), y.numpy())
+    bfloat16_kernels.blocks_product(as_array(blocks), as_array(padded), y.numpy())
     return y[:, : x.shape[1]].to(x.dtype).contiguous()

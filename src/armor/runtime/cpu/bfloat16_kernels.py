@@ -57,7 +57,7 @@ def _core_tile(values, places, x, y, row, rows, height, item):  # type: ignore[n
 
 
 @njit(parallel=True, **_JIT)
-def core_rows(values, indices, x, y):  # type: ignore[no-untyped-def]
+def core_product(values, indices, x, y):  # type: ignore[no-untyped-def]
     """``y = S x``, transposed.
 
     Args:
@@ -91,7 +91,7 @@ def core_rows(values, indices, x, y):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, **_JIT)
-def block_rows(blocks, x, y):  # type: ignore[no-untyped-def]
+def blocks_product(blocks, x, y):  # type: ignore[no-untyped-def]
     """``y = blockdiag(blocks) x`` for blocks of a multiple of 32.
 
     Args:

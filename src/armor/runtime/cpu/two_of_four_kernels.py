@@ -16,7 +16,7 @@ _JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 
 @njit(forceinline=True, **_JIT)
-def _rest(values, indices, x, row, item):  # type: ignore[no-untyped-def]
+def _last_values(values, indices, x, row, item):  # type: ignore[no-untyped-def]
     """What the kept values of `row` after its last full 16 add to the product with x[item]."""
     kept = values.shape[1]
     total = 0.0
@@ -49,7 +49,7 @@ def _one_row(values, indices, x, y, row):  # type: ignore[no-untyped-def]
         a0 = multiply_add16(a0, load16(values, v), x0)
         at, v, p = at + 32, v + 16, p + 4
     total = sum16(a0) + sum16(a1) + sum16(a2) + sum16(a3)
-    y[0, row] = total + _rest(values, indices, x, row, 0)
+    y[0, row] = total + _last_values(values, indices, x, row, 0)
 
 
 @njit(forceinline=True, **_JIT)
@@ -75,10 +75,10 @@ def _four_rows(values, indices, x, y, row):  # type: ignore[no-untyped-def]
         a2 = multiply_add16(a2, load16(values, v + v2), x2)
         a3 = multiply_add16(a3, load16(values, v + v3), x3)
         at, v, p = at + 32, v + 16, p + 4
-    y[0, row] = sum16(a0) + _rest(values, indices, x, row, 0)
-    y[0, r1] = sum16(a1) + _rest(values, indices, x, r1, 0)
-    y[0, r2] = sum16(a2) + _rest(values, indices, x, r2, 0)
-    y[0, r3] = sum16(a3) + _rest(values, indices, x, r3, 0)
+    y[0, row] = sum16(a0) + _last_values(values, indices, x, row, 0)
+    y[0, r1] = sum16(a1) + _last_values(values, indices, x, r1, 0)
+    y[0, r2] = sum16(a2) + _last_values(values, indices, x, r2, 0)
+    y[0, r3] = sum16(a3) + _last_values(values, indices, x, r3, 0)
 
 
 @njit(forceinline=True, **_JIT)
@@ -110,14 +110,14 @@ def _four_inputs(values, indices, x, y, row, item):  # type: ignore[no-untyped-d
         low, high = load16(x, at), load16(x, at + 16)
         a3 = multiply_add16(a3, va, select16(low, high, pa))
         b3 = multiply_add16(b3, vb, select16(low, high, pb))
-    y[item, row] = sum16(a0) + _rest(values, indices, x, row, item)
-    y[item + 1, row] = sum16(a1) + _rest(values, indices, x, row, item + 1)
-    y[item + 2, row] = sum16(a2) + _rest(values, indices, x, row, item + 2)
-    y[item + 3, row] = sum16(a3) + _rest(values, indices, x, row, item + 3)
-    y[item, other] = sum16(b0) + _rest(values, indices, x, other, item)
-    y[item + 1, other] = sum16(b1) + _rest(values, indices, x, other, item + 1)
-    y[item + 2, other] = sum16(b2) + _rest(values, indices, x, other, item + 2)
-    y[item + 3, other] = sum16(b3) + _rest(values, indices, x, other, item + 3)
+    y[item, row] = sum16(a0) + _last_values(values, indices, x, row, item)
+    y[item + 1, row] = sum16(a1) + _last_values(values, indices, x, row, item + 1)
+    y[item + 2, row] = sum16(a2) + _last_values(values, indices, x, row, item + 2)
+    y[item + 3, row] = sum16(a3) + _last_values(values, indices, x, row, item + 3)
+    y[item, other] = sum16(b0) + _last_values(values, indices, x, other, item)
+    y[item + 1, other] = sum16(b1) + _last_values(values, indices, x, other, item + 1)
+    y[item + 2, other] = sum16(b2) + _last_values(values, indices, x, other, item + 2)
+    y[item + 3, other] = sum16(b3) + _last_values(values, indices, x, other, item + 3)
 
 
 @njit(forceinline=True, **_JIT)
@@ -139,7 +139,7 @@ def block_row(blocks, x, y, row):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, **_JIT)
-def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def]
+def packed_product(values, indices, left, right, x, y):  # type: ignore[no-untyped-def]
     """``y = A S B x`` in one call, so that the threads start once for each factor only.
 
     Args:
@@ -170,7 +170,7 @@ def few_rows(values, indices, left, right, x, y):  # type: ignore[no-untyped-def
 
 
 @njit(forceinline=True, **_JIT)
-def _word(values, row, group, nibble):  # type: ignore[no-untyped-def]
+def _group_word(values, row, group, nibble):  # type: ignore[no-untyped-def]
     """A group of four 16-bit numbers as one of 64 bits."""
     first = np.uint64(values[row, 2 * group]) << np.uint64(16 * (nibble & 3))
     second = np.uint64(values[row, 2 * group + 1]) << np.uint64(16 * (nibble >> 2))
@@ -185,11 +185,11 @@ def unpack_rows16(values, indices, start, stop, panel):  # type: ignore[no-untyp
         row = start + np.intp(place)
         for byte in range(groups // 2):
             two = indices[row, byte]
-            panel[row - start, 2 * byte] = _word(values, row, 2 * byte, two & 15)
-            panel[row - start, 2 * byte + 1] = _word(values, row, 2 * byte + 1, two >> 4)
+            panel[row - start, 2 * byte] = _group_word(values, row, 2 * byte, two & 15)
+            panel[row - start, 2 * byte + 1] = _group_word(values, row, 2 * byte + 1, two >> 4)
         if groups % 2:
             last = groups - 1
-            panel[row - start, last] = _word(values, row, last, indices[row, last // 2] & 15)
+            panel[row - start, last] = _group_word(values, row, last, indices[row, last // 2] & 15)
 
 
 @njit(parallel=True, **_JIT)

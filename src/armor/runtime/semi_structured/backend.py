@@ -1,7 +1,7 @@
 """The semi_structured backend: 2:4 tensor cores through torch, for prefill and batched work.
 
-cuSPARSELt where torch has it, else CUTLASS, whose 2:4 kernels are for compute capability 8.x; the
-packed form of both is described in `compressed`.
+cuSPARSELt where torch has it, else CUTLASS, whose 2:4 kernels are for compute capability 8.x; what
+both compute from is described in `compressed`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 from armor.runtime import reference
-from armor.runtime.backend import YES, Verdict
+from armor.runtime.backend import YES, Call, Verdict
 from armor.runtime.semi_structured.compressed import compress, engine_of, padded_shape
-from armor.runtime.triton import backend as blocks
+from armor.runtime.triton import backend as triton
 from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-_ITEMS = 8  # rows of input are padded to a multiple
+_ROW_MULTIPLE = 8  # rows of input are padded to it
+_NO_ENGINE = (
+    "torch has no cuSPARSELt here (CUTLASS's 2:4 kernels are for compute capability 8.x only)"
+)
 
 # The fastest algorithm of cuSPARSELt by (device, out, in, input rows up to a power of two, dtype).
 _algorithms: dict[tuple[Any, ...], int] = {}
@@ -34,93 +39,89 @@ def is_available() -> Verdict:
 
 
 def is_supported(
-    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
-    """bfloat16 and float16 on CUDA; shapes and batches are padded where needed."""
+    """2:4 in bfloat16 and float16 on CUDA; shapes and batches are padded where needed."""
     if device.type != "cuda":
         return Verdict(f"the tensors are on {device.type}")
+    if pattern != TWO_OF_FOUR:
+        return Verdict(f"the hardware computes 2:4 only, not {pattern}")
     if dtype not in (torch.bfloat16, torch.float16):
         return Verdict(f"{dtype} is neither bfloat16 nor float16")
     return YES if engine_of(device) else Verdict(_NO_ENGINE)
 
 
-def pack(layer: PackedLayer) -> Tensor | None:
+def prepare(layer: PackedLayer) -> Tensor | None:
     """``[values | positions]``, flat; with cuSPARSELt this one layer is unpacked for a moment.
 
     None if the values are in another order or padded: the layer would take twice the memory.
     """
-    packed = compress(layer)
+    compressed = compress(layer)
     values = layer.core_values.flatten()
-    return packed if torch.equal(packed[: values.numel()], values) else None
+    return compressed if torch.equal(compressed[: values.numel()], values) else None
 
 
-def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums of S in float32, rounded to x's dtype between the factors."""
-    if packed is None:
-        packed = compress(layer)
+    layer, bias, prepared, _ = call
+    if prepared is None:
+        prepared = compress(layer)
     if layer.right is not None:
         x = _times_blocks(x, layer.right, None)
-    y = _core(x, layer, packed)
+    y = _times_core(x, layer, prepared)
     if layer.left is not None:
         return _times_blocks(y, layer.left, bias)
     return (y if bias is None else y + bias).contiguous()
 
 
 def matmul_shared(
-    x: Tensor,
-    layers: Sequence[PackedLayer],
-    biases: Sequence[Tensor | None],
-    packed: Sequence[Tensor | None],
-) -> list[Tensor]:
+    x: Float[Tensor, "batch in"], calls: Sequence[Call]
+) -> list[Float[Tensor, "batch _"]]:
     """See `Backend.matmul_shared`: the products with B are one launch for three layers."""
-    inputs = [x] * len(layers)
-    rights = [layer.right for layer in layers if layer.right is not None]
-    if len(rights) == len(layers) <= blocks.MOST_LAYERS and blocks.is_available():
-        inputs = list(x.new_empty(len(layers), *x.shape))
-        blocks.times_blocks(x.contiguous(), rights, [None] * len(layers), inputs)
-        layers = [replace(layer, right=None) for layer in layers]
-    calls = zip(inputs, layers, biases, packed, strict=True)
-    return [matmul(*call) for call in calls]
+    inputs = [x] * len(calls)
+    rights = [call.layer.right for call in calls if call.layer.right is not None]
+    if len(rights) == len(calls) <= triton.MOST_LAYERS and triton.is_available():
+        inputs = list(x.new_empty(len(calls), *x.shape))
+        triton.times_blocks(x.contiguous(), rights, [None] * len(calls), inputs)
+        calls = [call._replace(layer=replace(call.layer, right=None)) for call in calls]
+    return [matmul(each, call) for each, call in zip(inputs, calls, strict=True)]
 
 
-def _core(x: Tensor, layer: PackedLayer, packed: Tensor) -> Tensor:
-    """``S x`` for x (batch, in): (batch, out)."""
+def _times_core(
+    x: Float[Tensor, "batch in"], layer: PackedLayer, compressed: Shaped[Tensor, " compressed"]
+) -> Float[Tensor, "batch out"]:
+    """``S x``."""
     engine = engine_of(x.device)
     assert engine is not None
     rows, cols = padded_shape(layer.shape, engine)
     batch = len(x)
-    x = functional.pad(x, (0, cols - x.shape[1], 0, -batch % _ITEMS)).contiguous()
+    x = functional.pad(x, (0, cols - x.shape[1], 0, -batch % _ROW_MULTIPLE)).contiguous()
     if engine == "cutlass":
         kept = rows * cols // 2
-        values = packed[:kept].view(rows, cols // 2)
-        positions = packed[kept:].view(torch.int16).view(rows, cols // 16)
+        values = compressed[:kept].view(rows, cols // 2)
+        positions = compressed[kept:].view(torch.int16).view(rows, cols // 16)
         y = torch._sparse_semi_structured_mm(values, positions, x.t()).t()
     else:
-        algorithm = _algorithm(packed, x, rows)
-        y = torch._cslt_sparse_mm(packed, x.t(), transpose_result=True, alg_id=algorithm)
+        algorithm = _fastest_algorithm(compressed, x, rows)
+        y = torch._cslt_sparse_mm(compressed, x.t(), transpose_result=True, alg_id=algorithm)
         y = y.view(len(x), rows)
     return y[:batch, : layer.shape[0]]
 
 
-def _algorithm(packed: Tensor, x: Tensor, rows: int) -> int:
+def _fastest_algorithm(compressed: Tensor, x: Tensor, rows: int) -> int:
     items = 1 << (len(x) - 1).bit_length()
     key = (x.device, rows, x.shape[1], items, x.dtype)
     if key not in _algorithms:
         if torch.cuda.is_current_stream_capturing():
             return 0  # the search times kernels, which a graph cannot record
-        _algorithms[key] = torch._cslt_sparse_mm_search(packed, x.t(), transpose_result=True)
+        _algorithms[key] = torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True)
     return _algorithms[key]
 
 
 def _times_blocks(x: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
-    if blocks.is_available():
+    if triton.is_available():
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
-        blocks.times_blocks(x.contiguous(), [factor], [bias], [result])
+        triton.times_blocks(x.contiguous(), [factor], [bias], [result])
         return result
     y = reference.times_blocks(x, factor)
     return y if bias is None else y + bias
-
-
-_NO_ENGINE = (
-    "torch has no cuSPARSELt here (CUTLASS's 2:4 kernels are for compute capability 8.x only)"
-)

@@ -1,28 +1,21 @@
 """The compressed form of 2:4 tensor cores: one flat tensor ``[values | positions]``.
 
 cuSPARSELt and CUTLASS need the positions in an order of their own; the kept values stay in the
-stored order. So the compressed tensor replaces both stored ones: `positions` says where each is,
-for decoding and for saving.
+stored order, so that a layer can hold them once.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
+from jaxtyping import Float, Int16, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from armor.runtime.semi_structured.places import Places, learn
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack
 
 _TILES = {"cusparselt": (16, 16), "cutlass": (32, 64)}  # (out, in) are padded to multiples
 _PADDING_BYTE = 0b01000100  # positions 0 and 1, twice
-
-# Where the positions are, by (device, engine, padded out, padded in).
-_places: dict[tuple[Any, ...], Places | None] = {}
 
 
 def engine_of(device: torch.device) -> str | None:
@@ -33,8 +26,8 @@ def engine_of(device: torch.device) -> str | None:
     return "cutlass" if major == 8 else None
 
 
-def compress(layer: PackedLayer) -> Tensor:
-    """What the engine computes from, flat."""
+def compress(layer: PackedLayer) -> Shaped[Tensor, " compressed"]:
+    """What the engine computes from, in the dtype of the layer."""
     engine = engine_of(layer.core_values.device)
     assert engine is not None  # is_supported was asked
     values, indices = padded(layer, engine)
@@ -43,50 +36,18 @@ def compress(layer: PackedLayer) -> Tensor:
     cols = 2 * values.shape[1]
     # A kept 0 would be taken for a dropped one, and its position lost.
     marked = torch.where(values == 0, 1.0, values)
-    packed = torch._cslt_compress(unpack(marked, indices, cols)).flatten()
-    head = packed[: values.numel()]
+    compressed = torch._cslt_compress(unpack(marked, indices, cols)).flatten()
+    head = compressed[: values.numel()]
     if not torch.equal(head, marked.flatten()):
-        # A version with another order of the values: correct, but it cannot be shared.
+        # A version with another order of the values: correct, but they cannot be held once.
         return torch._cslt_compress(unpack(values, indices, cols)).flatten()
     head.copy_(values.flatten())
-    return packed
+    return compressed
 
 
-def positions(layer: PackedLayer, packed: Tensor) -> tuple[Tensor, Places] | None:
-    """The positions inside `packed` (int16, flat) and where each is; None if that is not known.
-
-    `core_indices` of the layer is not read: it may have been let go.
-    """
-    device, dtype = packed.device, packed.dtype
-    engine = engine_of(device)
-    if engine is None:
-        return None
-    rows, cols = padded_shape(layer.shape, engine)
-    key = (device, engine, rows, cols)
-    if key not in _places:
-
-        def arrange(indices: Tensor) -> Tensor:
-            if engine == "cutlass":
-                return cutlass_positions(indices)
-            ones = torch.ones(rows, cols // 2, dtype=dtype, device=device)
-            whole = torch._cslt_compress(unpack(ones, indices, cols)).flatten()
-            return whole[rows * cols // 2 :].view(torch.int16)
-
-        _places[key] = learn(rows, cols // 16, arrange, device)
-    places = _places[key]
-    return None if places is None else (packed[rows * cols // 2 :].view(torch.int16), places)
-
-
-def whole(layer: PackedLayer, packed: Tensor | None) -> PackedLayer:
-    """The layer with the positions it has let go of, see `ArmorLinear.prepare`."""
-    if packed is None or layer.core_indices.numel():
-        return layer
-    found = positions(layer, packed)
-    assert found is not None  # it was when they were let go
-    return replace(layer, core_indices=found[1].stored(found[0], layer))
-
-
-def padded(layer: PackedLayer, engine: str) -> tuple[Tensor, Tensor]:
+def padded(
+    layer: PackedLayer, engine: str
+) -> tuple[Float[Tensor, "rows kept"], UInt8[Tensor, "rows bytes"]]:
     """Values and indices of the core padded with zeros to the engine's multiples."""
     rows, cols = padded_shape(layer.shape, engine)
     values, indices = layer.core_values, layer.core_indices
@@ -104,8 +65,8 @@ def padded_shape(shape: tuple[int, int], engine: str) -> tuple[int, int]:
     return -(-shape[0] // tall) * tall, -(-shape[1] // wide) * wide
 
 
-def cutlass_positions(indices: Tensor) -> Tensor:
-    """Indices (out, in/8), uint8, in the order of CUTLASS: flat int16, out*in/16.
+def cutlass_positions(indices: UInt8[Tensor, "rows bytes"]) -> Int16[Tensor, " numbers"]:
+    """Indices (out, in/8) in the order of CUTLASS: out*in/16 numbers.
 
     Before that order, a number of CUTLASS holds four groups just as two of our bytes do.
     """

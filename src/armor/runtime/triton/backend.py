@@ -3,31 +3,32 @@
 A few rows are bound by memory: the input side is split until there are a few programs for each
 multiprocessor. Layers with the same input share their launches: B x for all of them, then S and,
 by whichever program ends last with a block of outputs, A; for small layers one launch for all.
-How the work is cut is decided in `tiles`.
+How the work is cut is decided in `tiling`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from itertools import accumulate
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from armor.runtime.backend import YES, Verdict
-from armor.runtime.semi_structured.compressed import positions
-from armor.runtime.triton.tiling import Product, Tiling, tiling
+from armor.runtime.backend import YES, Call, Verdict
+from armor.runtime.triton.tiling import Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 # Zeros that count finished programs; kernels leave them as zeros. By device, stream (or _CAPTURED)
-# and size, and never let go: captured graphs keep their address.
+# and size, and never freed: captured graphs keep their address.
 _counters: dict[tuple[torch.device, int, int], Tensor] = {}
 _CAPTURED = -1
 
@@ -38,80 +39,73 @@ def is_available() -> Verdict:
         return Verdict("triton is not installed: pip install triton")
     if not torch.cuda.is_available() and not _interpreted():
         return Verdict("no GPU")
-    return YES
+    return _takes_tuples()
 
 
 def is_supported(
-    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
-    """float32, bfloat16 and float16, any shape and batch."""
+    """2:4 in float32, bfloat16 and float16, any shape and batch."""
     if device.type != "cuda" and not (device.type == "cpu" and _interpreted()):
         return Verdict(f"the tensors are on {device.type}")
     if dtype not in _DTYPES:
         return Verdict(f"{dtype} is none of float32, bfloat16, float16")
+    if pattern != TWO_OF_FOUR:
+        return Verdict(f"its kernels compute 2:4 only, not {pattern}")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return Verdict("the GPU is older than compute capability 8.0")
     return YES
 
 
-def pack(layer: PackedLayer) -> None:
+def prepare(layer: PackedLayer) -> None:
     """Nothing: the kernels read the stored tensors."""
 
 
-def matmul(x: Tensor, layer: PackedLayer, bias: Tensor | None, packed: Tensor | None) -> Tensor:
+def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums in float32, ``B x`` and ``S B x`` are rounded to x's dtype."""
-    return product(x, [layer], [bias], [packed])[0]
+    return product(x, [call])[0]
 
 
 def matmul_shared(
-    x: Tensor,
-    layers: Sequence[PackedLayer],
-    biases: Sequence[Tensor | None],
-    packed: Sequence[Tensor | None],
-) -> list[Tensor]:
+    x: Float[Tensor, "batch in"], calls: Sequence[Call]
+) -> list[Float[Tensor, "batch _"]]:
     """See `Backend.matmul_shared`: up to three layers a launch."""
     found: list[Tensor] = []
-    for start in range(0, len(layers), MOST_LAYERS):
-        part = slice(start, start + MOST_LAYERS)
-        calls = list(zip(layers[part], biases[part], packed[part], strict=True))
-        alike = {(call[0].block, call[1] is None, _is_placed(call[0])) for call in calls}
-        if len(alike) == 1:
-            found += product(x, layers[part], biases[part], packed[part])
+    for start in range(0, len(calls), MOST_LAYERS):
+        launch = calls[start : start + MOST_LAYERS]
+        if len({(call.layer.block, call.bias is None) for call in launch}) == 1:
+            found += product(x, launch)
         else:
-            found += [matmul(x, *call) for call in calls]
+            found += [matmul(x, call) for call in launch]
     return found
 
 
 def product(
-    x: Tensor,
-    layers: Sequence[PackedLayer],
-    biases: Sequence[Tensor | None],
-    packed: Sequence[Tensor | None],
-    cut: Tiling | None = None,
-) -> list[Tensor]:
-    """``A S B x + bias`` of layers that are alike: the block size, whether there is a bias, whether
-    `core_indices` were let go of because `packed` has them.
+    x: Float[Tensor, "batch in"], calls: Sequence[Call], tiling: Tiling | None = None
+) -> list[Float[Tensor, "batch _"]]:
+    """``A S B x + bias`` of layers that are alike: the block size, whether there is a bias.
 
     Args:
-        x: (batch, in). cut: how to cut the work, None for `tiles.tiling`.
+        tiling: how to cut the work, None for `choose_tiling`.
     """
+    layers = [call.layer for call in calls]
+    biases = [call.bias for call in calls]
     rows = [layer.shape[0] for layer in layers]
-    if cut is None:
-        all_rows = sum(rows)
-        cut = tiling(Product(all_rows, x.shape[1], layers[0].block, len(x), x.dtype), x.device)
+    if tiling is None:
+        whole = Product(sum(rows), x.shape[1], layers[0].block, len(x), x.dtype)
+        tiling = choose_tiling(whole, x.device)
     x = x.contiguous()
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         inputs = x
         rights = [layer.right for layer in layers if layer.right is not None]
-        if rights and not cut.fuse_right:
-            outputs = x.new_empty(len(layers), *x.shape)
-            times_blocks(x, rights, [None] * len(layers), list(outputs))
-            inputs = outputs
-        if cut.fuse_left:
+        if rights and not tiling.fuse_right:
+            inputs = x.new_empty(len(layers), *x.shape)
+            times_blocks(x, rights, [None] * len(layers), list(inputs))
+        if tiling.fuse_left:
             results = [x.new_empty(len(x), out) for out in rows]
-            _core(inputs, layers, biases, packed, cut, results)
+            _launch_core(inputs, calls, tiling, results)
             return results
-        sums = _core(inputs, layers, biases, packed, cut, [])
+        sums = _launch_core(inputs, calls, tiling, None)
         lefts = [layer.left for layer in layers if layer.left is not None]
         if lefts:
             results = [x.new_empty(len(x), out) for out in rows]
@@ -125,146 +119,122 @@ def product(
 
 
 def times_blocks(
-    x: Tensor,
-    blocks: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    results: Sequence[Tensor],
+    x: Float[Tensor, "batch in"] | Float[Tensor, "parts batch all"],
+    blocks: Sequence[Float[Tensor, "_ b b"]],
+    biases: Sequence[Float[Tensor, " _"] | None],
+    results: Sequence[Float[Tensor, "batch _"]],
 ) -> None:
     """``blockdiag(blocks) x + bias`` for up to three layers in one launch, into `results`.
 
     Args:
-        x: (batch, n), the same for all; or (parts, batch, sum of n) to be added first, of which
-            each layer takes its n in turn.
+        x: the same for all; or parts to be added first, of which each layer takes its columns in
+            turn.
         blocks: (count, b, b) with (count - 1)*b < n <= count*b, one b. biases: (n,), all or none.
         results: contiguous, (batch, n).
     """
     from armor.runtime.triton import kernels
 
-    together = x.dim() == 2
-    parts, batch, width = (1, *x.shape) if together else tuple(x.shape)
+    is_one_input = x.dim() == 2
+    shape = kernels.Sums(1, *x.shape) if is_one_input else kernels.Sums(*x.shape)
     size = blocks[0].shape[-1]
     rows = min(64, kernels.power_of_two(size))
-    items = min(64, kernels.power_of_two(batch))
+    items = min(64, kernels.power_of_two(shape.batch))
     features = [result.shape[-1] for result in results]
-    ends = list(accumulate(len(factor) * -(-size // rows) for factor in blocks))
-    offsets = [0] * len(blocks) if together else [0, *accumulate(features)][: len(blocks)]
-    kernels.blocks_kernel[(ends[-1], -(-batch // items))](
+    first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
+    layers = kernels.BlockTensors(
+        blocks=tuple(factor.contiguous() for factor in blocks),
+        bias=_all_or_none(biases),
+        y=tuple(results),
+        features=tuple(features),
+        first_tile=first_tile,
+        first_feature=(0,) * len(blocks) if is_one_input else _offsets(features)[0],
+    )
+    kernels.blocks_kernel[(tiles, -(-shape.batch // items))](
         x,
-        *_three(blocks),
-        *_three([x if bias is None else bias for bias in biases]),
-        *_three(results),
-        parts,
-        batch * width,
-        batch,
-        width,
-        *_three(ends)[:2],
-        *_three(features),
-        *_three(offsets)[1:],
-        LAYERS=len(blocks),
+        layers,
+        shape,
         SIZE=size,
         ROWS=rows,
         ITEMS=items,
         STEP=min(64, kernels.power_of_two(size)),
-        BIAS=biases[0] is not None,
         OPERAND=kernels.operand(blocks[0].dtype),
     )
 
 
-def _core(
-    x: Tensor,
-    layers: Sequence[PackedLayer],
-    biases: Sequence[Tensor | None],
-    packed: Sequence[Tensor | None],
-    cut: Tiling,
-    results: Sequence[Tensor],
-) -> Tensor:
-    """The core's launch, into `results` if A is fused; returns the sums (parts, batch, all rows).
+def _launch_core(
+    x: Tensor, calls: Sequence[Call], tiling: Tiling, results: Sequence[Tensor] | None
+) -> Float[Tensor, "parts batch all"]:
+    """The core's launch; returns the sums, with the rows of all layers.
 
-    x is (batch, in), or what each layer's B made of it: (layers, batch, in).
+    Args:
+        x: (batch, in), or what each layer's B made of it: (layers, batch, in).
+        results: (batch, out) for each layer, written if A is fused.
     """
     from armor.runtime.triton import kernels
 
     batch, features = x.shape[-2:]
+    layers = [call.layer for call in calls]
     rows = [layer.shape[0] for layer in layers]
     block = layers[0].block or 0
     groups = layers[0].core_values.shape[1] // 2
-    step = block // 4 if cut.fuse_right else cut.groups
+    step = block // 4 if tiling.fuse_right else tiling.groups
     items = min(64, kernels.power_of_two(batch))
-    ends = list(accumulate(-(-out // cut.rows) for out in rows))
-    tiles, columns = ends[-1], -(-batch // items)
+    first_tile, tiles = _offsets(-(-out // tiling.rows) for out in rows)
+    first_row, width = _offsets(rows)
+    columns = -(-batch // items)
     steps = -(-groups // step)
-    wanted = cut.programs * _processors(x.device) // (tiles * columns)
-    each = -(-steps // min(steps, max(1, wanted)))
-    parts = -(-steps // each)
-    sums = torch.empty(parts, batch, sum(rows), dtype=torch.float32, device=x.device)
-    pairs = x.element_size() == 2
+    wanted = tiling.programs * _processors(x.device) // (tiles * columns)
+    steps_each = -(-steps // min(steps, max(1, wanted)))
+    parts = -(-steps // steps_each)
+    sums = torch.empty(parts, batch, width, dtype=torch.float32, device=x.device)
     values = [layer.core_values.contiguous() for layer in layers]
-    indices = [layer.core_indices.contiguous() for layer in layers]
-    rows_at = columns_at = indices
-    placed = _is_placed(layers[0])
-    if placed:
-        pairs_of = zip(layers, packed, strict=True)
-        told = [positions(layer, tensor) for layer, tensor in pairs_of if tensor is not None]
-        indices = [found[0] for found in told if found is not None]
-        rows_at = [found[1].rows for found in told if found is not None]
-        columns_at = [found[1].columns for found in told if found is not None]
+    if x.element_size() == 2:
+        values = [each.view(torch.int32) for each in values]
+    tensors = kernels.CoreTensors(
+        core_values=tuple(values),
+        core_indices=tuple(layer.core_indices.contiguous() for layer in layers),
+        left=_all_or_none([layer.left for layer in layers]) if tiling.fuse_left else None,
+        right=_all_or_none([layer.right for layer in layers]) if tiling.fuse_right else None,
+        bias=_all_or_none([call.bias for call in calls]) if tiling.fuse_left else None,
+        y=None if results is None else tuple(results),
+        rows=tuple(rows),
+        first_tile=first_tile,
+        first_row=first_row,
+    )
+    x_stride = batch * features if x.dim() == 3 else 0
     kernels.core_kernel[(tiles, parts, columns)](
         x,
-        *_three([v.view(torch.int32) if pairs else v for v in values]),
-        *_three(indices),
-        *_three(rows_at),
-        *_three(columns_at),
-        *_three([_or(layer.left, x) for layer in layers]),
-        *_three([_or(layer.right, x) for layer in layers]),
-        *_three([_or(bias, x) for bias in biases]),
-        *_three(results or [x]),
+        tensors,
+        kernels.Inputs(features, groups, -(-groups // 2), x_stride, steps_each),
         sums,
-        _zeros(x.device, tiles * columns) if cut.fuse_left else sums,
-        parts,
-        each,
-        batch,
-        features,
-        groups,
-        -(-groups // 2),
-        batch * features if x.dim() == 3 else 0,
-        *_three(ends)[:2],
-        tiles,
-        *_three(rows),
-        sum(rows),
-        LAYERS=len(layers),
-        LEFT=block if cut.fuse_left else 0,
-        RIGHT=block if cut.fuse_right else 0,
-        BIAS=biases[0] is not None,
-        ROWS=cut.rows,
+        kernels.Sums(parts, batch, width),
+        _zeroed_counters(x.device, tiles * columns) if tiling.fuse_left else None,
+        LEFT=block if tiling.fuse_left else 0,
+        RIGHT=block if tiling.fuse_right else 0,
+        ROWS=tiling.rows,
         ITEMS=items,
         GROUPS=step,
-        PAIRS=pairs,
-        PLACED=placed,
-        EVEN=all(out % cut.rows == 0 for out in rows) and groups % (step * each) == 0,
-        STAGES=cut.stages,
-        TYPE=kernels.stored(x.dtype),
+        EVEN=all(out % tiling.rows == 0 for out in rows) and groups % (step * steps_each) == 0,
+        STAGES=tiling.stages,
         OPERAND=kernels.operand(x.dtype),
-        num_warps=cut.warps,
+        num_warps=tiling.warps,
     )
     return sums
 
 
-def _is_placed(layer: PackedLayer) -> bool:
-    """Whether its positions are in the packed tensor only."""
-    return not layer.core_indices.numel()
+def _offsets(sizes: Iterable[int]) -> tuple[tuple[int, ...], int]:
+    """Where each of several neighbours of these sizes begins, and where the last ends."""
+    *starts, end = accumulate(sizes, initial=0)
+    return tuple(starts), end
 
 
-def _three(things: Sequence[Any]) -> list[Any]:
-    """What is passed for each layer, three times; nothing is read of those that are too many."""
-    return [*things, *[things[0]] * (MOST_LAYERS - len(things))]
+def _all_or_none(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...] | None:
+    """The tensors, contiguous; None if there are none."""
+    found = tuple(tensor.contiguous() for tensor in tensors if tensor is not None)
+    return found or None
 
 
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """The tensor, or something to pass in its place where nothing is read."""
-    return other if tensor is None else tensor.contiguous()
-
-
-def _zeros(device: torch.device, count: int) -> Tensor:
+def _zeroed_counters(device: torch.device, count: int) -> Tensor:
     """`count` or more zeros for a launch on the current stream.
 
     What is allocated during a capture is zero only once that graph has run. So the counters of
@@ -281,6 +251,17 @@ def _zeros(device: torch.device, count: int) -> Tensor:
             zeros = torch.zeros(size, dtype=torch.int32, device=device)
             _counters[device, owner, size] = zeros
     return _counters[device, owners[-1], size]
+
+
+@cache
+def _takes_tuples() -> Verdict:
+    """Kernels have tuples as arguments, which Triton takes from 3.3 on."""
+    import triton
+
+    major, minor = triton.__version__.split(".")[:2]
+    if (int(major), int(minor)) < (3, 3):
+        return Verdict(f"triton {triton.__version__} is older than 3.3")
+    return YES
 
 
 def _interpreted() -> bool:

@@ -56,7 +56,7 @@ class Product:
         return f"{self.rows}x{self.features} block {self.block} batch {items} {dtype}"
 
 
-def tiling(product: Product, device: torch.device) -> Tiling:
+def choose_tiling(product: Product, device: torch.device) -> Tiling:
     """The measured tiling of `product` on this GPU, else the rule's."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     found = _measured().get(name, {}).get(product.key)

@@ -1,0 +1,93 @@
+"""What comes after the decoder blocks: the input of the output head, the gradient of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armor.calibrate import gradients
+from armor.calibrate.gradients import Draw, Samples
+from armor.calibrate.stream import Stop, replaced
+from armor.errors import ArmorError
+from armor.models.modules import get_tensor, put_tensor
+from armor.models.streamed import StreamedModel
+
+
+def head_input(model: StreamedModel, hidden: Tensor, as_tuple: bool) -> Tensor:
+    """The input of the output head, (batch, seq, width) float32, computed on the CPU.
+
+    Args:
+        hidden: the output of the last block, (batch, seq, width).
+        as_tuple: whether blocks return a tuple.
+    """
+    hidden = hidden.cpu()
+    seen: list[Tensor] = []
+
+    def capture(_module: Any, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        raise Stop
+
+    def forward(*_args: Any, **_kwargs: Any) -> Any:
+        return (hidden,) if as_tuple else hidden
+
+    handle = model.model.get_output_embeddings().register_forward_pre_hook(capture)
+    names = [name for name in model.names_outside_blocks() if not name.startswith(f"{model.head}.")]
+    try:
+        with (
+            model.loaded(names),
+            replaced(model.structure, forward),
+            torch.no_grad(),
+            suppress(Stop),
+        ):
+            model.model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def loss_gradient(
+    model: StreamedModel,
+    hidden: Tensor,
+    tokens: Tensor,
+    as_tuple: bool,
+    linears: Sequence[str],
+    draw: Draw,
+) -> tuple[Tensor, Samples]:
+    """The gradient of the loss, a sum over tokens, by the output of the last block; on the CPU.
+
+    Args:
+        hidden: the output of the last block, (batch, seq, width). tokens: their ids, (batch, seq).
+        as_tuple: whether blocks return a tuple.
+        linears: those after the blocks to keep samples of. draw: of which tokens.
+
+    Returns:
+        (batch, seq, width), and the samples.
+
+    Raises:
+        ArmorError: the model has no output head.
+    """
+    if model.head is None:
+        raise ArmorError(f"{type(model.model).__name__} has no output head to measure a loss by")
+    with model.loaded(model.names_outside_blocks()), _tied_head(model):
+        return gradients.loss_gradient(
+            model.model, model.structure, hidden.cpu(), tokens, as_tuple, linears, draw
+        )
+
+
+@contextmanager
+def _tied_head(model: StreamedModel) -> Iterator[None]:
+    """While active, a head that shares its weight with the embeddings has it."""
+    if not model.tied:
+        yield
+        return
+    weight = f"{model.head}.weight"
+    empty = get_tensor(model.model, weight)
+    put_tensor(model.model, weight, model.load(f"{model.embeddings}.weight"))
+    try:
+        yield
+    finally:
+        put_tensor(model.model, weight, empty)

@@ -1,0 +1,39 @@
+"""Preparing layers ahead of the first call, for backends with a form of their own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from armor.runtime.backend import Sharing
+from armor.runtime.dispatch import forced, supports
+from armor.runtime.registry import FEW_ROWS, candidates, load
+from armor.sparse.layer import PackedLayer
+
+
+def prepare_layer(layer: PackedLayer) -> tuple[Tensor, str] | None:
+    """What `Call` takes as `prepared` and `prepared_by`; None where the stored form is enough.
+
+    It is made by the first backend that makes one, of those to try with many rows (before them
+    the one that `use` asks for).
+    """
+    values = layer.core_values
+    wanted = forced()
+    names = candidates(values.device, FEW_ROWS + 1)
+    for name in names if wanted is None else [wanted, *names]:
+        rows = FEW_ROWS + 1
+        if supports(name, layer.shape, values.dtype, values.device, rows, layer.pattern):
+            prepared = load(name).prepare(layer)
+            if prepared is not None:
+                return prepared, name
+    return None
+
+
+def gains_from_sharing(layer: PackedLayer) -> bool:
+    """Whether a backend that may run the layer computes several of the same input faster."""
+    values = layer.core_values
+    wanted = forced()
+    return any(
+        isinstance(load(name), Sharing)
+        and supports(name, layer.shape, values.dtype, values.device, 1, layer.pattern)
+        for name in (candidates(values.device, 1) if wanted is None else [wanted])
+    )
