@@ -11,7 +11,6 @@ part of armor, put it into a folder of ``src/armor/runtime`` and the line into `
 from __future__ import annotations
 
 import torch
-from armor.runtime.registry import BACKENDS, Registered
 from torch import Tensor
 
 from armor import ArmorLinear, runtime
@@ -19,6 +18,7 @@ from armor.baselines.magnitude import magnitude
 from armor.factorize.problem import Problem
 from armor.runtime.backend import YES, Call, Verdict
 from armor.runtime.reference import times_blocks
+from armor.runtime.registry import BACKENDS, Registered
 from armor.sparse.factors import with_wrappers
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import Pattern

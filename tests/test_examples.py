@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from armor.runtime.registry import BACKENDS
 
 from armor.methods import METHODS
+from armor.runtime.registry import BACKENDS
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -32,16 +32,17 @@ def test_every_example_has_a_test() -> None:
 
 
 def test_prune_in_python(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main("prune_in_python")(tmp_path / "pruned", samples=2, seq_len=32, iterations=2)
+    text = ("The square of one is one. " * 50,)
+    quick = {"calibration": text, "samples": 2, "seq_len": 32, "iterations": 2}
+    main("prune_in_python")(tmp_path / "pruned", **quick)
     lines = capsys.readouterr().out.split("\n")
     assert sum("NoWag-P's" in line for line in lines) == 24
     assert any(line.startswith("24 layers pruned to 0.7") for line in lines)
     assert any(line.startswith("The statement") for line in lines)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
-def test_one_layer(main: Any, pattern: str) -> None:
-    assert main("one_layer")(size=64, iterations=20, pattern=pattern) < 0.7
+def test_one_layer(main: Any) -> None:
+    assert main("one_layer")(size=64, iterations=20) < 0.7
 
 
 def test_own_baseline(main: Any, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_own_baseline(main: Any, tmp_path: Path) -> None:
     assert found["dense"] < found["armor"] < found["relative"] < 100
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "4:8", "50%"])
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
 def test_own_backend(main: Any, pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
     main("own_backend")(32, 64, pattern)
     lines = capsys.readouterr().out.split("\n")
