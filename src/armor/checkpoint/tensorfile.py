@@ -162,6 +162,22 @@ def write_file(
             os.fsync(file.fileno())
 
 
+def write_whole_file(
+    path: Path,
+    tensors: Mapping[str, Tensor | StoredTensor],
+    metadata: Mapping[str, str] | None = None,
+    sync: bool = True,
+) -> None:
+    """`write_file` under a temporary name that becomes `path`: complete, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write_file(partial, tensors, metadata, sync)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def describe(tensor: Tensor | StoredTensor) -> tuple[str, tuple[int, ...], int]:
     """dtype name, shape, bytes."""
     if isinstance(tensor, StoredTensor):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from armor.checkpoint.folder import full_disk, sync_folder, unfinished_folder
 from armor.checkpoint.jsonfile import read_json, write_json
 from armor.checkpoint.records import LayerRecord
-from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_file
+from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_whole_file
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
 from armor.run.lock import Lock
@@ -170,10 +170,8 @@ class Store:
     def _write(self, path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
         """A file that appears complete or not at all."""
         text = json.dumps({"run": self.identity, "tensors": hash_tensors(tensors), **about})
-        partial = path.with_name(f"{path.name}.partial")
-        with full_disk(self.folder.parent, partial):
-            write_file(partial, tensors, {"about": text, "checksum": digest(text)})
-            partial.replace(path)
+        with full_disk(self.folder.parent):
+            write_whole_file(path, tensors, {"about": text, "checksum": digest(text)})
             sync_folder(path.parent)
 
     def _sound(self, path: Path) -> dict[str, Any] | None:
