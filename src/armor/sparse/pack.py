@@ -113,7 +113,7 @@ def unpack_mask(
 
 
 def valid_indices(
-    indices: UInt8[Tensor, "rows bytes"],
+    indices: UInt8[Tensor, "*shape"],
     pattern: Pattern = TWO_OF_FOUR,
     in_features: int | None = None,
 ) -> bool:
