@@ -36,7 +36,7 @@ from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
 from armor.run.size.measure import Measurement
 from armor.run.store import Store
-from armor.run.streams import calls_of, start, stream_kinds
+from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
 from armor.text.windows import token_windows
@@ -224,8 +224,8 @@ class _Run:
         plans = self.todo
         if all(name in store.layers for name in plans):
             return
-        calls, hidden = calls_of(self.model, self.windows)
-        spec = Spec.of(self.model, self.config, calls)
+        opened = open_streams(self.model, self.windows, store.scratch)
+        spec = Spec.of(self.model, self.config, opened.calls)
         engine = placement.open(spec, self.model, list(plans.values()), store.scratch)
         try:
             engine.on_start = lambda job: (
@@ -244,8 +244,8 @@ class _Run:
             if pipeline.run_kept():
                 return
             kinds = stream_kinds(self.config)
-            streams = start(engine, store, hidden, pipeline.missing()[0], kinds)
-            del hidden
+            streams = start(engine, store, opened, pipeline.missing()[0], kinds)
+            del opened
             pipeline.run(streams)
         finally:
             engine.close()
