@@ -1,7 +1,7 @@
 """The jobs of a run, one function each: forward passes that sum up moments, and solves.
 
-Every one gets the `Worker` of its process first. `hidden` is a part of the windows before a block (see
-`armor.calibrate.state`), `own` the block's arguments that differ from batch to batch (see
+Every one gets the `Worker` of its process first. `hidden` is a part of the windows before a block
+(see `armor.calibrate.state`), `own` the block's arguments that differ from batch to batch (see
 `armor.run.streams.Opened`).
 """
 
