@@ -155,6 +155,6 @@ def test_a_linear_that_is_called_twice_is_refused(
     folder = tmp_path / "gemma3n"
     shutil.copytree(tiny_model, folder)
     _model("gemma3n", 0).eval().save_pretrained(folder)
-    config = settings(include=(ROUTER,))
+    config = settings(include=(ROUTER,), method="wanda")
     with pytest.raises(ArmorError, match="modality_router is called more than once"):
         armor.prune(folder, config, tmp_path / "out", workers=1)
