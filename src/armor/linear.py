@@ -32,6 +32,8 @@ class ArmorLinear(nn.Module):
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.
         shared: the layers it runs together with and its number among them, or None.
+        placeholder: stands for `weight` until the tensors are loaded: without values, on the meta
+            device.
     """
 
     core_values: nn.Parameter
@@ -74,6 +76,7 @@ class ArmorLinear(nn.Module):
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
         self.shared: tuple[SharedInputs, int] | None = None
+        self.placeholder: Tensor | None = None
         self._prepared: tuple[Tensor, str] | None = None  # and by which backend; made of these two:
         self._prepared_from: tuple[Tensor, Tensor] | None = None
 
@@ -168,6 +171,11 @@ class ArmorLinear(nn.Module):
     def dense_weight(self) -> Tensor:
         """``A S B``, (out, in), multiplied in float32 or wider, in the module's dtype."""
         return self.packed().dense()
+
+    @property
+    def weight(self) -> Tensor:
+        """`dense_weight`, computed each time: for code of a model that reads it. Never stored."""
+        return self.dense_weight() if self.placeholder is None else self.placeholder
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

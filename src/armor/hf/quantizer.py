@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
@@ -52,6 +53,15 @@ class ArmorQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         layers = self.quantization_config.specs()
         _check_files(model.config.name_or_path, layers, kwargs.get("checkpoint_files"))
+        self.swap_layers(model)
+
+    def swap_layers(self, model: Any) -> None:
+        """Put the layers of the checkpoint, without values, in the place of the model's own.
+
+        Raises:
+            ArmorError: a layer of the checkpoint that the model lacks or that has another shape.
+        """
+        layers = self.quantization_config.specs()
         rename = layer_renaming(model)
         self._split = split_experts(model, layers) if any(map(is_expert, layers)) else []
         for tensor, whole in self.quantization_config.joined_tensors().items():
@@ -67,7 +77,8 @@ class ArmorQuantizer(HfQuantizer):
             _refuse_dense_experts(model, self._split)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        for name, layer in _armor_layers(model):
+        for name, layer in armor_layers(model):
+            layer.placeholder = None
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
             if not layer.core_indices.is_meta:
@@ -87,7 +98,7 @@ class ArmorQuantizer(HfQuantizer):
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
         """transformers 4 only: a missing packed tensor would otherwise be filled with noise."""
-        for name, layer in _armor_layers(model):
+        for name, layer in armor_layers(model):
             for part in layer.state_dict():
                 if f"{name}.{part}" in missing_keys:
                     raise ArmorError(f"layer {name}: tensor {part} is missing; {DAMAGED}")
@@ -107,6 +118,13 @@ class ArmorQuantizer(HfQuantizer):
         return False
 
 
+def armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
+    """Every `ArmorLinear` of `model`, by its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, ArmorLinear):
+            yield name, module
+
+
 def _refuse_dense_experts(model: nn.Module, split: list[str]) -> None:
     """Early versions of transformers 5 would fuse dense experts, whatever armor asks for."""
     for name in split:
@@ -115,12 +133,6 @@ def _refuse_dense_experts(model: nn.Module, split: list[str]) -> None:
                 f"{name} has experts that are not pruned, which this version of transformers cannot"
                 " load: pip install -U transformers"
             )
-
-
-def _armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
-    for name, module in model.named_modules():
-        if isinstance(module, ArmorLinear):
-            yield name, module
 
 
 def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | None) -> None:
@@ -180,4 +192,8 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         pattern=spec.pattern,
         count=spec.count,
     )
+    # Model classes initialise weights of their linears before or after these are loaded, whether
+    # that is needed or not; what they write here is lost.
+    new.placeholder = torch.empty(spec.shape, dtype=old.weight.dtype, device="meta")
+    new.placeholder._is_hf_initialized = True  # type: ignore[attr-defined]
     put_module(model, path, new.train(old.training))

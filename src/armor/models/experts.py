@@ -41,7 +41,13 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """The experts of one layer, called as the fused ones of transformers 5 are."""
+    """The experts of one layer, called as the fused ones of transformers 5 are.
+
+    Attributes:
+        choice: of the last call: each token's experts, (tokens, k); only where somebody keeps it.
+    """
+
+    choice: Tensor
 
     def __init__(self, experts: Iterable[Expert], naming: tuple[str, ...]) -> None:
         super().__init__(experts)
