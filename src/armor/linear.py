@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -211,6 +211,13 @@ def prepare(model: nn.Module) -> None:
                 together = SharedInputs(group)
                 for number, layer in enumerate(group):
                     layer.shared = (together, number)
+
+
+def armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
+    """Every `ArmorLinear` of `model`, by its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, ArmorLinear):
+            yield name, module
 
 
 def held_bytes(model: nn.Module) -> int:

@@ -13,7 +13,8 @@ from armor.checkpoint.joined import Joined, joined_to_metadata
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError, reason
 from armor.hf.config import ArmorConfig
-from armor.hf.quantizer import ArmorQuantizer, armor_layers
+from armor.hf.quantizer import ArmorQuantizer
+from armor.linear import armor_layers
 from armor.models.folder import ModelFolder, one_line_errors
 from armor.models.load import empty_model
 from armor.models.renaming import find_stored

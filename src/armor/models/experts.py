@@ -99,6 +99,18 @@ def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:
     return replaced
 
 
+def put_together(experts: Experts, fused: nn.Module) -> nn.Module:
+    """`fused`, which `split_experts` replaced by `experts`, with a copy of their weights."""
+    gate, up, down = (
+        [expert.get_parameter(f"{linear}.weight") for expert in experts]
+        for linear in experts.naming
+    )
+    both = torch.stack([torch.cat(rows) for rows in zip(gate, up, strict=True)])
+    for name, weight in (("gate_up_proj", both), ("down_proj", torch.stack([*down]))):
+        setattr(fused, name, nn.Parameter(weight, requires_grad=False))
+    return fused.train(experts.training)
+
+
 def has_known_layout(module: Any) -> bool:
     """Whether fused experts hold (experts, 2*inner, hidden) gate over up, and (experts, hidden,
     inner), and nothing else: no biases, no transposed or interleaved weights, no own gating."""

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
+from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
 from armor.run.plan import LayerPlan, splits
 from armor.run.reads import read_weights
@@ -27,6 +29,7 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
         ArmorError: see `StreamedModel`, and experts in an unknown layout that are not excluded.
     """
     model = StreamedModel(folder, partial(splits, config=config), config.model)
+    check_ignored(folder.path, model.model, ignored(model))
     skipped = [glob for glob, rules in config.overrides.items() if rules.get("skip")]
     found = [
         f"{name}.{key} ({'x'.join(map(str, weight.shape))})"
@@ -40,6 +43,20 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
             f" {', '.join(found[:2])}; to prune the rest add --exclude '*experts*'"
         )
     return model
+
+
+def ignored(model: StreamedModel) -> list[str]:
+    """The stored tensors that the model does not have, by name in the checkpoint."""
+    used: set[StoredTensor] = set()
+    for stored in model.stored.values():
+        parts = [stored] if isinstance(stored, StoredTensor) else [p for *_, p in stored.parts]
+        used.update(parts)
+    held = model.model.state_dict()
+    return [
+        name
+        for name, stored in model.layout.tensors.items()
+        if name not in held and stored not in used
+    ]
 
 
 def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
