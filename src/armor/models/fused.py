@@ -25,6 +25,23 @@ class JoinedLinear(nn.ModuleList):
         super().__init__(parts)
         self.register_parameter("bias", bias)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights of all parts, (out, in), a copy; on the meta device if one of them is."""
+        weights: list[Tensor] = [getattr(part, "weight") for part in self]  # noqa: B009
+        if any(weight.is_meta for weight in weights):
+            weights = [weight.to("meta") for weight in weights]
+        return torch.cat(weights)
+
+    def whole(self) -> nn.Linear:
+        """One linear with a copy of all weights."""
+        weight = self.weight
+        rows, cols = weight.shape
+        linear = nn.Linear(cols, rows, self.bias is not None, "meta", weight.dtype)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.register_parameter("bias", self.bias)
+        return linear.train(self.training)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out of all parts)."""
         joined = torch.cat([part(x) for part in self], dim=-1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from armor.models.folder import ModelFolder, one_line_errors
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 #: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
 _EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
+#: How the name of a tensor goes on that other methods store beside one with values.
+_BESIDE = re.compile(r"[._](scales?(_inv|_2)?|zeros|zero_points?|absmax|g_idx|quant_\w+)$")
 _FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
@@ -54,7 +57,8 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
         kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        ArmorError: the model cannot be built, or tensors are missing or have the wrong shape.
+        ArmorError: the model cannot be built, tensors are missing or have the wrong shape, or there
+            are parts of weights that the model does not know, such as scales.
     """
     from transformers import AutoModelForCausalLM
 
@@ -76,7 +80,28 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
                 f"{folder.path} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
                 "download or write the checkpoint again"
             )
+    if getattr(model, "quantization_method", METHOD) == METHOD:  # other methods know their own
+        check_ignored(folder, model, info["unexpected_keys"])
     return model
+
+
+def check_ignored(folder: ModelFolder, model: nn.Module, names: Iterable[str]) -> None:
+    """Raise `ArmorError` if one of the stored tensors that `model` ignores belongs to a weight.
+
+    That is one of a linear or an embedding (but a bias), or one that is named after a stored weight
+    as the scales of other methods are.
+    """
+    known, ignored = dict(model.named_modules()), set(names)
+    for name in sorted(ignored):
+        owner, _, leaf = name.rpartition(".")
+        beside = _BESIDE.sub("", name)
+        if (isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias") or (
+            beside != name and beside in folder.tensors and beside not in ignored
+        ):
+            raise ArmorError(
+                f"{folder.path} holds {name}, a part of a weight that the model would ignore: use"
+                " the original model, in float32, float16 or bfloat16"
+            )
 
 
 def load_tokenizer(model: str | Path | ModelFolder) -> Any:
