@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,7 @@ def indexed_files(folder: Path) -> list[str]:
 
 def _check_present(folder: Path, files: list[str]) -> None:
     """Raise `ArmorError`, with their names, if files that the index names are not there."""
-    missing = [name for name in files if not safe_name(folder, name).exists()]
+    missing = [name for name in files if not os.path.lexists(safe_name(folder, name))]
     if not missing:
         return
     others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in files)

@@ -31,7 +31,7 @@ def download(name: str, check: Callable[[Path], None]) -> Path:
         ArmorError: no such model, no access to it, no network, or no safetensors weights.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError
 
     try:
         cached = try_to_load_from_cache(name, CONFIG)
@@ -43,15 +43,15 @@ def download(name: str, check: Callable[[Path], None]) -> Path:
         info = HfApi().model_info(name, timeout=_SECONDS)
     except Exception as error:
         if not isinstance(cached, str):
-            raise ArmorError(f"no such folder: {hub_failure(name, error)}") from error
+            either = "" if isinstance(error, GatedRepoError) else "; no such folder either"
+            raise ArmorError(f"{hub_failure(name, error)}{either}") from error
         folder = Path(cached).parent
         check(folder)
         _check_complete(name, folder, error)
         return folder
     listed = [sibling.rfilename for sibling in info.siblings or ()]
-    revision = str(info.sha)
     small = [file for file in listed if file in _SMALL or is_sidecar(file)]
-    folder = _fetch(name, revision, small)
+    folder = _fetch(name, small)
     if CONFIG not in listed:
         raise ArmorError(f"{name} is not a model that can be read: it holds no {CONFIG}")
     check(folder)
@@ -67,16 +67,18 @@ def download(name: str, check: Callable[[Path], None]) -> Path:
                 else ": give a model with safetensors weights"
             )
         )
-    return _fetch(name, revision, wanted)
+    if _fetch(name, wanted) != folder:
+        raise ArmorError(f"{name} was changed on the Hub meanwhile: give the same command again")
+    return folder
 
 
-def _fetch(name: str, revision: str, files: Sequence[str]) -> Path:
-    """These files of the model, in the cache."""
+def _fetch(name: str, files: Sequence[str]) -> Path:
+    """These files of the model, in the cache, which remembers them as its newest."""
     from huggingface_hub import snapshot_download
 
     try:
         patterns = [glob.escape(file) for file in files]
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
+        folder = snapshot_download(name, allow_patterns=patterns)
     except Exception as error:
         raise ArmorError(hub_failure(name, error)) from error
     return Path(folder)
