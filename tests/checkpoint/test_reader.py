@@ -256,7 +256,7 @@ def test_an_index_beside_other_weights(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
     tensors = Checkpoint.open(folder).tensors
     assert {stored.path.name for stored in tensors.values()} == {"other.safetensors"}
-    with pytest.raises(ArmorError, match="would not read the files that .* delete those"):
+    with pytest.raises(ArmorError, match=r"would not read the files that .* delete those"):
         armor.load(folder)
 
 
