@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from armor.calibrate.stream import BlockCall
+from armor.calibrate.call import BlockCall
+from armor.calibrate.state import State
 
 
 def weights_read(
@@ -44,7 +45,7 @@ def weights_read(
             undo.callback(linear.register_forward_pre_hook(begin(name)).remove)
             undo.callback(linear.register_forward_hook(end).remove)
         with reads:
-            call.run(block, hidden)
+            call.run(block, State(hidden))
     return reads.found
 
 

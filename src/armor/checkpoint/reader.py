@@ -15,14 +15,13 @@ from armor.checkpoint.format import DAMAGED, METHOD, RUN_FILE, LayerSpec, from_m
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import CONFIG, read_config
-from armor.checkpoint.tensorfile import StoredTensor
+from armor.checkpoint.tensorfile import FLOATS, StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import valid_indices
 from armor.sparse.positions import code_bits, count_ones
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _PIECE = 1 << 20
 _PARTS = ("core_values", "core_indices", "left", "right")
 
@@ -167,7 +166,7 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
                     raise ArmorError(
                         f"layer {short(name)}: core_indices is {stored.dtype}, not U8; {DAMAGED}"
                     )
-            elif stored.dtype not in _FLOATS:
+            elif stored.dtype not in FLOATS:
                 raise ArmorError(
                     f"layer {short(name)}: {part} is {stored.dtype}, not a float; {DAMAGED}"
                 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armor.checkpoint.format import short
 from armor.checkpoint.jsonfile import parse_json
-from armor.errors import ArmorError, reason
+from armor.errors import ArmorError, cannot_read
 
 DTYPES = {
     "F64": torch.float64,
@@ -28,8 +28,14 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
     "I64": torch.int64,
+    "BOOL": torch.bool,
 }
+#: The dtypes of weights, by their names in the files.
+FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 16 << 20
 _MAX_DIMS, _MAX_SIZE = 16, 2**40  # an empty tensor may claim any size in its other dimensions
@@ -89,17 +95,15 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     try:
         # Checks the header's length, every offset and every size against the file. (With "pt" torch
         # would map the file so that the system sets its size aside.)
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # first: the library calls any failure "No such file"
+            with safe_open(path, framework="np"):
+                pass
             start = 8 + (length := int.from_bytes(file.read(8), "little"))
             header = parse_json(file.read(length))
         header.pop("__metadata__", None)
         tensors = {name: _stored(path, start, name, entry) for name, entry in header.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArmorError(
-            f"cannot read {path}: {reason(error)}; copy or download it again"
-        ) from None
+        raise cannot_read(path, error, "copy or download it again") from None
     return dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes, item[0])))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -19,6 +20,7 @@ from armor.models.layout import SplitRule, lay_out, split_nothing
 from armor.models.load import empty_model
 from armor.models.modules import get_tensor, module_name, put_tensor
 from armor.models.renaming import ConvertedTensor, find_stored
+from armor.models.tied import redundant_copies, tied_names
 
 
 class StreamedModel:
@@ -47,11 +49,33 @@ class StreamedModel:
         self.folder = folder
         self.model = empty_model(folder)
         head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
-        # Asked now: weights that come and go are no longer one and the same.
+        # Asked now: weights that come and go are no longer one and the same. (A head of its own is
+        # separate by now, whatever config.json says.)
         self.tied = head is not None and head.weight is embeddings.weight
+        self._tied_names = tied_names(self.model)
         self.layout = lay_out(self.model, folder.tensors, should_split, described)
         self.structure = self.layout.structure
         self.stored = _match(self.model, self.layout.tensors, folder.path)
+
+    @property
+    def files(self) -> ModelFiles:
+        """The folder's files as a copy of the model needs them.
+
+        A second copy of a tied weight is left out, and where the head is one of its own although
+        config.json ties it, the config says so.
+        """
+        files = self.folder.files
+        copies = redundant_copies(self.model, self._tied_names, self.layout.tensors)
+        tensors = {
+            name: stored
+            for name, stored in files.tensors.items()
+            if not any(stored is copy for copy in copies)
+        }
+        config = files.config
+        own_head = self.head is not None and not self.tied
+        if own_head and self.folder.config.get_text_config().tie_word_embeddings:
+            config = _untied(config)
+        return ModelFiles(files.path, config, tensors)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored."""
@@ -147,6 +171,14 @@ def _match(
                 " download or write the checkpoint again"
             )
     return found
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a model whose output head is not tied, though `config` says or implies so."""
+    changed = dict(config, tie_word_embeddings=False)
+    if isinstance(inner := config.get("text_config"), dict):
+        changed["text_config"] = dict(inner, tie_word_embeddings=False)
+    return changed
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

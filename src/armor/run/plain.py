@@ -108,7 +108,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
         hidden = streams.get("pruned", passed.after)
 
     written = run_record(str(source), config, plan, records)
-    assemble(folder.files, out, {name: packed[name] for name in todo}, written)
+    assemble(model.files, out, {name: packed[name] for name in todo}, written)
     return records
 
 

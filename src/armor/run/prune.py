@@ -275,7 +275,7 @@ class _Run:
             for name, plan in self.todo.items()
         }
         assemble(
-            self.folder.files,
+            self.model.files,
             out,
             _Layers(store, list(self.todo)),
             record,

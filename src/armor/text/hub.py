@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.hub import hub_failure
 from armor.text.source import Source, TextLike
 
 _PREFIX = "hf:"
@@ -50,10 +51,9 @@ class HubDataset(Source):
             raise
         except Exception as error:
             # The library raises a dozen types: no network, no such name, a config to be chosen, ...
-            reason = " ".join(str(error).split())[:200]
             raise ArmorError(
-                f"cannot load {self.name} ({type(error).__name__}: {reason}); check the name, the"
-                " config and the network, or give a text file"
+                f"cannot load {self.name}: {hub_failure(repository, error, 'dataset')}; check the"
+                " name, the config and the network, or give a text file"
             ) from None
 
     def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
