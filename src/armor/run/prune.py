@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.checkpoint.assemble import assemble
-from armor.checkpoint.folder import check_output, unfinished_folder
-from armor.checkpoint.format import RUN_FILE
-from armor.checkpoint.jsonfile import read_json
-from armor.checkpoint.reader import is_checkpoint
+from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
@@ -25,6 +22,7 @@ from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
+from armor.run.finished import check_place, finished_records
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
 from armor.run.open import linear_shapes, open_model, window_length
@@ -46,7 +44,10 @@ from armor.text.windows import token_windows
 class PruneResult:
     """A finished run: the checkpoint folder, the plan, and a record for every pruned layer.
 
-    `resumed` is the number of layers that an interrupted run had finished before.
+    Attributes:
+        resumed: the number of layers that an interrupted run had finished before.
+        found: the checkpoint was there already, made by the same call, and nothing was done; the
+            plan then has no blocks chosen by size.
     """
 
     out: Path
@@ -54,6 +55,7 @@ class PruneResult:
     records: dict[str, LayerRecord]
     seconds: float
     resumed: int = 0
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def prune(
 
     The model stays on the disk; one decoder block at a time is in memory. Each finished layer is
     kept in ``.OUT.run`` beside `out`, so that the same call goes on where it was interrupted; the
-    folder goes when the checkpoint is complete. The bytes of the checkpoint do not depend on
-    `engine`, `workers`, `memory_budget` or interruptions.
+    folder goes when the checkpoint is complete, and the same call then does nothing. The bytes of
+    the checkpoint do not depend on `engine`, `workers`, `memory_budget` or interruptions.
 
     Args:
         model: a folder with safetensors weights, or a Hub id.
@@ -117,24 +119,31 @@ def prune(
     placement = Placement.parse(engine, workers, device, memory_budget)
     shared = shared or Shared()
     out = Path(out).absolute()
-    # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
-    replaceable = is_checkpoint(out)
-    if not (replaceable and (fresh or unfinished_folder(out).is_dir())):
-        check_output(out)
+    there = check_place(out, model, fresh)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared)
-    if config.size is None:
+    if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
     manifest = make_manifest(
         run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
     )
+
+    def found() -> PruneResult:
+        records = finished_records(out, manifest, run.config)
+        return PruneResult(out, run.plans, records, time.perf_counter() - begin, found=True)
+
+    if there and not fresh and not unfinished_folder(out).is_dir():
+        return found()
     store = Store(out, manifest, fresh)
     try:
+        there = check_place(out, model, fresh)  # again: who held the lock may have written it
+        if there and not fresh:
+            result = found()
+            store.remove()
+            return result
         resumed = {name: found.record for name, found in store.layers.items()}
-        if replaceable and not fresh and read_json(out / RUN_FILE).get("run") != store.identity:
-            check_output(out)
         about: dict[str, Any] = {}
         if config.size is not None:
             run, about["budget"] = run.with_blocks(store, manifest, placement, progress)
@@ -157,7 +166,8 @@ def prune(
             resumed_layers=len(resumed),
             **about,
         )
-        run.write(store, out, written, replaceable)
+        store.check_lock()
+        run.write(store, out, written, there)
         store.remove()
     finally:
         store.close()
