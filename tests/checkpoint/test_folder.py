@@ -91,7 +91,7 @@ def test_a_folder_inside_the_source_is_refused(tmp_path: Path, inside: str) -> N
     source.mkdir()
     (tmp_path / "link").symlink_to(source)
     for folder in (source / inside, tmp_path / "link" / inside):
-        with pytest.raises(ArmorError, match="lies inside .*: choose an output folder outside of"):
+        with pytest.raises(ArmorError, match=r"lies inside .*: choose an output folder outside of"):
             check_outside(folder, source)
 
 

@@ -78,6 +78,7 @@ class Progress:
     resumed: Callable[[dict[str, LayerRecord], list[str]], None] = lambda records, damaged: None
 
 
+@torch.inference_mode(False)  # a size needs gradients, whatever the caller's mode
 def prune(
     model: str | Path,
     config: PruneConfig,
@@ -143,17 +144,8 @@ def prune(
             result = found()
             store.remove()
             return result
-        resumed = {name: found.record for name, found in store.layers.items()}
-        about: dict[str, Any] = {}
-        if config.size is not None:
-            run, about["budget"] = run.with_blocks(store, manifest, placement, progress)
-            progress.planned(run.plans)
-        if resumed or store.damaged:
-            progress.resumed(resumed, store.damaged)
-        kept = None
-        if stream_kinds(run.config) == ("dense",):
-            kept = shared.moments(digest([manifest["calibration"], placement.device]))
-        run.solve_missing(store, placement, progress, kept)
+        resumed = len(store.layers)
+        run, about = run.solve(store, manifest, placement, progress, shared)
         seconds = time.perf_counter() - begin
         records = {name: store.layers[name].record for name in run.todo}
         written = run_record(
@@ -163,7 +155,7 @@ def prune(
             records,
             run=store.identity,
             seconds=round(seconds, 3),
-            resumed_layers=len(resumed),
+            resumed_layers=resumed,
             **about,
         )
         store.check_lock()
@@ -171,7 +163,7 @@ def prune(
         store.remove()
     finally:
         store.close()
-    return PruneResult(out, run.plans, records, seconds, len(resumed))
+    return PruneResult(out, run.plans, records, seconds, resumed)
 
 
 @dataclass(frozen=True)
@@ -215,6 +207,28 @@ class _Run:
     def todo(self) -> dict[str, LayerPlan]:
         """The layers to prune, by name."""
         return {plan.name: plan for plan in self.plans if not plan.dense}
+
+    def solve(
+        self,
+        store: Store,
+        manifest: dict[str, Any],
+        placement: Placement,
+        progress: Progress,
+        shared: Shared,
+    ) -> tuple[_Run, dict[str, Any]]:
+        """The run with its blocks chosen and all its layers in `store`; more for its record."""
+        run, about = self, {}
+        resumed = {name: found.record for name, found in store.layers.items()}
+        if self.config.size is not None:
+            run, about["budget"] = self.with_blocks(store, manifest, placement, progress)
+            progress.planned(run.plans)
+        if resumed or store.damaged:
+            progress.resumed(resumed, store.damaged)
+        kept = None
+        if stream_kinds(run.config) == ("dense",):
+            kept = shared.moments(digest([manifest["calibration"], placement.device]))
+        run.solve_missing(store, placement, progress, kept)
+        return run, about
 
     def with_blocks(
         self, store: Store, manifest: dict[str, Any], placement: Placement, progress: Progress
