@@ -68,7 +68,7 @@ def start(
 
 def reached(gate: Path, process: subprocess.Popen[str]) -> None:
     """Wait until a run has finished its first layer."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not gate.with_name(f"{gate.name}.reached").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
@@ -100,12 +100,12 @@ def test_one_finishes_and_the_other_says_who_holds_it(
     first = start(flock, workers, gate)
     reached(gate, first)
     second = start(flock, workers)
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=400)
     assert second.returncode == 2
     assert f"another run is working in {tmp_path / '.out.run'} (process {first.pid} on" in said
     assert "Traceback" not in said
     gate.touch()
-    _, said = first.communicate(timeout=120)
+    _, said = first.communicate(timeout=400)
     assert first.returncode == 0, said
     armor.prune(tiny_model, settings(), tmp_path / "alone")
     assert weights(tmp_path / "out") == weights(tmp_path / "alone")
@@ -128,7 +128,7 @@ def test_after_a_killed_run_the_next_takes_over(
     first.kill()
     first.communicate()
     second = start(flock, workers)
-    said, noted = second.communicate(timeout=120)
+    said, noted = second.communicate(timeout=400)
     assert second.returncode == 0, noted
     assert f"process {first.pid} on" in noted
     assert "taking over" in noted

@@ -147,19 +147,8 @@ def prune(
         resumed = len(store.layers)
         run, about = run.solve(store, manifest, placement, progress, shared)
         seconds = time.perf_counter() - begin
-        records = {name: store.layers[name].record for name in run.todo}
-        written = run_record(
-            str(model),
-            run.config,
-            run.plans,
-            records,
-            run=store.identity,
-            seconds=round(seconds, 3),
-            resumed_layers=resumed,
-            **about,
-        )
-        store.check_lock()
-        run.write(store, out, written, there)
+        about = {"seconds": round(seconds, 3), "resumed_layers": resumed, **about}
+        records = run.write(store, out, str(model), about, there)
         store.remove()
     finally:
         store.close()
@@ -274,8 +263,13 @@ class _Run:
         finally:
             engine.close()
 
-    def write(self, store: Store, out: Path, record: dict[str, Any], replaceable: bool) -> None:
-        """The checkpoint."""
+    def write(
+        self, store: Store, out: Path, model: str, about: dict[str, Any], replaceable: bool
+    ) -> dict[str, LayerRecord]:
+        """The checkpoint, with the records of its layers, which it returns."""
+        store.check_lock()
+        records = {name: store.layers[name].record for name in self.todo}
+        record = run_record(model, self.config, self.plans, records, run=store.identity, **about)
         patterns = {
             name: Pattern.parse(plan.settings(self.config).pattern)
             for name, plan in self.todo.items()
@@ -289,6 +283,7 @@ class _Run:
             replace=replaceable,
             patterns=patterns,
         )
+        return records
 
 
 class _Layers(Mapping[str, Mapping[str, StoredTensor]]):
