@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from armor.checkpoint.inspect import inspect
+from armor.checkpoint.lock import Lock
 from armor.cli import app
 from armor.cli.compare import text_names
 from armor.compare import checkpoints
@@ -176,3 +177,26 @@ def test_the_command(tiny_model: Path, text: Path, tmp_path: Path) -> None:
     assert (out / "report.html").is_file()
     bad = CliRunner().invoke(app, [*arguments, "--methods", "hope"])
     assert isinstance(bad.exception, ArmorError)
+
+
+def test_two_comparisons_do_not_share_a_folder(
+    tiny_model: Path, text: Path, tmp_path: Path, done: list[str]
+) -> None:
+    """The second does not touch what the first shares among its runs."""
+    out = tmp_path / "out"
+    kept = out / ".shared" / "0.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the first")
+    with (
+        Lock(out / ".lock", "", ""),
+        pytest.raises(ArmorError, match=r"another comparison is working in .*choose another --out"),
+    ):
+        compare(str(tiny_model), settings(text), {"one": str(text)}, out, seq_len=32)
+    assert kept.exists()
+    assert done == []
+
+
+def test_a_comparison_inside_the_model_is_refused(tiny_model: Path, text: Path) -> None:
+    with pytest.raises(ArmorError, match="lies inside"):
+        compare(str(tiny_model), settings(text), {"one": str(text)}, tiny_model / "compared")
+    assert not (tiny_model / "compared").exists()

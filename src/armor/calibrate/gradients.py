@@ -35,8 +35,9 @@ class Draw:
 
     def rows(self, total: int) -> Int64[Tensor, " kept"]:
         """The numbers of the tokens that are kept of `total`."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(total, generator=generator)[: math.ceil(self.share * total)]
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        order = torch.randperm(total, generator=generator, dtype=torch.int64, device="cpu")
+        return order[: math.ceil(self.share * total)]
 
 
 def loss_gradient(

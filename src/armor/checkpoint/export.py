@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from armor.checkpoint.folder import building
+from armor.checkpoint.folder import building, check_outside
 from armor.checkpoint.joined import Joined
 from armor.checkpoint.jsonfile import write_json
 from armor.checkpoint.reader import Checkpoint
@@ -31,6 +31,7 @@ def export_dense(
         ArmorError: not a sound armor checkpoint, an `out` that exists, or a full disk.
     """
     checkpoint = Checkpoint.open(folder)
+    check_outside(Path(out), checkpoint.folder)
     total = len(checkpoint.layers)
     with building(Path(out)) as target:
         writer = ShardWriter(target, max_shard_bytes)

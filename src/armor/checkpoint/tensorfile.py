@@ -77,7 +77,7 @@ class StoredTensor:
         if self.dtype not in DTYPES:
             raise ArmorError(f"{self.path.name}: dtype {self.dtype} is not one of {list(DTYPES)}")
         if not self.nbytes:
-            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
+            return torch.empty(self.shape, dtype=DTYPES[self.dtype], device="cpu")
         data = bytearray(self.nbytes)  # filled in place: a join would hold the bytes twice
         at = 0
         for chunk in self.chunks():
@@ -117,7 +117,7 @@ def map_file(path: Path) -> dict[str, Tensor]:
     for name, stored in read_file(path).items():
         dtype = DTYPES[stored.dtype]
         if not stored.nbytes:
-            tensors[name] = torch.empty(stored.shape, dtype=dtype)
+            tensors[name] = torch.empty(stored.shape, dtype=dtype, device="cpu")
             continue
         pages = np.memmap(path, np.uint8, "c", stored.offset, stored.nbytes)
         tensors[name] = torch.from_numpy(pages).view(dtype).reshape(stored.shape)

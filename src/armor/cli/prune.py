@@ -224,6 +224,11 @@ def _print_summary(result: PruneResult, size: float | None) -> None:
     from armor.run.pipeline import FEW_TOKENS
 
     console = Console(highlight=False)
+    if result.found:
+        console.print(
+            f"[bold]{result.out}[/bold] is complete: this command made it; --fresh starts over"
+        )
+        return
     for note, names in _notes(result.plans).items():
         console.print(f"[yellow]note[/yellow] {names}: {note}")
     few = [record for record in result.records.values() if record.note.startswith(FEW_TOKENS)]

@@ -7,6 +7,8 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+from armor.checkpoint.folder import check_outside
+from armor.checkpoint.lock import Lock
 from armor.compare.checkpoints import DENSE, Checkpoints
 from armor.compare.row import Row
 from armor.config import PruneConfig
@@ -56,10 +58,13 @@ def compare(
     Returns:
         The dense model's row, then one for each setting, in order.
     """
+    if Path(model).is_dir():
+        check_outside(out, Path(model))
     out.mkdir(parents=True, exist_ok=True)
-    store = Checkpoints(out, model)
+    lock = Lock(out / ".lock", f"another comparison is working in {out}", "choose another --out")
     rows: list[Row] = []
-    with Shared(out / SHARED) as shared:
+    with lock, Shared(out / SHARED) as shared:
+        store = Checkpoints(out, model)
         for label, config in {DENSE: None, **settings}.items():
             known = config is None or store.is_done(label, config)
             work = measurement(out, label, model, device) if known else None

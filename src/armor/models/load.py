@@ -166,7 +166,7 @@ def empty_model(folder: ModelFolder) -> Any:
 
     with one_line_errors(f"cannot build {folder.path}"):
         stored = _stored_weights(folder)
-        with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
+        with torch.device("cpu"), _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
             model = AutoModelForCausalLM.from_config(
                 copy.deepcopy(folder.config), dtype=torch.float32
             )

@@ -31,7 +31,7 @@ def default_window(config: Any) -> int:
 def tokenize(tokenizer: Any, text: str) -> Tensor:
     """The ids of `text` without special tokens, int64 (tokens,); no warning about the length."""
     encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_attention_mask=False)
-    return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+    return torch.tensor(encoded["input_ids"], dtype=torch.int64, device="cpu")
 
 
 def token_windows(
@@ -74,8 +74,9 @@ def token_windows(
         )
     windows = torch.cat(parts)[: have // seq_len * seq_len].view(-1, seq_len)
     if len(windows) > samples:
-        generator = torch.Generator().manual_seed(seed)
-        windows = windows[torch.randperm(len(windows), generator=generator)[:samples]]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        order = torch.randperm(len(windows), generator=generator, dtype=torch.int64, device="cpu")
+        windows = windows[order[:samples]]
     return windows.long()
 
 

@@ -123,7 +123,7 @@ def try_blocks(
     for block in plan.blocks:
         own = replace(plan, block=block)
         factors, record = solve_certified(own, inputs, config, worker.model.dtype(weight))
-        harm = torch.zeros((), dtype=torch.float64)
+        harm = torch.zeros((), dtype=torch.float64, device="cpu")
         if read:
             errors = read["inputs"] @ (factors.dense().float() - dense).T
             harm = (errors * read["gradients"]).sum(-1).square().sum(dtype=torch.float64)
