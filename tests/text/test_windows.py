@@ -119,9 +119,15 @@ def test_a_stream_is_read_no_further_than_needed(
 
 
 @pytest.mark.parametrize(
-    ("own", "window", "context"), [({}, 2048, 2048), ({"max_position_embeddings": 64}, 64, 64)]
+    ("own", "window", "context"),
+    [
+        ({}, 2048, None),  # a context without end, as Mamba's
+        ({"max_position_embeddings": 64}, 64, 64),
+        ({"max_seq_len": 64}, 64, 64),
+        ({"max_target_positions": 64}, 64, 64),
+    ],
 )
-def test_default_window(own: dict[str, int], window: int, context: int) -> None:
+def test_default_window(own: dict[str, int], window: int, context: int | None) -> None:
     config = PretrainedConfig(**own)
     assert (default_window(config), context_length(config)) == (window, context)
     assert default_window(PretrainedConfig(max_position_embeddings=10**6)) == 2048

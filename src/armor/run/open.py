@@ -12,7 +12,7 @@ from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
-from armor.text.windows import context_length, default_window
+from armor.text.windows import check_window, default_window
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
@@ -66,7 +66,5 @@ def window_length(config: PruneConfig, network: Any) -> int:
     """
     if config.seq_len is None:
         return default_window(network.config)
-    context = context_length(network.config)
-    if config.seq_len > context:
-        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
+    check_window(config.seq_len, network.config)
     return config.seq_len
