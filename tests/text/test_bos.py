@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import processors
 
 import armor
 from armor.checkpoint.jsonfile import read_json
@@ -21,29 +20,28 @@ END = 256  # the byte tokenizer's only special token
 TEXT = ["abcdefghijklmnopqrstuvwxyz"]
 
 
-def with_bos(tokenizer: Any, before: bool) -> Any:
-    """A copy whose BOS is "<end>", put before a text or not."""
-    found = copy.deepcopy(tokenizer)
-    found.bos_token = "<end>"
-    if before:
-        found.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="<end> $A", special_tokens=[("<end>", END)]
-        )
-    return found
+@pytest.fixture
+def bare_bos_tokenizer(byte_tokenizer: Any) -> Any:
+    """It has a BOS token, but puts it before nothing."""
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.bos_token = "<end>"
+    return tokenizer
 
 
-def test_auto_does_as_the_tokenizer(byte_tokenizer: Any) -> None:
+def test_auto_does_as_the_tokenizer(
+    byte_tokenizer: Any, bare_bos_tokenizer: Any, bos_tokenizer: Any
+) -> None:
     for tokenizer, auto in (
         (byte_tokenizer, "no"),
-        (with_bos(byte_tokenizer, before=False), "no"),
-        (with_bos(byte_tokenizer, before=True), "yes"),
+        (bare_bos_tokenizer, "no"),
+        (bos_tokenizer, "yes"),
     ):
         assert resolve_bos("auto", tokenizer) == auto
         assert resolve_bos("no", tokenizer) == "no"
-    assert resolve_bos("yes", with_bos(byte_tokenizer, before=False)) == "yes"
+    assert resolve_bos("yes", bare_bos_tokenizer) == "yes"
 
 
-def test_refusals(byte_tokenizer: Any) -> None:
+def test_refusals(byte_tokenizer: Any, bos_tokenizer: Any) -> None:
     with pytest.raises(ArmorError, match="has no BOS token; take --bos no or auto"):
         token_windows(TEXT, byte_tokenizer, 1, 8, bos="yes")
     with pytest.raises(ArmorError, match="unknown --bos 'maybe'; valid: auto, yes, no"):
@@ -51,11 +49,11 @@ def test_refusals(byte_tokenizer: Any) -> None:
     with pytest.raises(ArmorError, match="unknown bos 'maybe'; valid: auto, yes, no"):
         PruneConfig(bos="maybe")
     with pytest.raises(ArmorError, match="nothing but BOS; take --seq-len 2"):
-        token_windows(TEXT, with_bos(byte_tokenizer, before=True), 1, 1, bos="yes")
+        token_windows(TEXT, bos_tokenizer, 1, 1, bos="yes")
 
 
-def test_a_window_is_bos_and_one_token_less_of_text(byte_tokenizer: Any) -> None:
-    tokenizer = with_bos(byte_tokenizer, before=True)
+def test_a_window_is_bos_and_one_token_less_of_text(bos_tokenizer: Any) -> None:
+    tokenizer = bos_tokenizer
     ids = tokenizer(TEXT[0], add_special_tokens=False)["input_ids"]
     for choice in ("yes", "auto"):
         windows = token_windows(TEXT, tokenizer, 5, 6, bos=choice)
@@ -66,21 +64,14 @@ def test_a_window_is_bos_and_one_token_less_of_text(byte_tokenizer: Any) -> None
     assert drawn[:, 1:].equal(token_windows(TEXT, tokenizer, 3, 5, seed=1))
 
 
-def test_a_run_writes_down_what_was_used(
-    tiny_model: Path, byte_tokenizer: Any, tmp_path: Path
-) -> None:
-    source = tmp_path / "model"
-    source.mkdir()
-    for file in tiny_model.iterdir():
-        (source / file.name).write_bytes(file.read_bytes())
-    with_bos(byte_tokenizer, before=True).save_pretrained(source)
+def test_a_run_writes_down_what_was_used(tiny_bos_model: Path, tmp_path: Path) -> None:
     config = PruneConfig(
         calibration=("a text to be read " * 40,), samples=4, seq_len=16, method="wanda"
     )
     used, weights = {}, {}
     for choice in ("no", "auto", "yes"):
         changed = PruneConfig(**{**config.to_dict(), "bos": choice})
-        out = prune(str(source), changed, tmp_path / choice).out
+        out = prune(str(tiny_bos_model), changed, tmp_path / choice).out
         used[choice] = read_json(out / "armor_run.json")["config"]["bos"]
         weights[choice] = (out / "model.safetensors").read_bytes()
     assert used == {"no": "no", "auto": "yes", "yes": "yes"}

@@ -103,7 +103,7 @@ def reproduce_command(
     from armor.evaluation.tasks import parse_tasks
     from armor.models.folder import ModelFolder
     from armor.text.sources import check_text
-    from armor.text.windows import check_window, default_window
+    from armor.text.windows import check_window, context_length, default_window
 
     if what != "paper":
         raise ArmorError(f"unknown reproduction {what!r}; valid: paper")
@@ -113,9 +113,9 @@ def reproduce_command(
         check_text(text)
     name, theirs = _published(published, model)
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
-    about = ModelFolder.open(model).config
-    window = seq_len or default_window(about, LONGEST)
-    check_window(window, about)
+    context = context_length(ModelFolder.open(model).config)
+    window = seq_len or default_window(context, LONGEST)
+    check_window(window, context)
     bos = bos_of_model(model, bos)
     settings = parse_methods(
         methods,

@@ -17,7 +17,7 @@ from armor.evaluation.divergence import Divergence, interval, summarise, window_
 from armor.text.bos import bos_tokens
 from armor.text.source import Source, TextLike
 from armor.text.sources import parse_source, read_text
-from armor.text.windows import check_window, default_window, tokenize
+from armor.text.windows import check_window, default_window, model_context, tokenize
 
 _MAX_LOGITS = 2**26  # entries of a batch of logits: 256 MiB in float32
 _MAX_BATCH = 32
@@ -99,11 +99,11 @@ def evaluate(
             are not finite, or BOS where the tokenizer has none.
     """
     source = parse_source(source)
-    seq_len = seq_len or default_window(model.config)
+    seq_len = seq_len or default_window(model_context(model))
     if seq_len < 2:
         raise ArmorError(f"a window of {seq_len} token predicts nothing; take --seq-len 2 or more")
     for network in (model,) if reference is None else (model, reference):
-        check_window(seq_len, network.config)
+        check_window(seq_len, model_context(network))
     first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64)
     length = seq_len - len(first)  # tokens of text in a window
     text = read_text(source, max_chars, tokenizer)

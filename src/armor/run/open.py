@@ -12,7 +12,7 @@ from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.plan import splits
-from armor.text.windows import check_window, default_window
+from armor.text.windows import check_window, default_window, model_context
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
@@ -65,6 +65,6 @@ def window_length(config: PruneConfig, network: Any) -> int:
         ArmorError: more than the context is asked for.
     """
     if config.seq_len is None:
-        return default_window(network.config)
-    check_window(config.seq_len, network.config)
+        return default_window(model_context(network))
+    check_window(config.seq_len, model_context(network))
     return config.seq_len

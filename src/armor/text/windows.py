@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from armor.errors import ArmorError
 from armor.text.bos import bos_tokens
@@ -33,14 +33,30 @@ def context_length(config: Any) -> int | None:
     return next((length for length in found if length), None)
 
 
-def default_window(config: Any, most: int = _DEFAULT_WINDOW) -> int:
+def model_context(model: Any) -> int | None:
+    """The context of a model in tokens, as `context_length` of its config; RoBERTa's is less.
+
+    Its kin keep the first positions, up to that of padding, for padding.
+    """
+    context = context_length(model.config)
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+            and module.num_embeddings == context
+        ):
+            return context - module.padding_idx - 1
+    return context
+
+
+def default_window(context: int | None, most: int = _DEFAULT_WINDOW) -> int:
     """The default window in tokens, to calibrate and to evaluate: the context, at most `most`."""
-    return min(most, context_length(config) or most)
+    return min(most, context or most)
 
 
-def check_window(seq_len: int, config: Any) -> None:
-    """Raise `ArmorError` where windows of `seq_len` tokens are longer than the model's context."""
-    context = context_length(config)
+def check_window(seq_len: int, context: int | None) -> None:
+    """Raise `ArmorError` where windows of `seq_len` tokens are longer than the context."""
     if context is not None and seq_len > context:
         raise ArmorError(
             f"--seq-len {seq_len} is longer than the model's context {context}; take at most that"
