@@ -116,7 +116,7 @@ def test_max_chars_and_default_window(table: Table) -> None:
 def test_a_hopeless_model_has_infinite_perplexity() -> None:
     surest = torch.full((128, 128), -2000.0)
     surest[:, 0] = 0
-    assert evaluate(Table(surest), Letters(), [TEXT]).perplexity == math.inf
+    assert evaluate(Table(surest), Letters(), [TEXT], seq_len=8).perplexity == math.inf
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_hopeless_model_has_infinite_perplexity() -> None:
     [
         ("short", {"seq_len": 6}, "has 5 tokens, fewer than one window of 6"),
         (TEXT, {"seq_len": 1}, "predicts nothing"),
-        ("caf\u00e9 " * 5, {}, "gives id 233, but the model knows 128"),
+        ("caf\u00e9 " * 5, {"seq_len": 8}, "gives id 233, but the model knows 128"),
     ],
 )
 def test_refusals(table: Table, text: str, arguments: dict[str, int], message: str) -> None:
@@ -190,7 +190,7 @@ def test_a_bos_that_the_model_does_not_know(table: Table) -> None:
 
 def test_logits_that_are_not_finite() -> None:
     with pytest.raises(ArmorError, match="logits on 1 given text are not finite"):
-        evaluate(Table(torch.full((128, 128), float("nan"))), Letters(), [TEXT])
+        evaluate(Table(torch.full((128, 128), float("nan"))), Letters(), [TEXT], seq_len=8)
 
 
 @pytest.mark.transformers_compat
