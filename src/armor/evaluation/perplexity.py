@@ -122,14 +122,7 @@ def evaluate(
     windows = torch.cat([first.expand(len(windows), -1), windows], dim=1)
     size = batch_size or max(1, min(_MAX_BATCH, _MAX_LOGITS // (seq_len * vocabulary)))
     sums = _window_sums(model, reference, windows, size, progress)
-    for whose, bad in (
-        ("model", not sums[:, 0].isfinite().all()),
-        ("reference", sums[:, 1:].isnan().any()),  # infinite where the model excludes a token
-    ):
-        if bad:
-            raise ArmorError(
-                f"the {whose}'s logits on {name} are not finite; load it in float32 or bfloat16"
-            )
+    _check_sums(sums, name)
     means = sums[:, 0] / (seq_len - 1)
     mean = float(means.mean())
     return PerplexityResult(
@@ -153,6 +146,17 @@ def _check_ids(tokens: Tensor, vocabulary: int) -> None:
             f"the tokenizer gives id {largest}, but the model knows {vocabulary}; "
             "use the tokenizer of this model"
         )
+
+
+def _check_sums(sums: Tensor, name: str) -> None:
+    for whose, bad in (
+        ("model", not sums[:, 0].isfinite().all()),
+        ("reference", sums[:, 1:].isnan().any()),  # infinite where the model excludes a token
+    ):
+        if bad:
+            raise ArmorError(
+                f"the {whose}'s logits on {name} are not finite; load it in float32 or bfloat16"
+            )
 
 
 def _vocabulary(model: Any) -> int:
