@@ -11,6 +11,7 @@ import typer
 
 from armor.cli.options import (
     BlockSize,
+    Bos,
     Calibration,
     Device,
     Log,
@@ -119,6 +120,7 @@ def prune_command(
     size: Size = None,
     samples: Samples = 128,
     seq_len: SeqLen = None,
+    bos: Bos = "no",
     include: Include = None,
     exclude: Exclude = None,
     recipe: Recipe = None,
@@ -158,6 +160,7 @@ def prune_command(
         overhead_budget=overhead_budget,
         size=size,
         samples=samples,
+        bos=bos,
         include=include or (),
         exclude=exclude or (),
         seed=seed,

@@ -19,7 +19,7 @@ from armor.models.streamed import StreamedModel
 from armor.run.plan import LayerPlan, splits
 from armor.run.reads import read_weights
 from armor.sparse.pattern import Pattern
-from armor.text.windows import context_length, default_window
+from armor.text.windows import check_window, default_window, model_context
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
@@ -117,8 +117,6 @@ def window_length(config: PruneConfig, network: Any) -> int:
         ArmorError: more than the context is asked for.
     """
     if config.seq_len is None:
-        return default_window(network.config)
-    context = context_length(network.config)
-    if config.seq_len > context:
-        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
+        return default_window(model_context(network))
+    check_window(config.seq_len, model_context(network))
     return config.seq_len

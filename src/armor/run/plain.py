@@ -34,6 +34,7 @@ from armor.run.solve import LayerInputs, solve_certified
 from armor.run.streams import Opened, open_streams, stream_kinds
 from armor.run.threads import forward_threads, solve_threads
 from armor.sparse.layer import PackedLayer
+from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
 
 
@@ -51,9 +52,11 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
 
     # Calibration text, in windows of tokens, embedded: the input of the first block.
     seq_len = window_length(config, model.model)
-    config = replace(config, seq_len=seq_len)
     tokenizer = load_tokenizer(folder)
-    windows = token_windows(config.calibration, tokenizer, config.samples, seq_len, config.seed)
+    config = replace(config, seq_len=seq_len, bos=resolve_bos(config.bos, tokenizer))
+    windows = token_windows(
+        config.calibration, tokenizer, config.samples, seq_len, config.seed, config.bos
+    )
     opened = open_streams(model, windows)
     hidden = opened.hidden
 

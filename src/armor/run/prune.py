@@ -38,6 +38,7 @@ from armor.run.store import TRIALS, Store
 from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
+from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
 
 
@@ -185,9 +186,13 @@ class _Run:
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(folder)
-        config = replace(config, seq_len=window_length(config, streamed.model))
+        config = replace(
+            config,
+            seq_len=window_length(config, streamed.model),
+            bos=resolve_bos(config.bos, tokenizer),
+        )
         assert config.seq_len is not None
-        drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
         windows = shared.once(
             ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
         )
@@ -203,7 +208,7 @@ class _Run:
         if all(name in store.layers for name in self.todo):
             return
         config = self.config
-        drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
         about = ("own forward", *drawn, str(config.model), placement.device)
         try:
             shared.once(
