@@ -55,7 +55,9 @@ class ArmorQuantizer(HfQuantizer):
         rename = layer_renaming(model)
         self._split = split_experts(model, layers) if any(map(is_expert, layers)) else []
         for tensor, whole in self.quantization_config.joined_tensors().items():
-            if not tensor.endswith(".weight"):  # of experts
+            if not tensor.endswith(".weight") or any(map(is_expert, whole.parts)):
+                continue
+            if all(_has(model, rename(part)) for part in whole.parts):  # transformers splits it
                 continue
             if (path := _find_path(model, rename(tensor.removesuffix(".weight")))) is not None:
                 split_linear(model, path, tuple(whole.parts.values()))

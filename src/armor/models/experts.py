@@ -64,12 +64,35 @@ class Experts(nn.ModuleList):
 
 
 def fused_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with 3-D weights, by their name: experts that are not modules of their own."""
+    """Modules that hold experts in 3-D weights, one expert after the other, by their name.
+
+    Beside such a module is another that chooses: it has a matrix with a row for each expert, or up
+    to twice as many, where a router may also choose to do nothing. A 3-D weight without one is
+    something else, such as a convolution or a gate for each head.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv1d):
-            continue
-        if any(p is not None and p.ndim == 3 for p in module._parameters.values()):
+        count = _count(module)
+        if count and _may_choose(model.get_submodule(name.rpartition(".")[0]), module, count):
             yield name, module
+
+
+def _count(module: nn.Module) -> int:
+    """The number of experts, if the 3-D weights of a module are experts; else 0."""
+    if isinstance(module, nn.Conv1d):
+        return 0
+    shapes = [p.shape for p in module._parameters.values() if p is not None and p.ndim == 3]
+    counts = {shape[0] for shape in shapes if 1 < shape[0] < max(shape[1:])}
+    return int(counts.pop()) if shapes and len(counts) == 1 else 0
+
+
+def _may_choose(layer: nn.Module, experts: nn.Module, count: int) -> bool:
+    """Whether a matrix of `layer` outside of `experts` has a row for each of them."""
+    own = {id(parameter) for parameter in experts.parameters()}
+    return any(
+        parameter.ndim == 2 and count <= parameter.shape[0] <= 2 * count
+        for parameter in layer.parameters()
+        if id(parameter) not in own
+    )
 
 
 def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from armor.checkpoint.sidecar import CONFIG, read_config, sidecar_files
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.checkpoint.weights import read_weights
 from armor.errors import ArmorError, reason
+from armor.models.auto import is_causal
 
 #: What is downloaded of a model on the Hub.
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
@@ -171,17 +172,14 @@ def _check_counts(folder: Path, config: dict[str, Any], tensors: int) -> None:
 def _transformers_config(path_or_id: str, trust_remote_code: bool) -> Any:
     """The config as transformers reads it. Raises `ArmorError` unless a causal language model's."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     with one_line_errors(f"cannot read the config of {path_or_id}"):
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
     names = getattr(config, "architectures", None) or []
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
-    if getattr(config, "is_encoder_decoder", False) or not known:
+    if not is_causal(config, names):
         raise ArmorError(
             f"{path_or_id} is not a causal language model: architectures {short(names)}; "
-            "only decoder-only text models can be pruned and evaluated"
+            "only models with a decoder-only text part can be pruned and evaluated"
         )
     return config
 

@@ -38,7 +38,7 @@ def fused_linears(block: nn.Module, config: Any) -> Iterator[tuple[str, tuple[in
     three, and one with twice the outputs that the other takes is gate and up.
 
     Args:
-        config: the model's, for the number and size of its heads.
+        config: the block's, for the number and size of its heads.
     """
     qkv = _qkv_rows(config)
     for name, module in block.named_modules():

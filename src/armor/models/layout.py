@@ -10,6 +10,8 @@ from typing import Any
 
 from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
+from armor.models.cuts import find_cuts
+from armor.models.decoder import decoder_config
 from armor.models.experts import Experts, split_experts
 from armor.models.fused import fused_linears, split_linear
 from armor.models.renaming import tensor_renaming
@@ -76,16 +78,17 @@ def lay_out(
     experts = split_experts(model, tensors)
     structure = find_structure(model, described)
     rename = tensor_renaming(model)
-    joined = {}
+    joined = find_cuts(model, tensors)
     for name, stored in tensors.items():
         path = rename(name)
         owner, _, leaf = path.rpartition(".")
         if owner in experts:  # one 3-D tensor on the disk, too
-            stem = name.removesuffix(leaf)
+            # Other names on the disk, such as GraniteMoE's: then those of the model.
+            stem = name.removesuffix(leaf) if name.endswith(f".{leaf}") else f"{owner}."
             joined[name] = Joined(stored.shape, _expert_parts(model, owner, leaf, stored, stem))
     parents = {rename(name): name for name in tensors}
     for index, block in enumerate(structure.blocks):
-        for inside, rows in list(fused_linears(block, model.config)):
+        for inside, rows in list(fused_linears(block, decoder_config(model.config, index))):
             path = f"{structure.prefix}.{index}.{inside}"
             tensor = parents.get(f"{path}.weight")
             if tensor is None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from armor.checkpoint.format import METHOD, from_metadata
 from armor.errors import ArmorError
+from armor.models.auto import auto_class
 from armor.models.folder import ModelFolder, one_line_errors
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
@@ -51,16 +52,14 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
     """The model in `folder`: every weight is read from its files, or the model is refused.
 
     Args:
-        kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+        kwargs: for ``from_pretrained`` of `auto_class`.
 
     Raises:
         ArmorError: the model cannot be built, or tensors are missing or have the wrong shape.
     """
-    from transformers import AutoModelForCausalLM
-
     empty_model(folder)  # refuses what is far larger than its files
     with one_line_errors(f"cannot load {folder.path}"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto_class(folder.config).from_pretrained(
             folder.path,
             **kwargs,
             use_safetensors=True,
@@ -112,14 +111,11 @@ def empty_model(folder: ModelFolder) -> Any:
     Raises:
         ArmorError: the model cannot be built, or is far larger than its files.
     """
-    from transformers import AutoModelForCausalLM
-
     with one_line_errors(f"cannot build {folder.path}"):
         stored = _stored_weights(folder)
         with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(folder.config), dtype=torch.float32
-            )
+            config = copy.deepcopy(folder.config)
+            model = auto_class(config).from_config(config, dtype=torch.float32)
     asked = sum(parameter.numel() for parameter in model.parameters())
     # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
     if asked > 2 * stored + _EXTRA_PARAMETERS:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from armor.checkpoint.tensorfile import StoredTensor
@@ -22,14 +23,16 @@ class ConvertedTensor:
     """A parameter that transformers computes from several stored tensors, such as fused experts.
 
     Attributes:
-        name: the parameter's. parts: for each stored tensor its name there, the pattern of
-            transformers' that it matches, and where it is.
+        name: the parameter's, or that of the first one made of these tensors. made: the parameter's.
+        parts: for each stored tensor its name there, the pattern of transformers' that it matches,
+            and where it is.
     """
 
     name: str
     parts: tuple[tuple[str, str, StoredTensor], ...]
     converter: Any
     model: Any
+    made: str = ""
 
     @property
     def dtype(self) -> str:
@@ -38,12 +41,19 @@ class ConvertedTensor:
 
     def load(self) -> Tensor:
         """The parameter, in memory."""
+        return self.convert(StoredTensor.load)[self.made or self.name]
+
+    def names(self) -> list[str]:
+        """Of all parameters that are made of these tensors."""
+        return list(self.convert(lambda stored: torch.empty(stored.shape, device="meta")))
+
+    def convert(self, load: Callable[[StoredTensor], Tensor]) -> dict[str, Tensor]:
+        """All that is made of what `load` gives for the stored tensors, by name."""
         converter = copy.deepcopy(self.converter)
         for original, pattern, stored in self.parts:
-            converter.add_tensor(self.name, original, pattern, stored.load())
+            converter.add_tensor(self.name, original, pattern, load(stored))
         made = converter.convert(self.name, model=self.model, config=self.model.config)
-        tensor: Tensor | list[Tensor] = made[self.name]
-        return tensor[0] if isinstance(tensor, list) else tensor
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
     def prefetch(self) -> None:
         """Ask the system to read the stored tensors in the background."""
@@ -83,7 +93,11 @@ def find_stored(
         elif name in held:
             found[name] = stored
     for name, parts in fused.items():
-        found[name] = ConvertedTensor(name, tuple(parts), by_pattern[parts[0][1]], model)
+        whole = ConvertedTensor(name, tuple(parts), by_pattern[parts[0][1]], model)
+        # One stored tensor may make several of the model's.
+        several = len(whole.converter.target_patterns) > 1
+        for made in whole.names() if several else (name,):
+            found[made] = replace(whole, made=made)
     return found
 
 

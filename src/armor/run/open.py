@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -26,13 +27,19 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
     found = [
         f"{name}.{key} ({'x'.join(map(str, weight.shape))})"
         for name, module in fused_experts(model.model)
+        if name.startswith(f"{model.structure.prefix}.")
         for key, weight in module.named_parameters(recurse=False)
         if not any(fnmatchcase(f"{name}.{key}", glob) for glob in (*config.exclude, *skipped))
     ]
     if found:
+        inside = [re.sub(rf"^{re.escape(model.structure.prefix)}\.\d+", "*", n) for n in found]
+        globs = dict.fromkeys(glob.partition(" ")[0] for glob in inside)
+        if all("experts" in glob for glob in globs):
+            globs = {"*experts*": None}
         raise ArmorError(
             f"{type(model.model).__name__} keeps its experts in a layout that is not known:"
-            f" {', '.join(found[:2])}; to prune the rest add --exclude '*experts*'"
+            f" {', '.join(found[:2])}; to prune the rest add"
+            + "".join(f" --exclude '{glob}'" for glob in globs)
         )
     return model
 
