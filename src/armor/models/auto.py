@@ -11,7 +11,7 @@ def auto_class(config: Any) -> Any | None:
 
     That is `AutoModelForCausalLM` where it knows the config, also that of a model which reads images
     or sound, of which it may then read the text part alone. Otherwise it is the one for such models,
-    if their text part is a causal language model of its own.
+    if they have a text part that is no encoder with a decoder.
 
     Returns:
         None where there is no such class: this is no causal language model.
@@ -44,13 +44,9 @@ def _classes(config: Any) -> Iterator[tuple[Any, str]]:
     text = config.get_text_config(decoder=True)
     if type(config) in causal._model_mapping:
         yield causal, causal._model_mapping[type(config)].__name__
-    elif type(text) not in causal._model_mapping or _is_encoder_decoder(text):
+    elif text is config or getattr(text, "is_encoder_decoder", False):
         return
     for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
         auto = getattr(transformers, name, None)
         if auto is not None and type(config) in auto._model_mapping:
             yield auto, auto._model_mapping[type(config)].__name__
-
-
-def _is_encoder_decoder(config: Any) -> bool:
-    return bool(getattr(config, "is_encoder_decoder", False))

@@ -14,7 +14,7 @@ from armor.models.cuts import find_cuts
 from armor.models.decoder import decoder_config
 from armor.models.experts import Experts, split_experts
 from armor.models.fused import fused_linears, split_linear
-from armor.models.renaming import tensor_renaming
+from armor.models.renaming import ConvertedTensor, find_stored, tensor_paths
 from armor.models.structure import Structure, find_structure
 
 #: Whether to split a fused linear, by the shapes (out, in) of its parts.
@@ -75,18 +75,18 @@ def lay_out(
     Raises:
         ArmorError: see `find_structure`.
     """
-    experts = split_experts(model, tensors)
+    paths = tensor_paths(model, tensors)
+    experts = split_experts(model, tensors, _converted(model, tensors))
     structure = find_structure(model, described)
-    rename = tensor_renaming(model)
     joined = find_cuts(model, tensors)
     for name, stored in tensors.items():
-        path = rename(name)
+        path = paths[name]
         owner, _, leaf = path.rpartition(".")
         if owner in experts:  # one 3-D tensor on the disk, too
             # Other names on the disk, such as GraniteMoE's: then those of the model.
             stem = name.removesuffix(leaf) if name.endswith(f".{leaf}") else f"{owner}."
             joined[name] = Joined(stored.shape, _expert_parts(model, owner, leaf, stored, stem))
-    parents = {rename(name): name for name in tensors}
+    parents = {path: name for name, path in paths.items()}
     for index, block in enumerate(structure.blocks):
         for inside, rows in list(fused_linears(block, decoder_config(model.config, index))):
             path = f"{structure.prefix}.{index}.{inside}"
@@ -100,17 +100,24 @@ def lay_out(
                 parts = {f"{stem}.{number}": count for number, count in enumerate(rows)}
                 joined[tensor] = Joined(shape, parts)
     found = in_parts(tensors, joined)
+    paths = tensor_paths(model, found)
+    names = {path.removesuffix(".weight"): name.removesuffix(".weight") for name, path in paths.items()}
     held = model.state_dict()
-    names = {rename(name).removesuffix(".weight"): name.removesuffix(".weight") for name in found}
     return Layout(
         structure,
-        {
-            renamed if (renamed := rename(name)) in held else name: stored
-            for name, stored in found.items()
-        },
+        {paths[name] if paths[name] in held else name: stored for name, stored in found.items()},
         joined,
         {path: name for path, name in names.items() if path != name},
     )
+
+
+def _converted(model: Any, tensors: Mapping[str, StoredTensor]) -> set[str]:
+    """The modules with a weight that is one tensor on the disk, too, but in another form."""
+    return {
+        name.rpartition(".")[0]
+        for name, stored in find_stored(model, tensors).items()
+        if isinstance(stored, ConvertedTensor) and len(stored.parts) == 1
+    }
 
 
 def _expert_parts(

@@ -8,7 +8,7 @@ parameters of several stored tensors (fused experts). transformers 4 has no such
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,28 +66,13 @@ def find_stored(
 ) -> dict[str, StoredTensor | ConvertedTensor]:
     """For each of the model's tensors that is stored: where, or what it is made of."""
     held = model.state_dict()
-    base = model.base_model_prefix
-    renamings, converters = _rules(model)
+    _, converters = _rules(model)
     by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-
-    def rename(name: str) -> tuple[str, str | None]:
-        """The model's name for a stored tensor, and the pattern of its converter, if any."""
-        try:
-            from transformers.core_model_loading import rename_source_key
-        except ImportError:
-            return name, None
-        renamed: tuple[str, str | None] = rename_source_key(name, renamings, converters, base, held)
-        return renamed
-
+    locate = _locator(model)
     found: dict[str, StoredTensor | ConvertedTensor] = {}
     fused: dict[str, list[tuple[str, str, StoredTensor]]] = {}
     for original, stored in tensors.items():
-        names = (original, f"{base}.{original}", original.removeprefix(f"{base}."))
-        direct = next((name for name in names if name in held), None)
-        if direct is not None:
-            found[direct] = stored
-            continue
-        name, pattern = rename(original)
+        name, pattern = locate(original)
         if name in held and pattern is not None:
             fused.setdefault(name, []).append((original, pattern, stored))
         elif name in held:
@@ -99,6 +84,45 @@ def find_stored(
         for made in whole.names() if several else (name,):
             found[made] = replace(whole, made=made)
     return found
+
+
+def _locator(model: Any) -> Callable[[str], tuple[str, str | None]]:
+    """From a stored tensor to the model's name for it, and the pattern of its converter, if any."""
+    held = model.state_dict()
+    base = model.base_model_prefix
+    renamings, converters = _rules(model)
+
+    def locate(original: str) -> tuple[str, str | None]:
+        names = (original, f"{base}.{original}", original.removeprefix(f"{base}."))
+        direct = next((name for name in names if name in held), None)
+        if direct is not None:
+            return direct, None
+        try:
+            from transformers.core_model_loading import rename_source_key
+        except ImportError:
+            return original, None
+        renamed: tuple[str, str | None] = rename_source_key(
+            original, renamings, converters, base, held
+        )
+        return renamed
+
+    return locate
+
+
+def tensor_paths(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """By its name in the checkpoint: what each tensor is called in `model`.
+
+    As `tensor_renaming` says, but where the model lacks that and has the tensor under another
+    prefix, as a part of a larger model has.
+    """
+    held = model.state_dict()
+    rename, locate = tensor_renaming(model), _locator(model)
+    paths = {}
+    for name in names:
+        path = rename(name)
+        located, pattern = (path, None) if path in held else locate(name)
+        paths[name] = located if located in held and pattern is None else path
+    return paths
 
 
 def tensor_renaming(model: Any) -> Callable[[str], str]:
