@@ -24,6 +24,7 @@ from armor.models.experts import is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.modules import put_module
 from armor.models.renaming import fuses_experts, layer_renaming
+from armor.models.transposed import transposed_shape
 
 
 def register() -> None:
@@ -165,8 +166,10 @@ def _has(model: nn.Module, path: str) -> bool:
 
 def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
     old = model.get_submodule(path)
-    if not isinstance(old, nn.Linear) or (old.out_features, old.in_features) != spec.shape:
-        found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
+    found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
+    if spec.transposed:
+        found = transposed_shape(old)
+    if found != spec.shape:
         raise ArmorError(
             f"layer {path} is a {type(old).__name__} {found or ''}, the checkpoint says a linear"
             f" (out, in) = {spec.shape}; {DAMAGED}"
