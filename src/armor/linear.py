@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class ArmorLinear(nn.Module):
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.
         shared: the layers it runs together with and its number among them, or None.
+        placeholder: stands for `weight` until the tensors are loaded: without values, on the meta
+            device.
     """
 
     core_values: nn.Parameter
@@ -74,6 +76,7 @@ class ArmorLinear(nn.Module):
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
         self.shared: tuple[SharedInputs, int] | None = None
+        self.placeholder: Tensor | None = None
         self._prepared: tuple[Tensor, str] | None = None  # and by which backend; made of these two:
         self._prepared_from: tuple[Tensor, Tensor] | None = None
 
@@ -169,6 +172,11 @@ class ArmorLinear(nn.Module):
         """``A S B``, (out, in), multiplied in float32 or wider, in the module's dtype."""
         return self.packed().dense()
 
+    @property
+    def weight(self) -> Tensor:
+        """`dense_weight`, computed each time: for code of a model that reads it. Never stored."""
+        return self.dense_weight() if self.placeholder is None else self.placeholder
+
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return (
@@ -203,6 +211,13 @@ def prepare(model: nn.Module) -> None:
                 together = SharedInputs(group)
                 for number, layer in enumerate(group):
                     layer.shared = (together, number)
+
+
+def armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
+    """Every `ArmorLinear` of `model`, by its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, ArmorLinear):
+            yield name, module
 
 
 def held_bytes(model: nn.Module) -> int:

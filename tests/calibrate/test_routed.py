@@ -58,8 +58,7 @@ INPUTS = torch.randn(2, 10, WIDTH, generator=torch.Generator().manual_seed(1))
 
 def test_it_is_found(block: nn.Module) -> None:
     (routed,) = find_routed(block)
-    assert routed == Routed("mlp", "experts", "gate", COUNT)
-    assert routed.router_path == "mlp.gate"
+    assert routed == Routed("mlp", "experts", "mlp.gate", COUNT)
     assert routed.expert(3) == "mlp.experts.3"
     assert routed.inside("mlp.experts.12.up") == (12, "up")
     assert routed.holds("mlp.experts.1.up")
@@ -96,7 +95,7 @@ def test_other_tokens_are_evenly_spaced() -> None:
 
 
 def test_waves_take_all_experts_at_once() -> None:
-    routed = Routed("mlp", "experts", "gate", 3)
+    routed = Routed("mlp", "experts", "mlp.gate", 3)
     stages = [
         ["q", "k"],
         ["mlp.experts.1.up"],

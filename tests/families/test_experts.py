@@ -137,9 +137,9 @@ def test_routers_stay_as_they_are(source: Path, text: Path, tmp_path: Path) -> N
     before, after = load_model(str(source)), armor.load(tmp_path / "out")
     for old, new in zip(before.model.layers, after.model.layers, strict=True):
         (routed,) = find_routed(new)
-        router = new.get_submodule(routed.router_path)
+        router = new.get_submodule(routed.router)
         assert not isinstance(router, armor.ArmorLinear)
-        weight = old.get_parameter(f"{routed.router_path}.weight")
+        weight = old.get_parameter(f"{routed.router}.weight")
         assert isinstance(weight, nn.Parameter)
         assert torch.equal(weight, router.weight)
 

@@ -12,7 +12,20 @@ from torch import Tensor, nn
 
 from armor.calibrate.stream import Stop
 from armor.errors import ArmorError
+from armor.models.experts import Experts
 from armor.models.routed import Routed
+
+
+def keep_choice(block: nn.Module, routed: Routed) -> None:
+    """Let the layer, where it is `Experts`, keep the choice that it is called with, before it runs:
+    ``choice``, the experts of each token, (tokens, k)."""
+
+    def keep(experts: nn.Module, args: tuple[Any, ...]) -> None:
+        experts.choice = args[1]
+
+    layer = block.get_submodule(routed.path)
+    if isinstance(layer, Experts):
+        layer.register_forward_pre_hook(keep)
 
 
 def tokens_by_expert(
@@ -20,11 +33,12 @@ def tokens_by_expert(
 ) -> list[Int64[Tensor, " _"]]:
     """The tokens that each expert gets when its layer gets `inputs`.
 
-    The layer runs twice, its experts doing nothing: on `inputs`, and on the numbers of the tokens
-    with the router's answers as they were. So it does not matter how it hands tokens on.
+    `Experts` have seen the choice, see `keep_choice`. Another layer runs twice, its experts doing
+    nothing: on `inputs`, and on the numbers of the tokens with the router's answers as they were.
+    So it does not matter how it hands tokens on.
 
     Args:
-        inputs: (batch, seq, hidden).
+        inputs: (batch, seq, hidden), or (tokens, hidden) of `Experts`.
 
     Returns:
         For each expert the numbers of its tokens, int64, counted through the flattened batch.
@@ -33,7 +47,9 @@ def tokens_by_expert(
         ArmorError: the experts get something else than rows of `inputs`.
     """
     layer = block.get_submodule(routed.path)
-    router = block.get_submodule(routed.router_path)
+    if isinstance(layer, Experts):
+        return [torch.where(layer.choice == number)[0] for number in range(routed.count)]
+    router = block.get_submodule(routed.router)
     tokens = inputs.shape[:-1].numel()
     answers: list[Any] = []
 
@@ -46,9 +62,9 @@ def tokens_by_expert(
     numbers = torch.zeros_like(inputs)
     numbers[..., 0] = torch.arange(tokens, device=inputs.device).view(inputs.shape[:-1])
     with torch.no_grad():
-        with _idle(block, routed) as given, _hooked(router, note):
+        with _idle(block, routed, inputs) as given, _hooked(router, note):
             layer(inputs)
-        with _idle(block, routed) as counted, _hooked(router, answer):
+        with _idle(block, routed, inputs) as counted, _hooked(router, answer):
             layer(numbers)
     flat = inputs.reshape(tokens, -1)
     rows = [seen[:, 0].long() for seen in counted]
@@ -95,10 +111,9 @@ def linear_input(
 
 
 @contextmanager
-def _idle(block: nn.Module, routed: Routed) -> Iterator[list[Tensor]]:
+def _idle(block: nn.Module, routed: Routed, inputs: Tensor) -> Iterator[list[Tensor]]:
     """While active, experts do nothing but note their inputs, (tokens, hidden) each."""
-    weight = next(block.get_submodule(routed.router_path).parameters())
-    noted: list[Tensor] = [weight.new_empty(0, weight.shape[-1])] * routed.count
+    noted: list[Tensor] = [inputs.new_empty(0, inputs.shape[-1])] * routed.count
     experts = [block.get_submodule(routed.expert(number)) for number in range(routed.count)]
 
     def stand_in(number: int) -> Callable[..., Tensor]:

@@ -5,10 +5,11 @@ Works on transformers 4.57 and 5.x; arguments that only one of them passes stay 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
@@ -19,8 +20,9 @@ from armor.checkpoint.tensorfile import read_file
 from armor.checkpoint.weights import INDEX, SINGLE, read_weights
 from armor.errors import ArmorError
 from armor.hf.config import ArmorConfig
-from armor.linear import ArmorLinear, prepare
-from armor.models.experts import is_expert, split_experts
+from armor.hf.dequantize import multiply_out
+from armor.linear import ArmorLinear, armor_layers, prepare
+from armor.models.experts import fused_experts, is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.modules import put_module
 from armor.models.renaming import fuses_experts, layer_renaming
@@ -45,7 +47,8 @@ class ArmorQuantizer(HfQuantizer):
                 " then load DIR"
             )
         super().__init__(quantization_config, **kwargs)
-        self._split: list[str] = []
+        self._split: dict[str, nn.Module] = {}  # fused experts, before they were split, by name
+        self._conversions: list[Any] = []  # transformers' own, for such experts
 
     def _convert_model_for_quantization(self, model: nn.Module) -> None:
         """Nothing to patch; the base class would ask for accelerate."""
@@ -53,8 +56,19 @@ class ArmorQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         layers = self.quantization_config.specs()
         _check_files(model.config.name_or_path, layers, kwargs.get("checkpoint_files"))
+        self.swap_layers(model)
+
+    def swap_layers(self, model: Any) -> None:
+        """Put the layers of the checkpoint, without values, in the place of the model's own.
+
+        Raises:
+            ArmorError: a layer of the checkpoint that the model lacks or that has another shape.
+        """
+        layers = self.quantization_config.specs()
         rename = layer_renaming(model)
-        self._split = split_experts(model, layers) if any(map(is_expert, layers)) else []
+        if any(map(is_expert, layers)):
+            fused = dict(fused_experts(model))
+            self._split = {name: fused[name] for name in split_experts(model, layers)}
         for tensor, whole in self.quantization_config.joined_tensors().items():
             if not tensor.endswith(".weight") or any(map(is_expert, whole.parts)):
                 continue
@@ -70,7 +84,8 @@ class ArmorQuantizer(HfQuantizer):
             _refuse_dense_experts(model, self._split)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        for name, layer in _armor_layers(model):
+        for name, layer in armor_layers(model):
+            layer.placeholder = None
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
             if not layer.core_indices.is_meta:
@@ -82,19 +97,37 @@ class ArmorQuantizer(HfQuantizer):
 
     def update_weight_conversions(self, conversions: list[Any], *args: Any) -> list[Any]:
         """transformers 5 only: experts that were split are loaded as the checkpoint has them."""
-        return [
-            conversion
-            for conversion in super().update_weight_conversions(conversions, *args)
-            if not (self._split and fuses_experts(conversion))
-        ]
+        conversions = super().update_weight_conversions(conversions, *args)
+        if not self._split:
+            return conversions
+        self._conversions = [one for one in conversions if fuses_experts(one)]
+        return [one for one in conversions if not fuses_experts(one)]
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
         """transformers 4 only: a missing packed tensor would otherwise be filled with noise."""
-        for name, layer in _armor_layers(model):
+        for name, layer in armor_layers(model):
             for part in layer.state_dict():
                 if f"{name}.{part}" in missing_keys:
                     raise ArmorError(f"layer {name}: tensor {part} is missing; {DAMAGED}")
         return missing_keys
+
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """``model.dequantize()``: the pruned weights multiplied out, in place; a plain model.
+
+        Args:
+            dtype: of those weights; None keeps their own.
+
+        Raises:
+            ArmorError: layers that are offloaded.
+        """
+        multiply_out(model, self._split, dtype)
+        if self._split and hasattr(model, "_weight_conversions"):  # how transformers 5 saves them
+            model._weight_conversions = [*self._conversions, *model._weight_conversions]
+        self.remove_quantization_config(model)
+        for module in model.modules():
+            if (config := getattr(module, "config", None)) is not None:
+                config.__dict__.pop("_is_quantized", None)
+        return model
 
     def get_accelerator_warm_up_factor(self) -> int:
         """transformers 4 only: allocate for the packed tensors as they are (2 means 1.0 times)."""
@@ -110,7 +143,7 @@ class ArmorQuantizer(HfQuantizer):
         return False
 
 
-def _refuse_dense_experts(model: nn.Module, split: list[str]) -> None:
+def _refuse_dense_experts(model: nn.Module, split: Iterable[str]) -> None:
     """Early versions of transformers 5 would fuse dense experts, whatever armor asks for."""
     for name in split:
         if any(isinstance(module, nn.Linear) for module in model.get_submodule(name).modules()):
@@ -118,12 +151,6 @@ def _refuse_dense_experts(model: nn.Module, split: list[str]) -> None:
                 f"{name} has experts that are not pruned, which this version of transformers cannot"
                 " load: pip install -U transformers"
             )
-
-
-def _armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:
-    for name, module in model.named_modules():
-        if isinstance(module, ArmorLinear):
-            yield name, module
 
 
 def _check_files(source: Any, layers: dict[str, LayerSpec], files: list[str] | None) -> None:
@@ -185,4 +212,8 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         pattern=spec.pattern,
         count=spec.count,
     )
+    # Model classes initialise weights of their linears before or after these are loaded, whether
+    # that is needed or not; what they write here is lost.
+    new.placeholder = torch.empty(spec.shape, dtype=old.weight.dtype, device="meta")
+    new.placeholder._is_hf_initialized = True  # type: ignore[attr-defined]
     put_module(model, path, new.train(old.training))

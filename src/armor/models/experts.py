@@ -47,7 +47,13 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """The experts of one layer, called as the fused ones of transformers 5 are."""
+    """The experts of one layer, called as the fused ones of transformers 5 are.
+
+    Attributes:
+        choice: of the last call: each token's experts, (tokens, k); only where somebody keeps it.
+    """
+
+    choice: Tensor
 
     def __init__(self, experts: Iterable[Expert], naming: tuple[str, ...]) -> None:
         super().__init__(experts)
@@ -123,6 +129,18 @@ def split_experts(
         put_module(model, name, _split(module, naming).train(module.training))
         replaced.append(name)
     return replaced
+
+
+def put_together(experts: Experts, fused: nn.Module) -> nn.Module:
+    """`fused`, which `split_experts` replaced by `experts`, with a copy of their weights."""
+    gate, up, down = (
+        [expert.get_parameter(f"{linear}.weight") for expert in experts]
+        for linear in experts.naming
+    )
+    both = torch.stack([torch.cat(rows) for rows in zip(gate, up, strict=True)])
+    for name, weight in (("gate_up_proj", both), ("down_proj", torch.stack([*down]))):
+        setattr(fused, name, nn.Parameter(weight, requires_grad=False))
+    return fused.train(experts.training)
 
 
 def has_known_layout(module: Any) -> bool:

@@ -25,6 +25,15 @@ class JoinedLinear(nn.ModuleList):
         super().__init__(parts)
         self.register_parameter("bias", bias)
 
+    def whole(self) -> nn.Linear:
+        """One linear with a copy of all weights; its parts are plain linears."""
+        weight = torch.cat([part.get_parameter("weight") for part in self])
+        rows, cols = weight.shape
+        linear = nn.Linear(cols, rows, self.bias is not None, "meta", weight.dtype)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.register_parameter("bias", self.bias)
+        return linear.train(self.training)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out of all parts)."""
         joined = torch.cat([part(x) for part in self], dim=-1)

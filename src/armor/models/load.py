@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from armor.models.folder import ModelFolder, one_line_errors
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 #: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
 _EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
+#: What other methods store beside (or as) a weight of theirs.
+_FOREIGN_PARTS = re.compile(
+    r"(^|_)(scale(s|_inv|_2)?|zeros|zero_points?|qweight|qzeros|g_idx|absmax|quant_map|quant_state.*|"
+    r"weight_packed|weight_shape|codes|codebooks|SCB)$"
+)
 _FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
@@ -55,7 +61,8 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
         kwargs: for ``from_pretrained`` of `auto_class`.
 
     Raises:
-        ArmorError: the model cannot be built, or tensors are missing or have the wrong shape.
+        ArmorError: the model cannot be built, tensors are missing or have the wrong shape, or there
+            are parts of weights that the model does not know, such as scales.
     """
     empty_model(folder)  # refuses what is far larger than its files
     with one_line_errors(f"cannot load {folder.path}"):
@@ -75,7 +82,28 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
                 f"{folder.path} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
                 "download or write the checkpoint again"
             )
+    check_ignored(folder.path, model, info["unexpected_keys"])
     return model
+
+
+def check_ignored(path: Path, model: nn.Module, names: Iterable[str]) -> None:
+    """Raise `ArmorError` if one of the stored tensors that `model` ignores belongs to a weight.
+
+    That is one beside the weight of a linear or an embedding (but a bias, which transformers
+    ignores, too), or one that other methods of compression store with theirs.
+
+    Args:
+        path: of the model's folder.
+    """
+    known = dict(model.named_modules())
+    for name in sorted(names):
+        owner, _, leaf = name.rpartition(".")
+        beside = isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias"
+        if beside or _FOREIGN_PARTS.search(leaf):
+            raise ArmorError(
+                f"{path} holds {name}, a part of a weight that the model would ignore: use the"
+                " original model, in float32, float16 or bfloat16"
+            )
 
 
 def load_tokenizer(model: str | Path | ModelFolder) -> Any:

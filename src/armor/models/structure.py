@@ -12,7 +12,7 @@ from torch import nn
 
 from armor.errors import ArmorError
 from armor.models.decoder import decoder_lists
-from armor.models.routed import find_routed
+from armor.models.routed import find_routers
 
 REMEDY = "describe it in a recipe (docs/recipe.md)"
 
@@ -34,14 +34,18 @@ class Structure:
     stages: tuple[tuple[str, ...], ...] = field(default=())
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
-        """The linears of block `index` by their name in the model; routers are none of them."""
+        """The linears of block `index` by their name in the model.
+
+        Those in routers are none of them, nor are those with a forward of their own.
+        """
         block = self.blocks[index]
-        routers = {routed.router_path for routed in find_routed(block)}
+        routers = tuple(f"{router}." for router in find_routers(block))
         return {
             f"{self.prefix}.{index}.{name}": module
             for name, module in block.named_modules()
             if isinstance(module, nn.Linear)
-            and name not in routers
+            and type(module).forward is nn.Linear.forward
+            and not f"{name}.".startswith(routers)
             and any(fnmatchcase(name, glob) for glob in self.globs)
         }
 

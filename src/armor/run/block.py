@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from armor.calibrate.routed import keep_choice
 from armor.engines.job import Tensors
 from armor.models.routed import find_routed
 from armor.models.streamed import StreamedModel
@@ -31,6 +32,8 @@ class Block:
         self.routed = find_routed(self.dense)
         shared = [*self.dense.parameters(), *self.dense.buffers()]
         self.pruned = copy.deepcopy(self.dense, {id(tensor): tensor for tensor in shared})
+        for layer in self.routed:
+            keep_choice(self.pruned, layer)
         self._done: set[str] = set()
         self._device = device
 

@@ -1,18 +1,25 @@
-"""open_model: the model of a run, laid out as the run's settings ask."""
+"""What a run needs to know of its model: opened as the settings ask, and what stays dense."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
+from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
-from armor.run.plan import splits
+from armor.run.plan import LayerPlan, splits
+from armor.run.reads import read_weights
+from armor.sparse.pattern import Pattern
 from armor.text.windows import context_length, default_window
 
 
@@ -23,6 +30,7 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
         ArmorError: see `StreamedModel`, and experts in an unknown layout that are not excluded.
     """
     model = StreamedModel(folder, partial(splits, config=config), config.model)
+    check_ignored(folder.path, model.model, ignored(model))
     skipped = [glob for glob, rules in config.overrides.items() if rules.get("skip")]
     found = [
         f"{name}.{key} ({'x'.join(map(str, weight.shape))})"
@@ -44,6 +52,20 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
     return model
 
 
+def ignored(model: StreamedModel) -> list[str]:
+    """The stored tensors that the model does not have, by name in the checkpoint."""
+    used: set[StoredTensor] = set()
+    for stored in model.stored.values():
+        parts = [stored] if isinstance(stored, StoredTensor) else [p for *_, p in stored.parts]
+        used.update(parts)
+    held = model.model.state_dict()
+    return [
+        name
+        for name, stored in model.layout.tensors.items()
+        if name not in held and stored not in used
+    ]
+
+
 def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear that could be pruned, by name in the checkpoint.
 
@@ -63,6 +85,38 @@ def linear_shapes(model: StreamedModel, lm_head: bool) -> dict[str, tuple[int, i
             )
         linears[model.layout.name(model.head)] = model.model.get_output_embeddings()
     return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+
+
+def settle(
+    plans: Sequence[LayerPlan], model: StreamedModel, config: PruneConfig
+) -> list[LayerPlan]:
+    """`plans`, where layers stay dense that the model uses otherwise than by calling them.
+
+    Raises:
+        ArmorError: nothing is left to prune, or transformers could not load the result.
+    """
+    from armor.hf.reload import check_reload
+
+    read = read_weights(model)
+    settled = [
+        replace(plan, dense=True, note="the model reads its weight")
+        if plan.name in read and not plan.dense
+        else plan
+        for plan in plans
+    ]
+    todo = [plan for plan in settled if not plan.dense]
+    if not todo:
+        raise ArmorError("nothing to prune: the model reads the weights of all that is chosen")
+    layers = {}
+    for plan in todo:
+        pattern = Pattern.parse(plan.settings(config).pattern)
+        count = pattern.count(plan.shape) if pattern.is_unstructured else None
+        block = plan.block or min(plan.blocks, default=None)
+        layers[plan.name] = LayerSpec(
+            plan.shape, block, pattern, count, plan.name in model.layout.transposed
+        )
+    check_reload(model.folder, layers, model.layout.joined)
+    return settled
 
 
 def window_length(config: PruneConfig, network: Any) -> int:

@@ -27,7 +27,7 @@ from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
-from armor.run.open import linear_shapes, open_model, window_length
+from armor.run.open import linear_shapes, open_model, settle, window_length
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
 from armor.run.plan import LayerPlan, make_plan
@@ -189,7 +189,7 @@ class _Run:
         streamed = open_model(folder, config)
         shapes = linear_shapes(streamed, config.lm_head)
         itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
-        plans = make_plan(shapes, config, itemsize)
+        plans = settle(make_plan(shapes, config, itemsize), streamed, config)
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(folder)
