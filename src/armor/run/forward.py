@@ -46,6 +46,8 @@ class Forward:
 
     Attributes:
         solved: handles of the packed layers of the block at hand, by path in it.
+        own: handles of its arguments that differ from batch to batch, part by part, if there are
+            any.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Forward:
         tokens: int,
     ) -> None:
         self.solved = Handles()
+        self.own: list[Handle] = []
         self._scheduler = scheduler
         self._engine = scheduler.engine
         self._names = names
@@ -152,11 +155,12 @@ class Forward:
             numbered: whether the function takes the number of the part.
         """
         solved = {"solved": self.solved} if self.solved and "patterns" in arguments else {}
+        given = {**hidden, "own": self.own} if self.own else hidden
         return [
             Job(
                 function,
                 {"index": index, **({"part": part} if numbered else {}), **arguments},
-                {name: handles[part] for name, handles in hidden.items()} | solved,
+                {name: handles[part] for name, handles in given.items()} | solved,
                 results=results,
                 threads=forward_threads(self._cores),
                 part=part if numbered else None,

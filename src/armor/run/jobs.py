@@ -1,6 +1,8 @@
 """The jobs of a run, one function each: forward passes that sum up moments, and solves.
 
-Every one gets the `Worker` of its process first; hidden states are (batch, seq, width) by batch.
+Every one gets the `Worker` of its process first. `hidden` is a part of the windows before a block
+(see `armor.calibrate.state`), `own` the block's arguments that differ from batch to batch (see
+`armor.run.streams.Opened`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from armor.calibrate.moments import Moments
 from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.state import states
 from armor.calibrate.stream import merge_stages, observe
 from armor.engines.job import Result, Tensors
 from armor.models.routed import Routed
@@ -44,7 +47,13 @@ class Advanced:
 
 
 def advance_dense(
-    worker: Worker, index: int, part: int, keep: bool, sums: bool, hidden: Tensors
+    worker: Worker,
+    index: int,
+    part: int,
+    keep: bool,
+    sums: bool,
+    hidden: Tensors,
+    own: Tensors | None = None,
 ) -> Result:
     """One part of the windows through the dense block.
 
@@ -64,11 +73,12 @@ def advance_dense(
     moments: dict[str, Moments] = {}
     reached: dict[str, int] = {}
     after: Tensors = {}
-    for batch, states in hidden.items():
-        call = worker.call(index, states)
-        after[batch], stages = observe(
-            block.dense, call, states.to(worker.device), worker.model.structure.stages
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        left, stages = observe(
+            block.dense, call, state.to(worker.device), worker.model.structure.stages
         )
+        after |= left.named(batch)
         found.append([names for names, _ in stages])
         for (head, *others), inputs in stages:
             if any(layer.holds(head) for layer in block.routed):
@@ -94,6 +104,7 @@ def advance_pruned(
     patterns: Mapping[str, str],
     hidden: Tensors,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """One part of the windows through the pruned block: the hidden states after it.
 
@@ -101,10 +112,10 @@ def advance_pruned(
         solved, patterns: the block's packed layers, see `Worker.block_with`.
     """
     block = worker.block_with(index, solved, patterns)
-    after = {
-        batch: worker.call(index, states).run(block.pruned, states.to(worker.device))
-        for batch, states in hidden.items()
-    }
+    after: Tensors = {}
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        after |= call.run(block.pruned, state.to(worker.device)).named(batch)
     return Result(None, (after,))
 
 
@@ -117,6 +128,7 @@ def sum_moments(
     hidden: Tensors,
     dense: Tensors | None = None,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """The moments of what `linear` is given in the block as pruned so far, over one part.
 
@@ -130,8 +142,10 @@ def sum_moments(
     block = worker.block_with(index, solved, patterns)
     kept = None if dense is None else worker.take_dense_inputs(index, part, linear)
     moments = Moments()
-    for number, (batch, states) in enumerate(hidden.items()):
-        inputs = worker.input_of(block.pruned, index, states, linear)
+    twins = dict(states(dense or {}))
+    for number, (batch, state) in enumerate(states(hidden)):
+        call = worker.call(index, batch, own)
+        inputs = worker.input_of(block.pruned, call, state, linear)
         if inputs is None:
             continue
         if dense is None:
@@ -139,7 +153,7 @@ def sum_moments(
         elif kept is not None:
             moments.add(inputs, kept[number])
         else:
-            moments.add(inputs, worker.input_of(block.dense, index, dense[batch], linear))
+            moments.add(inputs, worker.input_of(block.dense, call, twins[batch], linear))
     return Result(moments.tokens, (moments.sums(),))
 
 
@@ -152,6 +166,7 @@ def sum_expert_moments(
     hidden: Tensors,
     dense: Tensors | None = None,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """The moments of what linears in experts are given, over one part: see `sum_moments`.
 
@@ -165,12 +180,14 @@ def sum_expert_moments(
     """
     block = worker.block_with(index, solved, patterns)
     moments = {linear: Moments() for linear in linears}
-    for batch, states in hidden.items():
-        inputs = worker.input_of(block.pruned, index, states, routed.path)
+    twin_states = dict(states(dense or {}))
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        inputs = worker.input_of(block.pruned, call, state, routed.path)
         assert inputs is not None
         twins = None
         if dense is not None:
-            twins = worker.input_of(block.dense, index, dense[batch], routed.path)
+            twins = worker.input_of(block.dense, call, twin_states[batch], routed.path)
         rows = tokens_by_expert(block.pruned, routed, inputs)
         flat = inputs.flatten(0, -2)
         for linear, share in linears.items():
@@ -182,8 +199,8 @@ def sum_expert_moments(
             given = linear_input(block.pruned.get_submodule(expert), inside, flat[chosen])
             twin = None
             if twins is not None:
-                own = block.dense.get_submodule(expert)
-                twin = linear_input(own, inside, twins.flatten(0, -2)[chosen])
+                dense_expert = block.dense.get_submodule(expert)
+                twin = linear_input(dense_expert, inside, twins.flatten(0, -2)[chosen])
             moments[linear].add(given, twin)
     sums = {
         f"{kind}/{linear}": value
@@ -202,10 +219,10 @@ def sum_head_moments(
         index: number of blocks. hidden, dense: after the last one.
     """
     moments = Moments()
-    for batch, states in hidden.items():
-        as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
-        inputs = head_input(worker.model, states, as_tuple).to(worker.device)
-        twins = None if dense is None else head_input(worker.model, dense[batch], as_tuple)
+    for batch, state in states(hidden):
+        call = worker.spec.calls.any(index - 1, batch)
+        inputs = head_input(worker.model, state.hidden, call).to(worker.device)
+        twins = None if dense is None else head_input(worker.model, dense[batch], call)
         moments.add(inputs, None if twins is None else twins.to(worker.device))
     return Result(moments.tokens, (moments.sums(),))
 

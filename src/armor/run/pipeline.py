@@ -95,6 +95,7 @@ class Pipeline:
         while True:
             self._model.prefetch(streams.index + 1)
             self._forward.solved = Handles()
+            self._forward.own = streams.own_arguments(self._engine)
             before = streams.handles()
             if streams.index == len(self._model.structure.blocks):
                 self._head(streams)
@@ -102,7 +103,8 @@ class Pipeline:
                 self._dense_block(streams)
             else:
                 self._pruned_block(streams, last)
-            for handle in (before - streams.handles()) | set(self._forward.solved.values()):
+            used = {*self._forward.solved.values(), *self._forward.own}
+            for handle in (before - streams.handles()) | used:
                 self._engine.drop(handle)
             if streams.index == last:
                 break

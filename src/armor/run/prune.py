@@ -28,6 +28,7 @@ from armor.models.streamed import StreamedModel
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
 from armor.run.open import linear_shapes, open_model, settle, window_length
+from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
 from armor.run.plan import LayerPlan, make_plan
@@ -35,8 +36,8 @@ from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
 from armor.run.size.measure import Measurement
-from armor.run.store import Store
-from armor.run.streams import calls_of, start, stream_kinds
+from armor.run.store import TRIALS, Store
+from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
 from armor.text.windows import token_windows
@@ -135,6 +136,7 @@ def prune(
         resumed = {name: found.record for name, found in store.layers.items()}
         if replaceable and not fresh and read_json(out / RUN_FILE).get("run") != store.identity:
             check_output(out)
+        run.check_own_forward(store, placement, shared)
         about: dict[str, Any] = {}
         if config.size is not None:
             run, about["budget"] = run.with_blocks(store, manifest, placement, progress)
@@ -206,6 +208,22 @@ class _Run:
         """The layers to prune, by name."""
         return {plan.name: plan for plan in self.plans if not plan.dense}
 
+    def check_own_forward(self, store: Store, placement: Placement, shared: Shared) -> None:
+        """Before anything is solved: see `armor.run.own_forward`. Raises `ArmorError`."""
+        if all(name in store.layers for name in self.todo):
+            return
+        config = self.config
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+        about = ("own forward", *drawn, str(config.model), placement.device)
+        try:
+            shared.once(
+                about, lambda: check_own_forward(self.model, self.windows, placement.device)
+            )
+        except ArmorError:
+            if not store.layers and not (store.folder / TRIALS).exists():
+                store.remove()
+            raise
+
     def with_blocks(
         self, store: Store, manifest: dict[str, Any], placement: Placement, progress: Progress
     ) -> tuple[_Run, dict[str, Any]]:
@@ -224,8 +242,8 @@ class _Run:
         plans = self.todo
         if all(name in store.layers for name in plans):
             return
-        calls, hidden = calls_of(self.model, self.windows)
-        spec = Spec.of(self.model, self.config, calls)
+        opened = open_streams(self.model, self.windows, store.scratch)
+        spec = Spec.of(self.model, self.config, opened.calls)
         engine = placement.open(spec, self.model, list(plans.values()), store.scratch)
         try:
             engine.on_start = lambda job: (
@@ -244,8 +262,8 @@ class _Run:
             if pipeline.run_kept():
                 return
             kinds = stream_kinds(self.config)
-            streams = start(engine, store, hidden, pipeline.missing()[0], kinds)
-            del hidden
+            streams = start(engine, store, opened, pipeline.missing()[0], kinds)
+            del opened
             pipeline.run(streams)
         finally:
             engine.close()
