@@ -29,6 +29,8 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "U8": torch.uint8,
     "I64": torch.int64,
+    "I32": torch.int32,
+    "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 16 << 20

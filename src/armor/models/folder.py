@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.format import short
 from armor.checkpoint.sidecar import CONFIG, read_config, sidecar_files
@@ -111,6 +113,22 @@ def one_line_errors(action: str) -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def refused_if_fails(what: str) -> Iterator[None]:
+    """`one_line_errors` for a model that armor may not understand: what it raises is no remedy.
+
+    Args:
+        what: how the message begins, such as "the model cannot be run".
+    """
+    try:
+        with one_line_errors(what):
+            yield
+    except ArmorError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        raise ArmorError(f"{what}: such a model is not supported") from error.__cause__
 
 
 def _check_reachable(path_or_id: str) -> None:
