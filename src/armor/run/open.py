@@ -18,7 +18,7 @@ from armor.models.folder import ModelFolder
 from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
 from armor.run.plan import LayerPlan, splits
-from armor.run.reads import read_weights
+from armor.run.reads import unusual_uses
 from armor.sparse.pattern import Pattern
 from armor.text.windows import context_length, default_window
 
@@ -97,16 +97,16 @@ def settle(
     """
     from armor.hf.reload import check_reload
 
-    read = read_weights(model)
+    unusual = unusual_uses(model)
     settled = [
-        replace(plan, dense=True, note="the model reads its weight")
-        if plan.name in read and not plan.dense
+        replace(plan, dense=True, note=unusual[plan.name])
+        if plan.name in unusual and not plan.dense
         else plan
         for plan in plans
     ]
     todo = [plan for plan in settled if not plan.dense]
     if not todo:
-        raise ArmorError("nothing to prune: the model reads the weights of all that is chosen")
+        raise ArmorError("nothing to prune: the model does not call any of what is chosen")
     layers = {}
     for plan in todo:
         pattern = Pattern.parse(plan.settings(config).pattern)
