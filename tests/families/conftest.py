@@ -190,14 +190,15 @@ def write_architectures(page: Path) -> None:
         "",
         "| model type | class | what becomes of it |",
         "|---|---|---|",
-        *(f"| {kind} | {name} | {outcome} |" for kind, (name, outcome) in sorted(_outcomes.items())),
+        *(
+            f"| {kind} | {name} | {outcome} |"
+            for kind, (name, outcome) in sorted(_outcomes.items())
+        ),
     ]
     before, rest = page.read_text().split("<!-- architectures -->")
     after = rest.split("<!-- /architectures -->")[1]
     table = "\n".join(lines)
-    page.write_text(
-        f"{before}<!-- architectures -->\n{table}\n<!-- /architectures -->{after}"
-    )
+    page.write_text(f"{before}<!-- architectures -->\n{table}\n<!-- /architectures -->{after}")
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -1,13 +1,12 @@
-"""Every causal type that transformers knows, tiny: it works the whole way, or is refused in one line.
+"""Every causal type of transformers, tiny: it works the whole way, or is refused in one line.
 
-A few of them by default; all with ``--every-architecture`` (make families), which can also write the
-table in docs/models.md.
+A few of them by default; all with ``--every-architecture`` (make families), which can also write
+the table in docs/models.md.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from pathlib import Path
@@ -23,11 +22,7 @@ import armor
 from armor.checkpoint.weights import read_weights
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.models.folder import ModelFolder
-from armor.models.load import load_model, load_tokenizer
-from armor.run.open import open_model
-from armor.run.streams import calls_of
-from armor.text.windows import token_windows
+from armor.models.load import load_model
 
 pytestmark = pytest.mark.skipif(
     transformers.__version__ < "5", reason="the table is that of transformers 5"
@@ -76,8 +71,8 @@ _OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v3", "deepseek_v32"), _EQUAL_HEADS),
     **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu"), _EQUAL_HEADS),
     **dict.fromkeys(("bailing_hybrid", "kimi_linear", "dots3_note_text"), _EQUAL_HEADS),
-    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
-    **dict.fromkeys(("codegen", "gptj"), {"rotary_dim": 4}),
+    **{kind: {"head_dim": 8} for kind in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    **{kind: {"rotary_dim": 4} for kind in ("codegen", "gptj")},
     "deepseek_v2": {**_EQUAL_HEADS, "num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
@@ -168,42 +163,14 @@ def logits(model: Any) -> torch.Tensor:
     return found.float()
 
 
-@torch.no_grad()
-def streamed_error(source: Path, config: PruneConfig) -> float:
-    """How far hidden states that go through the blocks one by one are from the model's own."""
-    folder = ModelFolder.open(source)
-    model, own = open_model(folder, config), load_model(folder)
-    windows = token_windows(
-        config.calibration, load_tokenizer(folder), config.samples, int(config.seq_len or 0)
-    )
-    calls, parts = calls_of(model, windows)
-    after: list[list[torch.Tensor]] = []
-    for block in own.get_submodule(model.structure.prefix):
-        after.append(outputs := [])
-        block.register_forward_hook(
-            lambda _module, _args, output, outputs=outputs: outputs.append(
-                output[0] if isinstance(output, tuple) else output
-            )
-        )
-    for window in windows.split(1):
-        own(window, use_cache=False)
-    worst = 0.0
-    for index, expected in enumerate(map(torch.cat, after)):
-        block = model.block(index)
-        parts = [{n: calls[index][len(h)].run(block, h) for n, h in p.items()} for p in parts]
-        found = torch.cat([hidden for part in parts for hidden in part.values()])
-        if found.shape != expected.shape:
-            return math.inf
-        worst = max(worst, float((found - expected).norm() / expected.norm()))
-    return worst
-
-
 def whole_way(source: Path, tmp: Path, text: Path) -> str:
-    """Prune, reload, export; what the table says of it. Raises `ArmorError` where it is refused."""
+    """Prune, reload, export; what the table says of it. Raises `ArmorError` where it is refused.
+
+    (Pruning itself compares the hidden states between the blocks with the model's own forward.)
+    """
     out, twin = tmp / "out", tmp / "twin"
     config = PruneConfig(calibration=str(text), samples=16, seq_len=16, method="magnitude")
     result = armor.prune(source, config, out)
-    assert streamed_error(source, config) < 1e-4
     model = armor.load(out)
     armor.export_dense(out, twin)
     exported = load_model(twin)
@@ -253,9 +220,12 @@ def test_it_works_or_is_refused_in_one_line(
         try:
             note(whole_way(tmp_path / "source", tmp_path, text))
         except ArmorError as error:
-            assert not re.search(r"\w(Error|Exception)\b", str(error)), error
-            assert "again" not in str(error), "not damaged"
-            note(f"refused: {_reason(str(error), tmp_path / 'source', type(model).__name__)}")
+            said = str(error)
+        else:
+            return
+    note(f"refused: {_reason(said, tmp_path / 'source', type(model).__name__)}")
+    assert not re.search(r"\w(Error|Exception)\b", said)
+    assert "again" not in said, "not damaged"
 
 
 def _reason(message: str, source: Path, name: str) -> str:

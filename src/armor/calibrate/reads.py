@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from armor.calibrate.call import BlockCall
 from armor.calibrate.state import State
-from armor.calibrate.stream import BlockCall
 
 
 def weights_read(
@@ -52,7 +52,7 @@ def weights_read(
 def never_called(
     block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"]
 ) -> set[str]:
-    """The linears of `block`, by path, that text does not reach, such as those for an encoder's output.
+    """The linears of `block`, by path, that text does not reach, such as for an encoder's output.
 
     Modules in lists, which may be experts, are none of them: other tokens may reach these.
     """

@@ -87,7 +87,7 @@ def _open_batch(
         return form.wrap(states)
 
     with (
-        refused_if_fails(f"{type(model).__name__} cannot be run on text, one block after the other"),
+        refused_if_fails(f"{type(model).__name__} cannot be run on text, block by block"),
         replaced(structure, forward),
         torch.no_grad(),
         suppress(Stop),
@@ -178,9 +178,7 @@ def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:
 
 
 @contextmanager
-def after_blocks(
-    model: Any, structure: Structure, hidden: Tensor, form: Form
-) -> Iterator[None]:
+def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -> Iterator[None]:
     """While active, `model` on any token ids computes what comes after its blocks.
 
     Neither the blocks nor the token embeddings need their weights: these give zeros.

@@ -192,7 +192,7 @@ def _has(model: nn.Module, path: str) -> bool:
 
 
 def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
-    old = model.get_submodule(path)
+    old: Any = model.get_submodule(path)
     found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
     if spec.transposed:
         found = transposed_shape(old)
@@ -212,6 +212,7 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         pattern=spec.pattern,
         count=spec.count,
     )
+    new.transposed = spec.transposed
     # Model classes initialise weights of their linears before or after these are loaded, whether
     # that is needed or not; what they write here is lost.
     new.placeholder = torch.empty(spec.shape, dtype=old.weight.dtype, device="meta")

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def auto_class(config: Any) -> Any | None:
+def reading_class(config: Any) -> Any:
     """The class whose ``from_pretrained`` reads a model with a text decoder.
 
-    That is `AutoModelForCausalLM` where it knows the config, also that of a model which reads images
-    or sound, of which it may then read the text part alone. Otherwise it is the one for such models,
-    if they have a text part that is no encoder with a decoder.
+    That is `AutoModelForCausalLM` where it knows the config, also that of a model which reads
+    images or sound, of which it may then read the text part alone. Otherwise it is the one for such
+    models, if they have a text part that is no encoder with a decoder.
 
-    Returns:
-        None where there is no such class: this is no causal language model.
+    Args:
+        config: the model's, of which `is_causal` holds.
     """
-    return next((auto for auto, _ in _classes(config)), None)
+    return next(auto for auto, _ in _classes(config))
 
 
 def is_causal(config: Any, architectures: Any) -> bool:
@@ -28,7 +28,7 @@ def is_causal(config: Any, architectures: Any) -> bool:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if getattr(config, "is_encoder_decoder", False) or auto_class(config) is None:
+    if getattr(config, "is_encoder_decoder", False) or not any(_classes(config)):
         return False
     if not isinstance(architectures, list):
         return False

@@ -1,6 +1,7 @@
 """Cuts: matrices of a checkpoint that transformers 5 takes apart when it loads them.
 
-HRM stores gate and up as one matrix, of which the model makes two linears. Each is pruned on its own.
+HRM stores gate and up as one matrix, of which the model makes two linears. Each is pruned on its
+own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def find_cuts(model: Any, tensors: Mapping[str, StoredTensor]) -> dict[str, Join
     """The stored matrices of which the model has the rows in several linears.
 
     Returns:
-        By their names in the checkpoint; parts have the names of the model. Matrices that are cut in
-        another way than between rows are left out.
+        By their names in the checkpoint; parts have the names of the model. Matrices that are cut
+        in another way than between rows are left out.
     """
     found = {}
     for converted in find_stored(model, tensors).values():

@@ -15,8 +15,8 @@ _TEXT = ("input_ids", "inputs_embeds")  # main inputs of models that read tokens
 def decoder_lists(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, int]:
     """Those lists of modules that may hold the blocks of the text decoder.
 
-    They are under the nearest module that also holds the token embeddings, and not in a model inside
-    the model whose input is something else than tokens, such as pixels.
+    They are under the nearest module that also holds the token embeddings, and not in a model
+    inside the model whose input is something else than tokens, such as pixels.
 
     Args:
         sizes: of each list of modules, by its name: how many weights of linears it holds.

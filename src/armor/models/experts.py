@@ -107,9 +107,7 @@ def _may_choose(layer: nn.Module, experts: nn.Module, count: int) -> bool:
     )
 
 
-def split_experts(
-    model: nn.Module, stored: Iterable[str], keep: Collection[str] = ()
-) -> list[str]:
+def split_experts(model: nn.Module, stored: Iterable[str], keep: Collection[str] = ()) -> list[str]:
     """Split the fused experts of `model`, in place, sharing their memory.
 
     Args:

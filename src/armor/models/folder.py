@@ -126,7 +126,8 @@ def refused_if_fails(what: str) -> Iterator[None]:
         with one_line_errors(what):
             yield
     except ArmorError as error:
-        if error.__cause__ is None or isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError)):
+        out_of_memory = isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError))
+        if error.__cause__ is None or out_of_memory:
             raise
         raise ArmorError(f"{what}: such a model is not supported") from error.__cause__
 

@@ -108,14 +108,18 @@ def lay_out(
         for name, stored in in_parts(tensors, joined).items()
     }
     paths = tensor_paths(model, found)
-    names = {path.removesuffix(".weight"): name.removesuffix(".weight") for name, path in paths.items()}
+    names = {
+        path.removesuffix(".weight"): name.removesuffix(".weight") for name, path in paths.items()
+    }
     held = model.state_dict()
     return Layout(
         structure,
         {paths[name] if paths[name] in held else name: stored for name, stored in found.items()},
         joined,
         {path: name for path, name in names.items() if path != name},
-        frozenset(n.removesuffix(".weight") for n, t in found.items() if type(t) is TransposedTensor),
+        frozenset(
+            n.removesuffix(".weight") for n, t in found.items() if type(t) is TransposedTensor
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from armor.checkpoint.format import METHOD, from_metadata
 from armor.errors import ArmorError
-from armor.models.auto import auto_class
+from armor.models.auto import reading_class
 from armor.models.folder import ModelFolder, one_line_errors
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
@@ -58,7 +58,7 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
     """The model in `folder`: every weight is read from its files, or the model is refused.
 
     Args:
-        kwargs: for ``from_pretrained`` of `auto_class`.
+        kwargs: for ``from_pretrained`` of `reading_class`.
 
     Raises:
         ArmorError: the model cannot be built, tensors are missing or have the wrong shape, or there
@@ -66,7 +66,7 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
     """
     empty_model(folder)  # refuses what is far larger than its files
     with one_line_errors(f"cannot load {folder.path}"):
-        model, info = auto_class(folder.config).from_pretrained(
+        model, info = reading_class(folder.config).from_pretrained(
             folder.path,
             **kwargs,
             use_safetensors=True,
@@ -143,7 +143,7 @@ def empty_model(folder: ModelFolder) -> Any:
         stored = _stored_weights(folder)
         with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
             config = copy.deepcopy(folder.config)
-            model = auto_class(config).from_config(config, dtype=torch.float32)
+            model = reading_class(config).from_config(config, dtype=torch.float32)
     asked = sum(parameter.numel() for parameter in model.parameters())
     # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
     if asked > 2 * stored + _EXTRA_PARAMETERS:

@@ -23,7 +23,8 @@ class ConvertedTensor:
     """A parameter that transformers computes from several stored tensors, such as fused experts.
 
     Attributes:
-        name: the parameter's, or that of the first one made of these tensors. made: the parameter's.
+        name: the parameter's, or that of the first one made of these tensors.
+        made: the parameter's own, where several are made.
         parts: for each stored tensor its name there, the pattern of transformers' that it matches,
             and where it is.
     """

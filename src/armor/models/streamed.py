@@ -112,8 +112,7 @@ class StreamedModel:
         names = [
             name
             for name in self.stored
-            if name.startswith(first)
-            or not (name.startswith(blocks) or self._of_head_alone(name))
+            if name.startswith(first) or not (name.startswith(blocks) or self._of_head_alone(name))
         ]
         with self.loaded(names):
             yield
@@ -128,8 +127,8 @@ class StreamedModel:
 def _match(
     model: nn.Module, tensors: Mapping[str, StoredTensor], folder: Path
 ) -> tuple[dict[str, StoredTensor | ConvertedTensor], dict[str, list[str]]]:
-    """Where each parameter and saved buffer of `model` is stored, by its (first) name; and for those
-    that have several, the others."""
+    """Where each parameter and saved buffer of `model` is stored, by its (first) name; and the
+    other names of those that have several."""
     optional = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     names: dict[int, list[str]] = {}  # tied tensors have several
     held = model.state_dict(keep_vars=True)

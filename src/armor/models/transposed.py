@@ -1,7 +1,7 @@
 """Transposed linears: the `Conv1D` of GPT-2 keeps its weight as (in, out).
 
 In the model it becomes a plain linear, and what is stored is read as its transpose. The checkpoint
-names such a layer, so that it takes the place of a `Conv1D` again, and the dense export turns it back.
+says so of a layer, which then takes the place of a `Conv1D`; the dense export turns it back.
 """
 
 from __future__ import annotations
@@ -51,3 +51,15 @@ def make_plain(model: nn.Module) -> list[str]:
         put_module(model, name, linear.train(module.training))
         found.append(name)
     return found
+
+
+def make_transposed(linear: nn.Linear) -> nn.Module:
+    """The `Conv1D` that computes what `linear` does, with a copy of its weight."""
+    from transformers.pytorch_utils import Conv1D
+
+    conv = Conv1D(0, 0)
+    conv.nx, conv.nf = linear.in_features, linear.out_features
+    conv.weight = nn.Parameter(linear.weight.data.T.contiguous(), requires_grad=False)
+    conv.bias = linear.bias
+    plain: nn.Module = conv.train(linear.training)
+    return plain
