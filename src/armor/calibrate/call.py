@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.calibrate.form import Form, hidden_in
 from armor.calibrate.state import State
 from armor.errors import ArmorError
 
@@ -25,7 +26,7 @@ class BlockCall:
         number: tells apart the mappings among them, which blocks may use to hand something on.
 
     Attributes:
-        as_tuple: whether the block returns a tuple.
+        form: how the block returns hidden states.
         shape: (batch, seq) of the token ids.
     """
 
@@ -36,7 +37,7 @@ class BlockCall:
         number: Callable[[object], int] = id,
     ) -> None:
         self.by_name = "hidden_states" in kwargs
-        self.as_tuple = False
+        self.form = Form()
         self.shape: tuple[int, ...] = ()
         given: dict[int | str, Any] = dict(enumerate(args))
         given.update(kwargs)
@@ -79,9 +80,7 @@ class BlockCall:
             for key, value in given[place].items():
                 if value is not before[place].get(key):
                     carried.update(_named(number, key, value))
-        # The hidden states come alone or first in a tuple, by transformers version.
-        hidden = output[0] if isinstance(output, tuple) else output
-        return output, State(hidden, carried)
+        return output, State(hidden_in(output), carried)
 
     def to(self, device: torch.device | str) -> BlockCall:
         """The same call with its tensors on `device`."""

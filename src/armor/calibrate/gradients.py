@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.calibrate.call import BlockCall
+from armor.calibrate.form import Form
 from armor.calibrate.state import State
 from armor.calibrate.stream import after_blocks
 from armor.models.structure import Structure
@@ -45,7 +46,7 @@ def loss_gradient(
     structure: Structure,
     hidden: Float[Tensor, "... batch seq width"],
     tokens: Int64[Tensor, "batch seq"],
-    as_tuple: bool,
+    form: Form,
     linears: Iterable[str],
     draw: Draw,
 ) -> tuple[Float[Tensor, "... batch seq width"], Samples]:
@@ -53,7 +54,7 @@ def loss_gradient(
 
     Args:
         model: with the weights of all that comes after the blocks. hidden: after the last one.
-        tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple.
+        tokens: ids, (batch, seq). form: how blocks return hidden states.
         linears: those to keep samples of, after the blocks.
 
     Returns:
@@ -62,7 +63,7 @@ def loss_gradient(
     states = hidden.detach().requires_grad_()
 
     with (
-        after_blocks(model, structure, states, as_tuple),
+        after_blocks(model, structure, states, form),
         torch.enable_grad(),
         _sampled(model, linears, draw) as samples,
     ):

@@ -49,6 +49,28 @@ def weights_read(
     return reads.found
 
 
+def never_called(
+    block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"]
+) -> set[str]:
+    """The linears of `block`, by path, that text does not reach, such as for an encoder's output.
+
+    Modules in lists, which may be experts, are none of them: other tokens may reach these.
+    """
+    idle = {
+        name
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and not any(part.isdigit() for part in name.split("."))
+    }
+    with ExitStack() as undo:
+        for name in list(idle):
+            hook = block.get_submodule(name).register_forward_pre_hook(
+                lambda _module, _args, name=name: idle.discard(name)
+            )
+            undo.callback(hook.remove)
+        call.run(block, State(hidden))
+    return idle
+
+
 class _Reads(TorchDispatchMode):
     """Notes whose weight is an argument of an operation while that linear is not running."""
 

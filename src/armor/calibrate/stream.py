@@ -11,9 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from armor.calibrate.call import BlockCall
+from armor.calibrate.form import Form
 from armor.calibrate.state import State
 from armor.errors import ArmorError
-from armor.models.folder import one_line_errors
+from armor.models.folder import refused_if_fails
 from armor.models.structure import Structure
 
 #: A batch has at most so many windows, and at most so many tokens if it has more than one.
@@ -47,17 +48,17 @@ def open_stream(
         ArmorError: the model does not call its blocks one after the other, each with the hidden
             states of the one before.
     """
-    as_tuple: bool | None = None
+    form: Form | None = None
     for batch in tokens:
-        hidden, calls = _open_batch(model, structure, batch, as_tuple)
-        as_tuple = calls[0].as_tuple
+        hidden, calls = _open_batch(model, structure, batch, form)
+        form = calls[0].form if calls[0].form.is_plain else None
         yield hidden, calls
 
 
 def _open_batch(
-    model: nn.Module, structure: Structure, batch: Tensor, as_tuple: bool | None
+    model: nn.Module, structure: Structure, batch: Tensor, form: Form | None
 ) -> tuple[Tensor, list[BlockCall]]:
-    """The hidden states before block 0 and the calls; `as_tuple`: what blocks return, if known."""
+    """The hidden states before block 0 and the calls; `form`: of what blocks return, if known."""
     hidden: list[Tensor] = []
     calls: list[BlockCall] = []
     mappings: list[object] = []  # held, so that no other gets the id of one
@@ -69,7 +70,7 @@ def _open_batch(
         return known[0] if known else len(mappings) - 1
 
     def forward(index: int, original: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal as_tuple
+        nonlocal form
         if index != len(calls):
             raise Stop
         named = "hidden_states" in kwargs
@@ -77,16 +78,16 @@ def _open_batch(
         call = BlockCall(args if named else args[1:], kwargs, number)
         if index == 0:
             hidden.append(states)
-        if as_tuple is None:
-            as_tuple = isinstance(call.call(original, State(states))[0], tuple)
-        call.as_tuple, call.shape = as_tuple, tuple(batch.shape)
+        if form is None:
+            form = Form.of(call.call(original, State(states))[0])
+        call.form, call.shape = form, tuple(batch.shape)
         calls.append(call)
         if index == len(structure.blocks) - 1:
             raise Stop
-        return (states,) if as_tuple else states
+        return form.wrap(states)
 
     with (
-        one_line_errors(f"{type(model).__name__} does not run block by block"),
+        refused_if_fails(f"{type(model).__name__} cannot be run on text, block by block"),
         replaced(structure, forward),
         torch.no_grad(),
         suppress(Stop),
@@ -177,19 +178,17 @@ def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:
 
 
 @contextmanager
-def after_blocks(
-    model: Any, structure: Structure, hidden: Tensor, as_tuple: bool
-) -> Iterator[None]:
+def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -> Iterator[None]:
     """While active, `model` on any token ids computes what comes after its blocks.
 
     Neither the blocks nor the token embeddings need their weights: these give zeros.
 
     Args:
-        hidden: what the last block gives. as_tuple: whether blocks return a tuple.
+        hidden: what the last block gives. form: how blocks return hidden states.
     """
 
     def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
+        return form.wrap(hidden)
 
     def embed(tokens: Tensor) -> Tensor:
         return hidden.new_zeros(*tokens.shape, embeddings.weight.shape[1])

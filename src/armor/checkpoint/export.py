@@ -53,7 +53,9 @@ def export_dense(
             elif name not in checkpoint.layers or part == "bias":
                 writer.add(tensor, stored)
             elif part == "core_values":
-                writer.add(f"{name}.weight", checkpoint.layer(name).dense())
+                weight = checkpoint.layer(name).dense()
+                turned = checkpoint.layers[name].transposed
+                writer.add(f"{name}.weight", weight.T.contiguous() if turned else weight)
                 done += 1
                 progress(done, total)
         writer.finish()

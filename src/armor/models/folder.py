@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.format import short
 from armor.checkpoint.sidecar import CONFIG, read_config, sidecar_files
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.checkpoint.weights import find_weights
 from armor.errors import ArmorError, cannot_read, reason
+from armor.models.auto import is_causal
 from armor.models.download import download
 from armor.models.newer_config import adapted_config, in_terms_of_installed, newer_hint
 
@@ -127,6 +130,23 @@ def one_line_errors(action: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def refused_if_fails(what: str) -> Iterator[None]:
+    """`one_line_errors` for a model that armor may not understand: what it raises is no remedy.
+
+    Args:
+        what: how the message begins, such as "the model cannot be run".
+    """
+    try:
+        with one_line_errors(what):
+            yield
+    except ArmorError as error:
+        out_of_memory = isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError))
+        if error.__cause__ is None or out_of_memory:
+            raise
+        raise ArmorError(f"{what}: such a model is not supported") from error.__cause__
+
+
 def _is_folder(name: str) -> bool:
     """Whether this is a model's folder; otherwise it may be a Hub id.
 
@@ -187,7 +207,6 @@ def _transformers_config(
         ArmorError: it cannot be read, or is not a causal language model's.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         with one_line_errors(f"cannot read the config of {folder}"):
@@ -198,12 +217,10 @@ def _transformers_config(
     except ArmorError as error:
         raise ArmorError(f"{error}{newer_hint(data)}") from error
     names = getattr(config, "architectures", None) or []
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
-    if getattr(config, "is_encoder_decoder", False) or not known:
+    if not is_causal(config, names):
         raise ArmorError(
             f"{folder} is not a causal language model: architectures {short(names)}; "
-            "only decoder-only text models can be pruned and evaluated"
+            "only models with a decoder-only text part can be pruned and evaluated"
         )
     return config, adapted is not None
 

@@ -55,7 +55,7 @@ def fused_linears(block: nn.Module, config: Any) -> Iterator[tuple[str, tuple[in
     three, and one with twice the outputs that the other takes is gate and up.
 
     Args:
-        config: the model's; that of its text decoder is read, for the number and size of its heads.
+        config: the block's, of whose text decoder the number and size of the heads are read.
     """
     qkv = _qkv_rows(config.get_text_config())
     for name, module in block.named_modules():

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from armor.checkpoint.format import METHOD, from_metadata
 from armor.checkpoint.weights import INDEX
 from armor.errors import ArmorError
+from armor.models.auto import reading_class
 from armor.models.folder import ModelFolder, one_line_errors
 from armor.models.stored_dtypes import check_dtypes
 from armor.models.tied import untie_own_weights
@@ -57,7 +58,7 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
     """The model in `folder`: every weight is read from its files, or the model is refused.
 
     Args:
-        kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+        kwargs: for ``from_pretrained`` of `reading_class`.
 
     Raises:
         ArmorError: the model cannot be built, tensors are missing or have the wrong shape, or there
@@ -106,23 +107,28 @@ def check_ignored(folder: ModelFolder, model: nn.Module, names: Iterable[str]) -
 
 def _from_pretrained(folder: ModelFolder, **kwargs: Any) -> Any:
     """transformers' from_pretrained, with the config and the weights that `folder` has."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     if folder.is_adapted:
         kwargs.setdefault("config", copy.deepcopy(folder.config))
     if folder.weights_alike:
-        return AutoModelForCausalLM.from_pretrained(folder.path, **kwargs, use_safetensors=True)
+        auto = reading_class(folder.config)
+        return auto.from_pretrained(folder.path, **kwargs, use_safetensors=True)
     if getattr(folder.config, "quantization_config", None) is not None:
         raise ArmorError(
             f"{folder.path}: transformers would not read the files that {INDEX} names: delete those"
             " that it does not name"
         )
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
     kwargs.setdefault("config", copy.deepcopy(folder.config))
     kwargs.pop("trust_remote_code", None)
-    loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(folder.config)].from_pretrained(
-        None, state_dict={name: stored.load() for name, stored in folder.tensors.items()}, **kwargs
+    loaded = (
+        reading_class(folder.config)
+        ._model_mapping[type(folder.config)]
+        .from_pretrained(
+            None,
+            state_dict={name: stored.load() for name, stored in folder.tensors.items()},
+            **kwargs,
+        )
     )
     if (folder.path / "generation_config.json").exists():
         loaded[0].generation_config = GenerationConfig.from_pretrained(folder.path)
@@ -162,14 +168,11 @@ def empty_model(folder: ModelFolder) -> Any:
     Raises:
         ArmorError: the model cannot be built, is far larger than its files, or see `check_dtypes`.
     """
-    from transformers import AutoModelForCausalLM
-
     with one_line_errors(f"cannot build {folder.path}"):
         stored = _stored_weights(folder)
         with torch.device("cpu"), _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(folder.config), dtype=torch.float32
-            )
+            config = copy.deepcopy(folder.config)
+            model = reading_class(config).from_config(config, dtype=torch.float32)
     asked = sum(parameter.numel() for parameter in model.parameters())
     # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
     if asked > 2 * stored + _EXTRA_PARAMETERS:

@@ -55,7 +55,7 @@ class StreamedModel:
         self._tied_names = tied_names(self.model)
         self.layout = lay_out(self.model, folder.tensors, should_split, described)
         self.structure = self.layout.structure
-        self.stored = _match(self.model, self.layout.tensors, folder.path)
+        self.stored, self._aliases = _match(self.model, self.layout.tensors, folder.path)
 
     @property
     def files(self) -> ModelFiles:
@@ -120,11 +120,14 @@ class StreamedModel:
         empty = {name: get_tensor(self.model, name) for name in names}
         try:
             for name in empty:
-                put_tensor(self.model, name, self.load(name))
+                tensor = self.load(name)
+                for alias in (name, *self._aliases.get(name, ())):
+                    put_tensor(self.model, alias, tensor)
             yield
         finally:
             for name, tensor in empty.items():
-                put_tensor(self.model, name, tensor)
+                for alias in (name, *self._aliases.get(name, ())):
+                    put_tensor(self.model, alias, tensor)
 
     @contextmanager
     def first_block_loaded(self) -> Iterator[None]:
@@ -133,11 +136,13 @@ class StreamedModel:
         names = [
             name
             for name in self.stored
-            if name.startswith(first)
-            or not (name.startswith(blocks) or name.rpartition(".")[0] == self.head)
+            if name.startswith(first) or not (name.startswith(blocks) or self._of_head_alone(name))
         ]
         with self.loaded(names):
             yield
+
+    def _of_head_alone(self, name: str) -> bool:
+        return name.rpartition(".")[0] == self.head and name not in self._aliases
 
     def _names(self, prefix: str) -> list[str]:
         return [name for name in self.stored if name.startswith(prefix)]
@@ -145,8 +150,9 @@ class StreamedModel:
 
 def _match(
     model: nn.Module, tensors: Mapping[str, StoredTensor], folder: Path
-) -> dict[str, StoredTensor | ConvertedTensor]:
-    """Where each parameter and saved buffer of `model` is stored, by its (first) name."""
+) -> tuple[dict[str, StoredTensor | ConvertedTensor], dict[str, list[str]]]:
+    """Where each parameter and saved buffer of `model` is stored, by its (first) name; and the
+    other names of those that have several."""
     optional = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     names: dict[int, list[str]] = {}  # tied tensors have several
     held = model.state_dict(keep_vars=True)
@@ -170,7 +176,7 @@ def _match(
                 f"{folder} {fault} {len(bad)} of the model's tensors, the first {min(bad)};"
                 " download or write the checkpoint again"
             )
-    return found
+    return found, {first: others for first, *others in names.values() if others}
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def head_input(model: StreamedModel, hidden: Tensor, call: BlockCall) -> Tensor:
     try:
         with (
             model.loaded(names),
-            after_blocks(model.model, model.structure, hidden, call.as_tuple),
+            after_blocks(model.model, model.structure, hidden, call.form),
             torch.no_grad(),
             suppress(Stop),
         ):
@@ -71,7 +71,7 @@ def loss_gradient(
         raise ArmorError(f"{type(model.model).__name__} has no output head to measure a loss by")
     with model.loaded(model.names_outside_blocks()), _tied_head(model):
         return gradients.loss_gradient(
-            model.model, model.structure, hidden.cpu(), tokens, call.as_tuple, linears, draw
+            model.model, model.structure, hidden.cpu(), tokens, call.form, linears, draw
         )
 
 

@@ -16,12 +16,13 @@ import transformers
 from torch import Tensor
 
 from armor.calibrate.call import BlockCall
+from armor.calibrate.form import hidden_in
 from armor.calibrate.state import State
 from armor.calibrate.stream import Stop, open_stream, replaced
 from armor.errors import ArmorError
 from armor.memory import trim_memory
 from armor.models.buffers import check_buffers
-from armor.models.folder import one_line_errors
+from armor.models.folder import refused_if_fails
 from armor.models.streamed import StreamedModel
 from armor.run.head import head_input
 
@@ -60,7 +61,7 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
         handle = head.register_forward_pre_hook(compared.before_head)
     try:
         with (
-            one_line_errors(f"the forward of {type(model.model).__name__} fails"),
+            refused_if_fails(f"{type(model.model).__name__} cannot be run on text"),
             model.loaded(outside),
             replaced(model.structure, compared.block),
             torch.no_grad(),
@@ -115,7 +116,7 @@ class _Comparison:
         self.state = call.run(block, before).to("cpu")
         args, kwargs = _moved(args, self._device), _moved(kwargs, self._device)
         output = _moved(block(*args, **kwargs), "cpu")
-        own = output[0] if isinstance(output, tuple) else output
+        own = hidden_in(output)
         self.compare(own, self.state.hidden, f"{prefix}.{index}")
         return output
 

@@ -111,7 +111,8 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
         hidden = streams.get("pruned", passed.after)
 
     written = run_record(str(source), config, plan, records)
-    assemble(model.files, out, {name: packed[name] for name in todo}, written)
+    transposed = model.layout.transposed
+    assemble(model.files, out, {n: packed[n] for n in todo}, written, transposed=transposed)
     return records
 
 

@@ -305,6 +305,7 @@ class _Run:
             joined=self.model.layout.joined,
             replace=replaceable,
             patterns=patterns,
+            transposed=self.model.layout.transposed,
         )
         return records
 
