@@ -104,7 +104,7 @@ def evaluate(
         raise ArmorError(f"a window of {seq_len} token predicts nothing; take --seq-len 2 or more")
     for network in (model,) if reference is None else (model, reference):
         check_window(seq_len, model_context(network))
-    first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64)
+    first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64, device="cpu")
     length = seq_len - len(first)  # tokens of text in a window
     text = read_text(source, max_chars, tokenizer)
     tokens = tokenize(tokenizer, text)

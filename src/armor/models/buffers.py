@@ -46,7 +46,7 @@ def _loaded_buffers(folder: ModelFolder) -> dict[str, Tensor]:
             return dict(empty_model(folder).named_buffers())
     empty = empty_model(folder)
     weights = {
-        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        name: torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
         for name, tensor in empty.state_dict().items()
     }
     try:

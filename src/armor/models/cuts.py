@@ -42,7 +42,7 @@ def _parts(converted: ConvertedTensor) -> dict[str, int] | None:
     """The rows that each linear takes; None unless they are consecutive ones of the matrix."""
 
     def numbers(stored: StoredTensor) -> Tensor:
-        return torch.arange(stored.shape[0])[:, None]
+        return torch.arange(stored.shape[0], dtype=torch.int64, device="cpu")[:, None]
 
     made = converted.convert(numbers)
     (stored,) = (part[2] for part in converted.parts)

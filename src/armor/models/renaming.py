@@ -46,7 +46,11 @@ class ConvertedTensor:
 
     def names(self) -> list[str]:
         """Of all parameters that are made of these tensors."""
-        return list(self.convert(lambda stored: torch.empty(stored.shape, device="meta")))
+        return list(
+            self.convert(
+                lambda stored: torch.empty(stored.shape, dtype=torch.float32, device="meta")
+            )
+        )
 
     def convert(self, load: Callable[[StoredTensor], Tensor]) -> dict[str, Tensor]:
         """All that is made of what `load` gives for the stored tensors, by name."""

@@ -40,7 +40,9 @@ def head_input(model: StreamedModel, hidden: Tensor, call: BlockCall) -> Tensor:
             torch.no_grad(),
             suppress(Stop),
         ):
-            model.model(input_ids=torch.zeros(call.shape, dtype=torch.int64), use_cache=False)
+            model.model(
+                input_ids=torch.zeros(call.shape, dtype=torch.int64, device="cpu"), use_cache=False
+            )
     finally:
         handle.remove()
     return seen[0]

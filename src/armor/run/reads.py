@@ -27,7 +27,7 @@ def unusual_uses(model: StreamedModel) -> dict[str, str]:
     structure = model.structure
     found: dict[str, str] = {}
     outside = [m for name, m in model.model.named_modules() if not _is_in_block(name, model)]
-    tokens = torch.arange(_TOKENS, device="cpu")[None]
+    tokens = torch.arange(_TOKENS, dtype=torch.int64, device="cpu")[None]
     kinds: dict[Any, dict[str, str]] = {}
     # What cannot run on zeros is left to the run itself, which says what is wrong with it.
     with suppress(Exception), _zeros(outside), _zeros(structure.blocks[0].modules()):

@@ -100,7 +100,7 @@ def token_windows(
             tokenizer has none, or a window has no room for more.
     """
     source = parse_source(source)
-    first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64)
+    first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64, device="cpu")
     length = seq_len - len(first)  # tokens of text in a window
     if length < 1:
         raise ArmorError(f"a window of {seq_len} token holds nothing but BOS; take --seq-len 2")
