@@ -18,7 +18,7 @@ QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests
   tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
   tests/run/test_plan.py tests/run/test_solve.py
 
-.PHONY: demo test quick lint docs compat format clean
+.PHONY: demo test quick families lint docs compat format clean
 
 demo: $(READY)
 	$(BIN)/armor demo
@@ -28,6 +28,11 @@ test: $(READY)
 
 quick: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' -k 'not triton' $(QUICK_TESTS)
+
+# Every causal type of transformers, and the table of them in docs/models.md; a few minutes.
+families: $(READY)
+	$(BIN)/python -m pytest -q tests/families/test_architectures.py --every-architecture \
+	  --architectures-table docs/models.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from pathlib import Path
 from armor.baselines.nowag import normalise, nowag
 from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.moments import Moments
+from armor.calibrate.state import of_batch, states
 from armor.calibrate.stream import observe
 from armor.config import PruneConfig
 from armor.factorize.problem import Problem
@@ -16,7 +17,7 @@ from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
 from armor.run.solve import LayerInputs, make_problem
-from armor.run.streams import calls_of
+from armor.run.streams import open_streams
 from armor.sparse.factors import Factors
 from armor.text.windows import token_windows
 
@@ -39,17 +40,19 @@ def model_inputs(
     folder: Path, text: Path, samples: int, seq_len: int
 ) -> Iterator[tuple[str, LayerInputs]]:
     """Every linear of the decoder with the moments of its inputs in the dense model."""
-    opened = ModelFolder.open(folder)
-    model = StreamedModel(opened)
-    windows = token_windows(str(text), load_tokenizer(opened), samples, seq_len)
-    calls, parts = calls_of(model, windows)
-    hidden = [batch for part in parts for batch in part.values()]
+    source = ModelFolder.open(folder)
+    model = StreamedModel(source)
+    windows = token_windows(str(text), load_tokenizer(source), samples, seq_len)
+    opened = open_streams(model, windows)
+    batches = [batch for part in opened.hidden for batch in states(part)]
     for index in range(len(model.structure.blocks)):
         block = model.block(index)
         moments: dict[str, Moments] = {}
-        for number, batch in enumerate(hidden):
-            call = calls[index][len(batch)]
-            hidden[number], stages = observe(block, call, batch)
+        own = {name: tensor for part in opened.own[index] for name, tensor in part.items()}
+        for number, (batch, state) in enumerate(batches):
+            call = opened.calls.of(index, batch, of_batch(own, batch))
+            left, stages = observe(block, call, state)
+            batches[number] = batch, left
             for names, inputs in stages:
                 moments.setdefault(names[0], Moments()).add(inputs)
         for names, _ in stages:

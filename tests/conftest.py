@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,30 @@ def tiny_model(
         eos_token_id=256,
     ).save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bos_tokenizer(byte_tokenizer: Any) -> Any:
+    """`byte_tokenizer` with the end as its BOS token, which it puts before a text by itself."""
+    from tokenizers import processors
+
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.bos_token = "<end>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", 256)]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_bos_model(
+    tiny_model: Path, bos_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`tiny_model` with `bos_tokenizer`."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bos"
+    shutil.copytree(tiny_model, folder)
+    bos_tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -67,6 +67,19 @@ def test_the_places_that_a_page_names_exist(name: str) -> None:
     assert sorted(missing) == []
 
 
+def test_the_names_that_the_map_gives_are_in_their_files() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`,? (?:in )?`([\w/]+\.py)`", text)
+    assert len(named) >= 7
+    package = ROOT / "src" / "armor"
+    missing = [
+        f"{name} in {place}"
+        for name, place in named
+        if not re.search(rf"^(class )?{name}\b", (package / place).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
 def test_the_site_has_every_page_once() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     navigation = settings.partition("\nnav:")[2].partition("\n\n")[0]

@@ -113,3 +113,36 @@ def test_no_path_of_one_machine() -> None:
             if place.search(line):
                 found.append(f"{file.relative_to(ROOT)}:{number} {line.strip()[:80]}")
     assert not found, "\n".join(found)
+
+
+#: What makes a tensor from nothing, in the dtype and on the device that are set for the process.
+ALLOCATING = {
+    *("arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "ones"),
+    *("rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices"),
+    *("triu_indices", "zeros"),
+}
+
+
+def unspecified(source: str) -> list[str]:
+    """The calls in a module that leave dtype or device to what is set for the process."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if ast.unparse(node.func.value) != "torch" or node.func.attr not in ALLOCATING:
+            continue
+        named = {keyword.arg for keyword in node.keywords}
+        if None not in named and not {"dtype", "device"} <= named:  # None: given as ``**``
+            found.append(f"{node.lineno} {ast.unparse(node)[:80]}")
+    return found
+
+
+def test_every_new_tensor_names_dtype_and_device() -> None:
+    assert len(unspecified("import torch\ntorch.zeros(3)\ntorch.ones(3, device=d)")) == 2
+    assert not unspecified("torch.zeros(3, dtype=a, device=b)\ntorch.ones(3, **same)")
+    found = [
+        f"{file.relative_to(ROOT)}:{call}"
+        for file in FILES
+        for call in unspecified(file.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)

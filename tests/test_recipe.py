@@ -65,7 +65,7 @@ def test_a_recipe_survives_json(tmp_path: Path) -> None:
         ("layers: {'*': 3}", "give a table"),
         ("layers: {'*': {blocks: 8}}", "unknown 'blocks'; valid: skip, method, pattern, block"),
         ("layers: {'*': {block: 6}}", "neither auto nor a multiple of 4"),
-        ("layers: {'*': {method: hope}}", "valid: armor, nowag"),
+        ("layers: {'*': {method: hope}}", "valid: armor, magnitude"),
         ("layers: {'*': {pattern: '5:1'}}", "layers '*': unknown pattern '5:1'"),
         ("layers: {'*': {pattern: 2:4}}", "write the pattern in quotes"),
         ("layers: {'*': {skip: maybe}}", "neither true nor false"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from armor.errors import ArmorError
     from armor.evaluation.perplexity import evaluate
     from armor.hf.load import load
-    from armor.linear import ArmorLinear
+    from armor.linear import ArmorLinear, prepare
     from armor.run.prune import prune
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "export_dense",
     "inspect",
     "load",
+    "prepare",
     "prune",
 ]
 
@@ -48,6 +49,7 @@ _HOMES = {
     "export_dense": "armor.checkpoint.export",
     "inspect": "armor.checkpoint.inspect",
     "load": "armor.hf.load",
+    "prepare": "armor.linear",
     "prune": "armor.run.prune",
 }
 

@@ -10,6 +10,7 @@ from armor.errors import ArmorError
 from armor.methods import METHODS
 from armor.recipe import check_description, check_overrides
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.text.bos import BOS_CHOICES
 
 OBJECTIVES = ("full", "diag")
 TARGETS = ("compensated", "dense")
@@ -41,6 +42,8 @@ class PruneConfig:
             docs/budget.md.
         samples: number of calibration windows.
         seq_len: tokens per calibration window; None takes min(2048, the model's context).
+        bos: whether each window begins with the tokenizer's BOS token, one of its `seq_len` tokens:
+            "yes", "no", or "auto": where the tokenizer itself puts it before a text.
         shrinkage: alpha in ``X = (1-alpha) X + alpha diag(X)`` ("full" only).
         damping: lambda in ``X + lambda mean(diag X) I`` ("full" only).
         target_damping: lambda' of the compensated target.
@@ -64,6 +67,7 @@ class PruneConfig:
     size: float | None = None
     samples: int = 128
     seq_len: int | None = None
+    bos: str = "no"
     shrinkage: float = 0.5
     damping: float = 0.1
     target_damping: float = 1e-2
@@ -83,6 +87,7 @@ class PruneConfig:
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("target", self.target, TARGETS)
         _one_of("solver", self.solver, SOLVERS)
+        _one_of("bos", self.bos, BOS_CHOICES)
         patterns = {Pattern.parse(self.pattern), *check_overrides(self.overrides, tuple(METHODS))}
         if self.solver == "adam" and patterns != {TWO_OF_FOUR}:
             raise ArmorError("solver adam is the paper's loop, for 2:4 only; take solver exact")

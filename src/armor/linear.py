@@ -31,6 +31,7 @@ class ArmorLinear(nn.Module):
         left: A, (ceil(out/b), b, b), or None without wrappers.
         right: B, (ceil(in/b), b, b), or None.
         bias: (out,), or None.
+        transposed: whether the dense model keeps the weight as (in, out).
         shared: the layers it runs together with and its number among them, or None.
         placeholder: stands for `weight` until the tensors are loaded: without values, on the meta
             device.
@@ -41,6 +42,7 @@ class ArmorLinear(nn.Module):
     left: nn.Parameter | None
     right: nn.Parameter | None
     bias: nn.Parameter | None
+    transposed: bool = False
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from armor.bench import roofline
 from armor.bench.layers import CONTENDERS, Measured, measure_shape
 from armor.bench.report import machine, slower_line, speedups
 from armor.bench.roofline import Cost, Peaks, measure_peaks
@@ -163,3 +164,24 @@ def test_command(tmp_path: Path) -> None:
 def test_bad_input(arguments: list[str], message: str) -> None:
     with pytest.raises(ArmorError, match=message):
         CliRunner().invoke(app, ["bench", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_the_peak_is_of_the_faster_product(
+    monkeypatch: pytest.MonkeyPatch, slow: torch.dtype
+) -> None:
+    """A CPU without instructions for bfloat16 multiplies float32 a hundred times as fast."""
+    multiplied: list[torch.dtype] = []
+    draw = roofline._random_square
+
+    def noted(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        multiplied.append(dtype)
+        return draw(size, dtype, device)
+
+    def timed(runs: dict[str, object], *_: object) -> dict[str, float]:
+        return {name: 100.0 if name == str(slow) else 1.0 for name in runs}
+
+    monkeypatch.setattr(roofline, "_random_square", noted)
+    monkeypatch.setattr(roofline, "interleaved", timed)
+    measure_peaks(CPU, torch.bfloat16)
+    assert multiplied[-1] == (torch.float32 if slow == torch.bfloat16 else torch.bfloat16)

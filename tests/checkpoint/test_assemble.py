@@ -181,6 +181,12 @@ def test_sidecar_files(source: Path, make: Callable[..., Any]) -> None:
         "tokenizer.model": "pieces",
         "chat_template.jinja": "{{ x }}",
         "LICENSE": "free",
+        "LICENCE.md": "free",
+        "License-2.0": "free",
+        "NOTICE.txt": "by",
+        "USE_POLICY.md": "no harm",
+        "Acceptable-Use.pdf": "no harm",
+        "GEMMA_TERMS_OF_USE.html": "no harm",
         "additional_chat_templates/tool.jinja": "{{ y }}",
     }
     left = {
@@ -189,6 +195,8 @@ def test_sidecar_files(source: Path, make: Callable[..., Any]) -> None:
         "optimizer.pt": "pickle",
         ".hidden.json": "{}",
         "README.md": "the dense model's card",
+        "notes.md": "of one who works on it",
+        "policy.safetensors": "weights",
         "original/params.json": "{}",
         "eval-wikitext2.json": "{}",
         "bench.json": "{}",

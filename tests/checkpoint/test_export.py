@@ -69,3 +69,13 @@ def test_a_damaged_checkpoint_leaves_nothing(make: Callable[..., Any], tmp_path:
     with pytest.raises(ArmorError, match="not an armor checkpoint"):
         export_dense(make().source, tmp_path / "twin")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_inside_the_checkpoint_is_refused(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = make()
+    before = sorted(made.folder.rglob("*"))
+    with pytest.raises(ArmorError, match="lies inside"):
+        export_dense(made.folder, made.folder / "dense")
+    assert sorted(made.folder.rglob("*")) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from armor.checkpoint.folder import building
+from armor.checkpoint.folder import building, check_outside
 from armor.errors import ArmorError
 
 
@@ -45,11 +45,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
+def test_another_process_is_kept_out_until_it_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A real process, killed while it builds; its folder is kept as long as it lives."""
+    out = tmp_path / "out"
     code = (
         "import sys, time; from pathlib import Path; from armor.checkpoint.folder import building\n"
-        f"with building(Path({str(tmp_path / 'out')!r})):\n"
+        f"with building(Path({str(out)!r})):\n"
         "    print('building', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
@@ -57,16 +60,45 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "building\n"
-        (leftover,) = tmp_path.iterdir()
-        with building(tmp_path / "out"):
+        (leftover,) = tmp_path.glob(".out.*.partial")
+        holder = rf"another process is writing .*out \(process {process.pid} on .*choose another"
+        with pytest.raises(ArmorError, match=holder), building(out):
+            pass
+        with building(tmp_path / "out.b"), building(tmp_path / "other"):
             assert leftover.exists()
         process.kill()
-    assert leftover.exists()
-    with building(tmp_path / "other"):
-        assert leftover.exists()
-    (tmp_path / "out").rmdir()
-    with building(tmp_path / "out"):
+    with building(out):
         assert not leftover.exists()
+    assert f"process {process.pid} on" in caplog.text
+    assert "taking over" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "out.b"]
+
+
+def test_leftovers_of_another_name_stay(tmp_path: Path) -> None:
+    """``.out.b.0123abcd.partial`` may be in use: it is not of ``out``."""
+    other = tmp_path / ".out.b.0123abcd.partial"
+    own = tmp_path / ".out.0123abcd.partial"
+    other.mkdir()
+    own.mkdir()
+    with building(tmp_path / "out"):
+        assert other.exists()
+        assert not own.exists()
+
+
+@pytest.mark.parametrize("inside", ["", "out", "deep/out", "../model/out"])
+def test_a_folder_inside_the_source_is_refused(tmp_path: Path, inside: str) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (tmp_path / "link").symlink_to(source)
+    for folder in (source / inside, tmp_path / "link" / inside):
+        with pytest.raises(ArmorError, match=r"lies inside .*: choose an output folder outside of"):
+            check_outside(folder, source)
+
+
+def test_a_folder_beside_the_source_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    check_outside(tmp_path / "out", tmp_path / "model")
+    check_outside(tmp_path / "model-out", tmp_path / "model")
 
 
 def test_a_dangling_link_is_no_free_name(tmp_path: Path) -> None:

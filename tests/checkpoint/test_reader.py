@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from armor.checkpoint import inspect, read_layers
+import armor
+from armor.checkpoint import Checkpoint, inspect, read_layers
 from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.weights import find_weights
 from armor.errors import ArmorError
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -249,10 +251,13 @@ def test_links_in_a_circle(folder: Path) -> None:
 
 
 def test_an_index_beside_other_weights(folder: Path) -> None:
-    """transformers reads model.safetensors, whatever the index says."""
+    """The index counts; transformers would read model.safetensors, so armor.load refuses."""
     index_of(folder, "other.safetensors")
     shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
-    assert "delete one of them" in refused(folder)
+    tensors = Checkpoint.open(folder).tensors
+    assert {stored.path.name for stored in tensors.values()} == {"other.safetensors"}
+    with pytest.raises(ArmorError, match=r"would not read the files that .* delete those"):
+        armor.load(folder)
 
 
 def test_a_header_that_describes_a_tensor_by_a_list(folder: Path) -> None:
@@ -331,7 +336,9 @@ def test_index_that_lies(folder: Path) -> None:
     index_of(folder, "model.safetensors", extra="ghost")
     assert "lacks tensor 'ghost'" in refused(folder)
     index_of(folder, "other.safetensors")
-    assert "'other.safetensors' is missing" in refused(folder)
+    message = refused(folder)
+    assert "'other.safetensors' is missing, which model.safetensors.index.json names" in message
+    assert "there is 'model.safetensors' instead: if files were renamed" in message
     index_of(folder, 3)
     assert "not a string" in refused(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
@@ -342,5 +349,13 @@ def test_a_tensor_in_two_files(folder: Path) -> None:
     names = list(load_file(folder / "model.safetensors"))
     shutil.copy(folder / "model.safetensors", folder / "copy.safetensors")
     files = dict.fromkeys(names, "model.safetensors") | {names[0]: "copy.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    found = find_weights(folder)
+    assert found.tensors[names[0]].path.name == "copy.safetensors"
+    assert found.tensors[names[1]].path.name == "model.safetensors"
+    assert set(found.copies) == set(names)
+    assert "ignored" in found.notes[0]
+    del files[names[0]]
+    files[names[1]] = "copy.safetensors"
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     assert "is in two files" in refused(folder)

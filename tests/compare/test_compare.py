@@ -11,16 +11,20 @@ import pytest
 from typer.testing import CliRunner
 
 from armor.checkpoint.inspect import inspect
+from armor.checkpoint.lock import Lock
 from armor.cli import app
 from armor.cli.compare import text_names
 from armor.compare import checkpoints
 from armor.compare.compare import compare, with_gaps
 from armor.compare.labels import parse_methods
 from armor.compare.row import Row
+from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.evaluation import measure
 from armor.evaluation.perplexity import evaluate
+from armor.evaluation.record import key_of, model_id
 from armor.models.load import load_model, load_tokenizer
+from armor.text.sources import parse_source
 
 
 @pytest.fixture
@@ -122,6 +126,38 @@ def test_the_numbers(tiny_model: Path, text: Path, tmp_path: Path) -> None:
     assert data["texts"] == {"t": str(text)}
 
 
+def test_bos(tiny_bos_model: Path, text: Path, tmp_path: Path) -> None:
+    """In calibration, in evaluation and in what is printed; a folder without it stays as it is."""
+    out = tmp_path / "out"
+    arguments = ["compare", str(tiny_bos_model), "--methods", "wanda", "--calibration", str(text)]
+    arguments += ["--ppl", str(text), "--out", str(out), "--samples", "4", "--seq-len", "32"]
+    arguments += ["--device", "cpu", "--log", "off"]
+    found, shown, weights = {}, {}, {}
+    for bos in ("no", "auto", "yes"):
+        result = CliRunner().invoke(app, [*arguments, "--bos", bos])
+        assert result.exception is None
+        shown[bos] = result.stdout
+        found[bos] = json.loads((out / "results.json").read_text())
+        weights[bos] = (out / "wanda" / "model.safetensors").read_bytes()
+    assert [found[bos]["bos"] for bos in found] == ["no", "yes", "yes"]
+    assert found["auto"]["rows"] == found["yes"]["rows"]  # known: yes is what auto meant
+    assert found["no"]["rows"][0] != found["yes"]["rows"][0]
+    assert weights["auto"] == weights["yes"] != weights["no"]
+    assert "every window begins with the BOS token" in shown["yes"]
+    assert "BOS" not in shown["no"]
+
+
+def test_what_was_made_without_a_choice_of_bos_stays_known(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    store = checkpoints.Checkpoints(tmp_path, str(tiny_model))
+    config = PruneConfig(calibration=("a text",))
+    old = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
+    del old["bos"]
+    assert store._key(config) == key_of(model_id(tiny_model), old)
+    assert store._key(config) != store._key(PruneConfig(calibration=("a text",), bos="yes"))
+
+
 def test_an_interrupted_comparison_goes_on(
     tiny_model: Path,
     text: Path,
@@ -176,3 +212,26 @@ def test_the_command(tiny_model: Path, text: Path, tmp_path: Path) -> None:
     assert (out / "report.html").is_file()
     bad = CliRunner().invoke(app, [*arguments, "--methods", "hope"])
     assert isinstance(bad.exception, ArmorError)
+
+
+def test_two_comparisons_do_not_share_a_folder(
+    tiny_model: Path, text: Path, tmp_path: Path, done: list[str]
+) -> None:
+    """The second does not touch what the first shares among its runs."""
+    out = tmp_path / "out"
+    kept = out / ".shared" / "0.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the first")
+    with (
+        Lock(out / ".lock", "", ""),
+        pytest.raises(ArmorError, match=r"another comparison is working in .*choose another --out"),
+    ):
+        compare(str(tiny_model), settings(text), {"one": str(text)}, out, seq_len=32)
+    assert kept.exists()
+    assert done == []
+
+
+def test_a_comparison_inside_the_model_is_refused(tiny_model: Path, text: Path) -> None:
+    with pytest.raises(ArmorError, match="lies inside"):
+        compare(str(tiny_model), settings(text), {"one": str(text)}, tiny_model / "compared")
+    assert not (tiny_model / "compared").exists()

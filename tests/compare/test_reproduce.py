@@ -65,6 +65,8 @@ def test_the_page_is_filled_and_a_second_run_adds_what_is_missing(
 
 def test_refusals(arguments: list[str], tmp_path: Path) -> None:
     for more, message in (
+        (["--seq-len", "129"], "--seq-len 129 is longer than the model's context 128"),
+        (["--bos", "yes"], "has no BOS token"),
         (["--published", "GPT-2"], "no figures of 'GPT-2'"),
         (["--tasks", "zzz"], "unknown task 'zzz'"),
         (["--ppl", "other=" + str(tmp_path / "absent")], "cannot read"),

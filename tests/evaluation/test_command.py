@@ -93,6 +93,27 @@ def test_finished_measurements_are_not_repeated(
     assert CliRunner().invoke(app, [*arguments, "--fresh"]).exception is not None
 
 
+def test_bos_is_shown_and_kept_apart(
+    app: typer.Typer, tiny_model: Path, tiny_bos_model: Path, tmp_path: Path
+) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "out.json"
+    text.write_text("a text to be read " * 40)
+    arguments = [str(tiny_bos_model), "--ppl", str(text), "--seq-len", "32", "--device", "cpu"]
+    shown = {}
+    for bos in ("no", "yes", "auto"):
+        result = CliRunner().invoke(app, [*arguments, "--json", str(file), "--bos", bos])
+        assert result.exception is None
+        shown[bos] = result.stdout
+    assert "32 with BOS" in shown["yes"]
+    assert "BOS" not in shown["no"]
+    assert "1 known from" in " ".join(shown["auto"].split())  # the same as yes
+    rows = json.loads(file.read_text())["perplexity"]
+    assert sorted(row["bos"] for row in rows) == [False, True]
+    assert rows[0]["perplexity"] != rows[1]["perplexity"]
+    assert "has no BOS token" in refused(app, str(tiny_model), *arguments[1:], "--bos", "yes")
+    assert "unknown --bos 'of'" in refused(app, *arguments, "--bos", "of")
+
+
 def test_a_papers_text_by_name(
     app: typer.Typer, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

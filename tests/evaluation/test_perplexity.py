@@ -29,7 +29,7 @@ class Letters:
 class Table(nn.Module):
     """A model whose next-token logits depend on the present token only."""
 
-    def __init__(self, table: torch.Tensor, context: int = 8) -> None:
+    def __init__(self, table: torch.Tensor, context: int = 64) -> None:
         super().__init__()
         self.embedding = nn.Embedding.from_pretrained(table)
         text = SimpleNamespace(max_position_embeddings=context)
@@ -108,14 +108,15 @@ def test_batches_and_progress_do_not_change_the_result(table: Table) -> None:
 
 
 def test_max_chars_and_default_window(table: Table) -> None:
-    result = evaluate(table, Letters(), [TEXT], max_chars=20)
+    short = Table(table.embedding.weight, context=8)
+    result = evaluate(short, Letters(), [TEXT], max_chars=20)
     assert (result.text_tokens, result.seq_len, result.windows) == (20, 8, 2)
 
 
 def test_a_hopeless_model_has_infinite_perplexity() -> None:
     surest = torch.full((128, 128), -2000.0)
     surest[:, 0] = 0
-    assert evaluate(Table(surest), Letters(), [TEXT]).perplexity == math.inf
+    assert evaluate(Table(surest), Letters(), [TEXT], seq_len=8).perplexity == math.inf
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_hopeless_model_has_infinite_perplexity() -> None:
     [
         ("short", {"seq_len": 6}, "has 5 tokens, fewer than one window of 6"),
         (TEXT, {"seq_len": 1}, "predicts nothing"),
-        ("caf\u00e9 " * 5, {}, "gives id 233, but the model knows 128"),
+        ("caf\u00e9 " * 5, {"seq_len": 8}, "gives id 233, but the model knows 128"),
     ],
 )
 def test_refusals(table: Table, text: str, arguments: dict[str, int], message: str) -> None:
@@ -131,9 +132,65 @@ def test_refusals(table: Table, text: str, arguments: dict[str, int], message: s
         evaluate(table, Letters(), [text], **arguments)
 
 
+def test_a_window_beyond_the_context(table: Table) -> None:
+    short = Table(table.embedding.weight, context=32)
+    message = "--seq-len 33 is longer than the model's context 32"
+    with pytest.raises(ArmorError, match=message):
+        evaluate(short, Letters(), [TEXT], seq_len=33)
+    with pytest.raises(ArmorError, match=message):
+        evaluate(table, Letters(), [TEXT], seq_len=33, reference=short)
+    assert evaluate(short, Letters(), [TEXT], seq_len=32).windows == 1
+
+
+class Beginning(Letters):
+    """Its BOS has id 1; the tokenizer puts it before a text, if asked for special tokens."""
+
+    bos_token_id = 1
+
+    def __call__(
+        self, text: str, add_special_tokens: bool = True, **_: Any
+    ) -> dict[str, list[int]]:
+        ids = super().__call__(text, add_special_tokens=False)["input_ids"]
+        return {"input_ids": [1, *ids] if add_special_tokens else ids}
+
+
+@pytest.mark.parametrize("bos", ["yes", "auto"])
+def test_windows_that_begin_with_bos(table: Table, bos: str) -> None:
+    """Each is BOS and 9 tokens of text, and all 9 are predicted."""
+    result = evaluate(table, Beginning(), [TEXT], seq_len=10, bos=bos)
+    log_p = table.embedding.weight.double().log_softmax(-1)
+    losses = []
+    for start in range(0, 54, 9):
+        window = "\1" + TEXT[start : start + 9]
+        losses += [-float(log_p[ord(a), ord(b)]) for a, b in pairwise(window)]
+    mean = sum(losses) / len(losses)
+    assert (result.windows, result.tokens, result.seq_len, result.bos) == (6, 54, 10, True)
+    assert (result.text_tokens, result.text_bytes) == (56, 56)
+    assert result.perplexity == pytest.approx(math.exp(mean), rel=1e-6)
+    assert result.bits_per_byte == pytest.approx(mean / math.log(2), rel=1e-6)
+    assert result.to_dict()["bos"] is True
+
+
+def test_bos_only_where_it_is_asked_for(table: Table) -> None:
+    plain = evaluate(table, Letters(), [TEXT], seq_len=10)
+    for tokenizer, bos in ((Letters(), "auto"), (Beginning(), "no")):
+        assert evaluate(table, tokenizer, [TEXT], seq_len=10, bos=bos) == plain
+    assert not plain.bos
+    with pytest.raises(ArmorError, match="has no BOS token"):
+        evaluate(table, Letters(), [TEXT], seq_len=10, bos="yes")
+
+
+def test_a_bos_that_the_model_does_not_know(table: Table) -> None:
+    class Beyond(Beginning):
+        bos_token_id = 128
+
+    with pytest.raises(ArmorError, match="gives id 128, but the model knows 128"):
+        evaluate(table, Beyond(), [TEXT], seq_len=10, bos="yes")
+
+
 def test_logits_that_are_not_finite() -> None:
     with pytest.raises(ArmorError, match="logits on 1 given text are not finite"):
-        evaluate(Table(torch.full((128, 128), float("nan"))), Letters(), [TEXT])
+        evaluate(Table(torch.full((128, 128), float("nan"))), Letters(), [TEXT], seq_len=8)
 
 
 @pytest.mark.transformers_compat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,23 @@ _RAN = {
     "test_shapes": "shapes",
 }
 _passed: dict[str, set[str]] = {}
+_outcomes: dict[str, tuple[str, str]] = {}  # by model type: the class, and what became of it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--families-table", type=Path, help="write what passed into this page")
+    parser.addoption(
+        "--every-architecture", action="store_true", help="every causal type, not only a few"
+    )
+    parser.addoption(
+        "--architectures-table", type=Path, help="write what became of each type into this page"
+    )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name == "architecture":
+            _outcomes[value[0]] = value[1:]
     family = dict(report.user_properties).get("family")
     ran = _RAN.get(report.nodeid.partition("::")[0].rpartition("/")[2].removesuffix(".py"))
     if report.when == "call" and isinstance(family, str) and ran:
@@ -149,8 +160,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return
+    if session.config.getoption("--architectures-table", None):
+        write_architectures(session.config.getoption("--architectures-table"))
     page = session.config.getoption("--families-table", None)
-    if page is None or hasattr(session.config, "workerinput"):
+    if page is None:
         return
     text = page.read_text()
     before, rest = text.split(BEGIN)
@@ -163,6 +178,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         cells[column] = f"{transformers.__version__}: {', '.join(sorted(_passed.get(name, ())))}"
         lines.append("| " + " | ".join(cells) + " |")
     page.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
+
+
+def write_architectures(page: Path) -> None:
+    """Write the table of all model types, with counts."""
+    counts = Counter(outcome.partition(":")[0] for _, outcome in _outcomes.values())
+    lines = [
+        f"Of the {len(_outcomes)} causal types of transformers {transformers.__version__},"
+        f" {counts['works']} work, {counts['refused']} are refused with the line below, and of"
+        f" {counts['not tried']} no tiny random model could be made.",
+        "",
+        "| model type | class | what becomes of it |",
+        "|---|---|---|",
+        *(
+            f"| {kind} | {name} | {outcome} |"
+            for kind, (name, outcome) in sorted(_outcomes.items())
+        ),
+    ]
+    before, rest = page.read_text().split("<!-- architectures -->")
+    after = rest.split("<!-- /architectures -->")[1]
+    table = "\n".join(lines)
+    page.write_text(f"{before}<!-- architectures -->\n{table}\n<!-- /architectures -->{after}")
 
 
 def table_rows(text: str) -> list[list[str]]:

@@ -16,7 +16,7 @@ from armor.config import PruneConfig
 from armor.models.experts import split_experts
 from armor.models.load import load_model
 from armor.models.routed import find_routed
-from armor.run.pipeline import Pipeline
+from armor.run.forward import Forward
 from armor.text.windows import token_windows
 
 pytestmark = pytest.mark.transformers_compat
@@ -83,16 +83,16 @@ def test_moments_are_those_of_the_tokens_routed_to_the_expert(
 ) -> None:
     """Block 0 of the dense stream, compared with hooks in the whole model."""
     measured: dict[str, tuple[int, torch.Tensor]] = {}
-    sum_up = Pipeline._expert_moments
+    sum_up = Forward.expert_moments
 
-    def watched(self: Any, streams: Any, *rest: Any) -> dict[str, Any]:
-        totals = sum_up(self, streams, *rest)
+    def watched(self: Any, index: int, *rest: Any) -> dict[str, Any]:
+        totals = sum_up(self, index, *rest)
         for name, total in totals.items():
-            if streams.index == 0:
+            if index == 0:
                 measured[name] = total.tokens, total.sums()["second"] / total.tokens
         return totals
 
-    monkeypatch.setattr(Pipeline, "_expert_moments", watched)
+    monkeypatch.setattr(Forward, "expert_moments", watched)
     config = settings(text, method="nowag")
     armor.prune(source, config, tmp_path / "out")
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from armor.calibrate.state import State
 from armor.calibrate.stream import batches, observe, open_stream
 from armor.errors import ArmorError
 from armor.models.digest import digest_weights
@@ -51,7 +52,8 @@ def test_the_blocks_give_what_the_model_gives(saved: tuple[Any, Path]) -> None:
         ((hidden, calls),) = open_stream(streamed.model, streamed.structure, batches(tokens))
     assert all(parameter.is_meta for parameter in streamed.model.parameters())
     for index, call in enumerate(calls):
-        hidden, stages = observe(streamed.block(index), call, hidden)
+        state, stages = observe(streamed.block(index), call, State(hidden))
+        hidden = state.hidden
     assert stages[0][0] == [f"self_attn.{name}_proj" for name in "qkv"]
     expected = model.model(tokens).last_hidden_state
     torch.testing.assert_close(model.model.norm(hidden), expected, rtol=1e-5, atol=1e-5)

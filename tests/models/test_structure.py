@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from armor.calibrate.stream import BlockCall, observe
+from armor.calibrate.call import BlockCall
+from armor.calibrate.state import State
+from armor.calibrate.stream import observe
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -70,7 +72,7 @@ class Copying(nn.Module):
 
 
 def test_described_stages() -> None:
-    block, x = Copying(), torch.randn(1, 3, 4)
+    block, x = Copying(), State(torch.randn(1, 3, 4))
     call = BlockCall((), {})
     names = [stage for stage, _ in observe(block, call, x)[1]]
     assert names == [["q"], ["k"], ["v"]]

@@ -13,7 +13,7 @@ from armor.calibrate.gradients import Draw
 from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.head import head_input, loss_gradient
-from armor.run.streams import calls_of
+from armor.run.streams import open_streams
 
 pytestmark = pytest.mark.transformers_compat
 
@@ -42,10 +42,10 @@ def test_they_are_those_of_the_whole_model(pair: tuple[Any, StreamedModel]) -> N
     normed = model.model.norm(states)
     logits = model.lm_head(normed)[:, :-1].flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum").backward()
-    as_tuple = calls_of(streamed, tokens)[0][-1][2].as_tuple
-    torch.testing.assert_close(head_input(streamed, hidden, as_tuple), normed.detach())
+    call = open_streams(streamed, tokens).calls.any(1, "0")
+    torch.testing.assert_close(head_input(streamed, hidden, call), normed.detach())
     linears = [] if streamed.tied else ["lm_head"]
-    gradient, samples = loss_gradient(streamed, hidden, tokens, as_tuple, linears, Draw(1.0, 0))
+    gradient, samples = loss_gradient(streamed, hidden, tokens, call, linears, Draw(1.0, 0))
     torch.testing.assert_close(gradient, states.grad)
     expected = () if streamed.tied else ("inputs/lm_head", "gradients/lm_head")
     assert set(samples) == set(expected)

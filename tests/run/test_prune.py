@@ -90,7 +90,7 @@ def test_fresh_replaces_only_what_armor_wrote(tiny_model: Path, text: Path, tmp_
     out = tmp_path / "out"
     armor.prune(tiny_model, config(text), out)
     with pytest.raises(ArmorError, match="exists already"):
-        armor.prune(tiny_model, config(text), out)
+        armor.prune(tiny_model, config(text, seed=3), out)
     armor.prune(tiny_model, config(text, seed=3), out, fresh=True)
     assert json.loads((out / "armor_run.json").read_text())["config"]["seed"] == 3
     stranger = tmp_path / "stranger"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 import armor
 from armor.checkpoint.folder import unfinished_folder
+from armor.checkpoint.lock import Lock
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.run.lock import Lock
 from armor.run.prune import Progress
+from armor.run.store import LOCK
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
@@ -234,11 +236,13 @@ def test_two_runs_do_not_share_a_folder(
 ) -> None:
     folder = unfinished_folder(tmp_path / "out")
     folder.mkdir()
-    lock = Lock(folder / "lock")
-    lock.take()
-    with pytest.raises(ArmorError, match=r"another run is working in .* \(process \d+\)"):
+    kept = folder / "scratch" / "0.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("of the first run")
+    holder = rf"another run is working in .* \(process {os.getpid()} on"
+    with Lock(folder / LOCK, "", ""), pytest.raises(ArmorError, match=holder):
         armor.prune(tiny_model, settings(), tmp_path / "out")
-    lock.release()
+    assert kept.exists()
     armor.prune(tiny_model, settings(), tmp_path / "out")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -19,15 +18,17 @@ from armor.models.load import load_model, load_tokenizer
 from armor.report.texts import measured_on
 from armor.run.describe import describe_config, record_config
 from armor.text import sources
-from armor.text.files import JsonLinesFile, TextFile
+from armor.text.files import TextFile
 from armor.text.given import GivenTexts
 from armor.text.hub import HubDataset
+from armor.text.json_files import JsonFile
 from armor.text.papers import PAPER_TEXTS, PaperText
-from armor.text.source import Source, TextLike
+from armor.text.source import Document, Source, TextLike
 from armor.text.sources import SOURCES, check_text, parse_source, read_text
+from armor.text.unread import UnreadFile
 
 
-def documents(given: TextLike, split: str = "train") -> list[str]:
+def documents(given: TextLike, split: str = "train") -> list[Document]:
     return list(parse_source(given).documents(split))
 
 
@@ -36,8 +37,14 @@ def documents(given: TextLike, split: str = "train") -> list[str]:
     [
         ("hf:allenai/c4:en", HubDataset, "hf:allenai/c4:en"),
         ("c4", PaperText, "c4"),
-        ("rows.jsonl", JsonLinesFile, "rows.jsonl"),
-        (Path("a.jsonl.d/rows.jsonl:body"), JsonLinesFile, "a.jsonl.d/rows.jsonl:body"),
+        ("rows.jsonl", JsonFile, "rows.jsonl"),
+        (Path("a.jsonl.d/rows.jsonl:body"), JsonFile, "a.jsonl.d/rows.jsonl:body"),
+        ("rows.JSON", JsonFile, "rows.JSON"),
+        ("rows.json:body", JsonFile, "rows.json:body"),
+        ("rows.ndjson", JsonFile, "rows.ndjson"),
+        ("rows.jsonl.gz", UnreadFile, "rows.jsonl.gz"),
+        ("table.CSV:body", UnreadFile, "table.CSV:body"),
+        ("a.json.d/text", TextFile, "a.json.d/text"),
         ("c4.txt", TextFile, "c4.txt"),
         (["one", "two"], GivenTexts, "2 given texts"),
         (("one",), GivenTexts, "1 given text"),
@@ -152,26 +159,6 @@ def test_text_file(tmp_path: Path) -> None:
     assert read_text(str(path), max_chars=5) == "one\n "
 
 
-def test_jsonl(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    texts, bodies = ["a\u2028b", "", "c"], ["B1", "B2", ""]
-    rows = [{"text": text, "body": body} for text, body in zip(texts, bodies, strict=True)]
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
-    assert documents(str(path)) == texts
-    assert documents(f"{path}:body") == bodies
-    assert read_text(str(path)) == "a\u2028b\n\n\n\nc"
-    with pytest.raises(ArmorError, match=r"line 1: no text field 'title' \(.*: text, body\)"):
-        documents(f"{path}:title")
-
-
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", "3"])
-def test_a_bad_jsonl_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "fine"}\n' + line, encoding="utf-8")
-    with pytest.raises(ArmorError, match="line 2: not a JSON object"):
-        documents(path)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -194,41 +181,3 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, message: str) -> 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArmorError, match="is a folder"):
         read_text(tmp_path)
-
-
-def make_dataset(folder: Path, column: str = "text", **more: str) -> str:
-    for split in ("train", "test"):
-        rows = [{column: f"{split} {i}", "number": i, **more} for i in range(3)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return f"hf:{folder}"
-
-
-@pytest.mark.filterwarnings("default")
-def test_dataset_splits_and_columns(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    name = make_dataset(tmp_path, "body")
-    assert documents(name) == ["train 0", "train 1", "train 2"]
-    assert read_text(name) == "test 0\n\ntest 1\n\ntest 2"
-    assert documents(name, "validation")[0] == "test 0"
-
-
-@pytest.mark.filterwarnings("default")
-def test_dataset_without_a_clear_column(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    name = make_dataset(tmp_path, "question", answer="yes")
-    with pytest.raises(ArmorError, match=r"no column 'text' \(text columns: question, answer\)"):
-        read_text(name)
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_dataset_out_of_reach_is_one_line() -> None:
-    pytest.importorskip("datasets")
-    with pytest.raises(ArmorError, match="cannot load hf:no/such-set") as caught:
-        read_text("hf:no/such-set")
-    assert "\n" not in str(caught.value)
-
-
-def test_without_the_datasets_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ArmorError, match=r"pip install 'armor-prune\[eval\]'"):
-        read_text("hf:any/thing")

@@ -11,12 +11,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from armor.errors import ArmorError
 from armor.text import windows as data
 from armor.text.source import Source, TextLike
-from armor.text.windows import context_length, default_window, token_windows
+from armor.text.windows import (
+    check_window,
+    context_length,
+    default_window,
+    model_context,
+    token_windows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +135,59 @@ def test_a_stream_is_read_no_further_than_needed(
 
 
 @pytest.mark.parametrize(
-    ("own", "window", "context"), [({}, 2048, 2048), ({"max_position_embeddings": 64}, 64, 64)]
+    ("own", "window", "context"),
+    [
+        ({}, 2048, None),  # a context without end, as Mamba's
+        ({"max_position_embeddings": 64}, 64, 64),
+        ({"max_seq_len": 64}, 64, 64),
+        ({"max_target_positions": 64}, 64, 64),
+    ],
 )
-def test_default_window(own: dict[str, int], window: int, context: int) -> None:
+def test_default_window(own: dict[str, int], window: int, context: int | None) -> None:
     config = PretrainedConfig(**own)
-    assert (default_window(config), context_length(config)) == (window, context)
-    assert default_window(PretrainedConfig(max_position_embeddings=10**6)) == 2048
+    assert (default_window(context_length(config)), context_length(config)) == (window, context)
+
+
+def test_the_default_window_has_a_ceiling() -> None:
+    assert default_window(10**6) == default_window(None) == 2048
+    assert default_window(10**6, 8192) == default_window(None, 8192) == 8192
+    assert default_window(64, 8192) == 64
+
+
+def test_a_window_beyond_the_context() -> None:
+    check_window(64, 64)
+    check_window(10**6, None)
+    with pytest.raises(ArmorError, match="--seq-len 65 is longer than the model's context 64"):
+        check_window(65, 64)
+
+
+def test_a_composite_config_is_asked_for_that_of_its_text_decoder() -> None:
+    text = Gemma3TextConfig(
+        max_position_embeddings=64,
+        hidden_size=32,
+        num_hidden_layers=1,
+        layer_types=["full_attention"],
+    )
+    assert context_length(Gemma3Config(text_config=text.to_dict())) == 64
+
+
+def test_rope_scaling_is_in_the_context_already() -> None:
+    scaled = {"rope_type": "linear", "factor": 4.0}
+    config = LlamaConfig(max_position_embeddings=256, rope_scaling=scaled)
+    assert context_length(config) == 256
+
+
+def test_positions_that_are_kept_for_padding() -> None:
+    """RoBERTa's positions begin after that of padding: 40 of them are a context of 38."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    config = RobertaConfig(
+        **sizes, num_attention_heads=2, max_position_embeddings=40, pad_token_id=1, is_decoder=True
+    )
+    model = RobertaForCausalLM(config).eval()
+    context = model_context(model)
+    assert context == 38
+    model(torch.full((1, 38), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 39), 5))
+    other = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=40))
+    assert model_context(other) == 40

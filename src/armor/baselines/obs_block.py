@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from armor.simd.cache import is_kept
 from armor.sparse.masks import nm_mask
 
 _TILE = 64  # rows a task: a (128, 64) float32 tile and its errors stay in the L2 cache
@@ -54,7 +55,7 @@ def prune_block_torch(weight: Tensor, upper: Tensor, mask: Tensor, n: int, m: in
     return error
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
+@numba.njit(cache=is_kept(), parallel=True, error_model="numpy")
 def _prune_block_numba(
     weight: Any, upper: Any, mask: Any, error: Any, n: int, m: int
 ) -> None:  # pragma: no cover - compiled
@@ -65,7 +66,7 @@ def _prune_block_numba(
         _prune_tile(weight[:, first:last], upper, mask[:, first:last], error[:, first:last], n, m)
 
 
-@numba.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(cache=is_kept(), error_model="numpy", fastmath={"contract"})
 def _prune_tile(
     weight: Any, upper: Any, mask: Any, error: Any, n: int, m: int
 ) -> None:  # pragma: no cover - compiled

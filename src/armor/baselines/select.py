@@ -30,10 +30,10 @@ def select_by_row(
     if not pattern.is_unstructured:
         return select(scores, pattern)
     rows, cols = scores.shape
-    places = torch.arange(rows + 1, device=scores.device)
+    places = torch.arange(rows + 1, dtype=torch.int64, device=scores.device)
     quota = (places * pattern.count((rows, cols)) // rows).diff()
     order = scores.argsort(dim=1, descending=True, stable=True)
-    ranks = torch.arange(cols, device=scores.device)
+    ranks = torch.arange(cols, dtype=torch.int64, device=scores.device)
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter_(1, order, ranks < quota.unsqueeze(1))
 

@@ -79,7 +79,7 @@ def measure_shape(
     repeats: int,
 ) -> list[Measured]:
     """Every contender on `shape` with random weights, for each number of input rows."""
-    weight = torch.randn(shape.out_features, shape.in_features, device=device).to(dtype)
+    weight = _random((shape.out_features, shape.in_features), dtype, device)
     copies = min(_MOST_COPIES, max(1, _WORKING_SET // (weight.nbytes // 2)))
     plain = shape._replace(block=None)
     groups: dict[str, list[nn.Linear] | list[ArmorLinear]] = {
@@ -89,7 +89,7 @@ def measure_shape(
     }
     found = []
     for batch in batches:
-        x = torch.randn(batch, shape.in_features, device=device).to(dtype)
+        x = _random((batch, shape.in_features), dtype, device)
         runs = {name: partial(_run_all, group, x) for name, group in groups.items()}
         seconds = interleaved(runs, device, repeats)
         for name in CONTENDERS:
@@ -107,6 +107,10 @@ def measure_shape(
                 )
             )
     return found
+
+
+def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(size, dtype=torch.float32, device=device).to(dtype)
 
 
 def _run_all(modules: Sequence[nn.Module], x: Tensor) -> None:
@@ -128,15 +132,17 @@ def random_layer(
     pattern, size = shape.pattern, (shape.out_features, shape.in_features)
 
     def random(*size: int) -> Tensor:
-        return torch.randn(size, device=device).to(dtype)
+        return _random(size, dtype, device)
 
     if pattern == TWO_OF_FOUR:
         values, indices = packed_shapes(*size)
         nibbles = torch.tensor(_NIBBLES, dtype=torch.uint8, device=device)
-        low, high = (nibbles[torch.randint(6, indices, device=device)] for _ in range(2))
+        low, high = (
+            nibbles[torch.randint(6, indices, dtype=torch.int64, device=device)] for _ in range(2)
+        )
         core = random(*values), low | high << 4
     else:
-        scores = torch.rand(size, device=device)
+        scores = torch.rand(size, dtype=torch.float32, device=device)
         if pattern.is_unstructured:
             mask = scores < pattern.density
         else:

@@ -42,7 +42,9 @@ def measure_model(
     """
     device = model.device
     static = device.type == "cuda" if static is None else static
-    ids = torch.randint(1, model.config.vocab_size, (batch, prompt), device=device)
+    ids = torch.randint(
+        1, model.config.vocab_size, (batch, prompt), dtype=torch.int64, device=device
+    )
 
     def generate(count: int) -> None:
         model.generate(

@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from armor.calibrate.stream import BlockCall, replaced
+from armor.calibrate.call import BlockCall
+from armor.calibrate.form import Form
+from armor.calibrate.state import State
+from armor.calibrate.stream import after_blocks
 from armor.models.structure import Structure
 
 #: For each linear that was called ``inputs/LINEAR``, (tokens, in), and ``gradients/LINEAR``, those
@@ -34,40 +36,38 @@ class Draw:
 
     def rows(self, total: int) -> Int64[Tensor, " kept"]:
         """The numbers of the tokens that are kept of `total`."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(total, generator=generator)[: math.ceil(self.share * total)]
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        order = torch.randperm(total, generator=generator, dtype=torch.int64, device="cpu")
+        return order[: math.ceil(self.share * total)]
 
 
 def loss_gradient(
     model: nn.Module,
     structure: Structure,
-    hidden: Float[Tensor, "batch seq width"],
+    hidden: Float[Tensor, "... batch seq width"],
     tokens: Int64[Tensor, "batch seq"],
-    as_tuple: bool,
+    form: Form,
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Float[Tensor, "batch seq width"], Samples]:
+) -> tuple[Float[Tensor, "... batch seq width"], Samples]:
     """The gradient of the loss, a sum over tokens, by the hidden states after the blocks.
 
     Args:
-        model: with the weights of all that comes after the blocks. hidden: (batch, seq, width).
-        tokens: ids, (batch, seq). as_tuple: whether blocks return a tuple.
+        model: with the weights of all that comes after the blocks. hidden: after the last one.
+        tokens: ids, (batch, seq). form: how blocks return hidden states.
         linears: those to keep samples of, after the blocks.
 
     Returns:
-        (batch, seq, width), and the samples.
+        As `hidden`, and the samples.
     """
     states = hidden.detach().requires_grad_()
 
-    def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return (states,) if as_tuple else states
-
     with (
-        replaced(structure, forward),
+        after_blocks(model, structure, states, form),
         torch.enable_grad(),
         _sampled(model, linears, draw) as samples,
     ):
-        logits = model(inputs_embeds=torch.zeros_like(hidden), use_cache=False).logits
+        logits = model(input_ids=torch.zeros_like(tokens), use_cache=False).logits
         loss = nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"
         )
@@ -78,23 +78,33 @@ def loss_gradient(
 def block_gradient(
     block: nn.Module,
     call: BlockCall,
-    hidden: Float[Tensor, "batch seq width"],
-    gradient: Float[Tensor, "batch seq width"],
+    state: State,
+    gradient: State,
     linears: Iterable[str],
     draw: Draw,
-) -> tuple[Float[Tensor, "batch seq width"], Samples]:
-    """From the `gradient` after `block` to that before it, both (batch, seq, width).
+) -> tuple[State, Samples]:
+    """From the `gradient` after `block` to that before it.
 
     Args:
-        hidden: hidden states before the block. linears: those to keep samples of.
+        state: before the block. gradient: of the loss, by what the state after it has; what is
+            missing has no effect. linears: those to keep samples of.
 
     Returns:
-        The gradient, and the samples.
+        The gradient by what `state` has, and the samples.
     """
-    states = hidden.detach().requires_grad_()
+    carried = {name: own.detach().requires_grad_() for name, own in state.carried.items()}
+    before = State(state.hidden.detach().requires_grad_(), carried)
     with torch.enable_grad(), _sampled(block, linears, draw) as samples:
-        (before,) = torch.autograd.grad(call.traced(block, states), states, gradient)
-    return before, samples
+        after = call.traced(block, before)
+        outputs = [after.hidden, *(after.carried[name] for name in gradient.carried)]
+        by_hidden, *by_carried = torch.autograd.grad(
+            outputs,
+            [before.hidden, *carried.values()],
+            [gradient.hidden, *gradient.carried.values()],
+            allow_unused=True,
+        )
+    found = zip(carried, by_carried, strict=True)
+    return State(by_hidden, {name: own for name, own in found if own is not None}), samples
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from armor.calibrate.stream import BlockCall
+from armor.calibrate.call import BlockCall
+from armor.calibrate.state import State
 
 
 def weights_read(
@@ -44,8 +45,30 @@ def weights_read(
             undo.callback(linear.register_forward_pre_hook(begin(name)).remove)
             undo.callback(linear.register_forward_hook(end).remove)
         with reads:
-            call.run(block, hidden)
+            call.run(block, State(hidden))
     return reads.found
+
+
+def never_called(
+    block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"]
+) -> set[str]:
+    """The linears of `block`, by path, that text does not reach, such as for an encoder's output.
+
+    Modules in lists, which may be experts, are none of them: other tokens may reach these.
+    """
+    idle = {
+        name
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and not any(part.isdigit() for part in name.split("."))
+    }
+    with ExitStack() as undo:
+        for name in list(idle):
+            hook = block.get_submodule(name).register_forward_pre_hook(
+                lambda _module, _args, name=name: idle.discard(name)
+            )
+            undo.callback(hook.remove)
+        call.run(block, State(hidden))
+    return idle
 
 
 class _Reads(TorchDispatchMode):

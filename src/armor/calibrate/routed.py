@@ -60,7 +60,9 @@ def tokens_by_expert(
         return answers[0]
 
     numbers = torch.zeros_like(inputs)
-    numbers[..., 0] = torch.arange(tokens, device=inputs.device).view(inputs.shape[:-1])
+    numbers[..., 0] = torch.arange(tokens, dtype=torch.int64, device=inputs.device).view(
+        inputs.shape[:-1]
+    )
     with torch.no_grad():
         with _idle(block, routed, inputs) as given, _hooked(router, note):
             layer(inputs)
@@ -87,7 +89,7 @@ def add_other_tokens(
     count = min(extra, len(others_at))
     if not count:
         return rows
-    places = torch.arange(count, device=rows.device) * len(others_at) // count
+    places = torch.arange(count, dtype=torch.int64, device=rows.device) * len(others_at) // count
     return torch.cat([rows, others_at[places]])
 
 

@@ -10,7 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from armor.calibrate.call import BlockCall
+from armor.calibrate.form import Form
+from armor.calibrate.state import State
 from armor.errors import ArmorError
+from armor.models.folder import refused_if_fails
 from armor.models.structure import Structure
 
 #: A batch has at most so many windows, and at most so many tokens if it has more than one.
@@ -21,47 +25,6 @@ class Stop(Exception):
     """Ends a forward pass as soon as what it was run for is known."""
 
 
-class BlockCall:
-    """The arguments of a block's forward besides the hidden states."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args = args
-        self.kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        self.by_name = "hidden_states" in kwargs
-        self.as_tuple = False  # what the block returns
-
-    def run(
-        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
-    ) -> Float[Tensor, "batch seq width"]:
-        """The hidden states after `block`, (batch, seq, width), without a graph."""
-        with torch.no_grad():
-            return self.traced(block, hidden)
-
-    def traced(
-        self, block: nn.Module, hidden: Float[Tensor, "batch seq width"]
-    ) -> Float[Tensor, "batch seq width"]:
-        """The same with a graph, where gradients are on."""
-        args, kwargs = self.args, self.kwargs
-        if self.by_name:
-            kwargs = {**kwargs, "hidden_states": hidden}
-        else:
-            args = (hidden, *args)
-        output = block(*args, **kwargs)
-        # The hidden states come alone or first in a tuple, by transformers version.
-        result: Tensor = output[0] if isinstance(output, tuple) else output
-        return result
-
-    def to(self, device: torch.device | str) -> BlockCall:
-        """The same call with its tensors on `device`."""
-        moved = BlockCall(_to(self.args, device), _to(self.kwargs, device))
-        moved.by_name, moved.as_tuple = self.by_name, self.as_tuple
-        return moved
-
-
-#: For each block, by the number of windows in a batch: how it is called.
-BlockCalls = list[dict[int, BlockCall]]
-
-
 def batches(windows: Int64[Tensor, "samples seq"]) -> list[Int64[Tensor, "_ seq"]]:
     """`windows` (samples, seq) in the batches that go through the model together."""
     size = max(1, min(BATCH_WINDOWS, BATCH_TOKENS // windows.shape[1]))
@@ -70,7 +33,7 @@ def batches(windows: Int64[Tensor, "samples seq"]) -> list[Int64[Tensor, "_ seq"
 
 def open_stream(
     model: nn.Module, structure: Structure, tokens: Iterable[Int64[Tensor, "_ seq"]]
-) -> Iterator[tuple[Float[Tensor, "_ seq width"], list[BlockCall]]]:
+) -> Iterator[tuple[Float[Tensor, "... seq width"], list[BlockCall]]]:
     """For each batch: the hidden states at the input of block 0, and the call of every block.
 
     The blocks are not run, only asked what they would be called with; so the model's other parts
@@ -80,50 +43,77 @@ def open_stream(
 
     Args:
         tokens: batches of token ids, (batch, seq).
+
+    Raises:
+        ArmorError: the model does not call its blocks one after the other, each with the hidden
+            states of the one before.
     """
-    as_tuple: bool | None = None
+    form: Form | None = None
     for batch in tokens:
-        hidden: list[Tensor] = []
-        calls: list[BlockCall] = []
+        hidden, calls = _open_batch(model, structure, batch, form)
+        form = calls[0].form if calls[0].form.is_plain else None
+        yield hidden, calls
 
-        def forward(first: bool, last: bool, original: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal as_tuple
-            named = "hidden_states" in kwargs
-            states = kwargs["hidden_states"] if named else args[0]
-            calls.append(BlockCall(args if named else args[1:], kwargs))  # noqa: B023
-            if first:
-                hidden.append(states)  # noqa: B023
-                if as_tuple is None:
-                    as_tuple = isinstance(original(*args, **kwargs), tuple)
-            if last:
-                raise Stop
-            return (states,) if as_tuple else states
 
-        with replaced(structure, forward), torch.no_grad(), suppress(Stop):
-            model(input_ids=batch, use_cache=False)
-        if len(calls) != len(structure.blocks):
-            raise ArmorError(
-                f"{type(model).__name__} calls {len(calls)} of its {len(structure.blocks)} blocks"
-                f" in {structure.prefix} one after the other: not supported"
-            )
-        for call in calls:
-            call.as_tuple = bool(as_tuple)
-        yield hidden[0], calls
+def _open_batch(
+    model: nn.Module, structure: Structure, batch: Tensor, form: Form | None
+) -> tuple[Tensor, list[BlockCall]]:
+    """The hidden states before block 0 and the calls; `form`: of what blocks return, if known."""
+    hidden: list[Tensor] = []
+    calls: list[BlockCall] = []
+    mappings: list[object] = []  # held, so that no other gets the id of one
+
+    def number(mapping: object) -> int:
+        known = [place for place, other in enumerate(mappings) if other is mapping]
+        if not known:
+            mappings.append(mapping)
+        return known[0] if known else len(mappings) - 1
+
+    def forward(index: int, original: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal form
+        if index != len(calls):
+            raise Stop
+        named = "hidden_states" in kwargs
+        states = kwargs["hidden_states"] if named else args[0]
+        call = BlockCall(args if named else args[1:], kwargs, number)
+        if index == 0:
+            hidden.append(states)
+        if form is None:
+            form = Form.of(call.call(original, State(states))[0])
+        call.form, call.shape = form, tuple(batch.shape)
+        calls.append(call)
+        if index == len(structure.blocks) - 1:
+            raise Stop
+        return form.wrap(states)
+
+    with (
+        refused_if_fails(f"{type(model).__name__} cannot be run on text, block by block"),
+        replaced(structure, forward),
+        torch.no_grad(),
+        suppress(Stop),
+    ):
+        model(input_ids=batch, use_cache=False)
+    if len(calls) != len(structure.blocks):
+        raise ArmorError(
+            f"{type(model).__name__} calls {len(calls)} of its {len(structure.blocks)} blocks"
+            f" in {structure.prefix} one after the other: not supported"
+        )
+    return hidden[0], calls
 
 
 def observe(
     block: nn.Module,
     call: BlockCall,
-    hidden: Float[Tensor, "batch seq width"],
+    state: State,
     described: Sequence[Sequence[str]] = (),
-) -> tuple[Float[Tensor, "batch seq width"], list[tuple[list[str], Tensor]]]:
+) -> tuple[State, list[tuple[list[str], Tensor]]]:
     """Run `block`, and note the inputs of its linears.
 
     Args:
         described: groups of linears that a description of the model says get equal tensors.
 
     Returns:
-        the hidden states after the block, and its stages in the order they run: the names of the
+        the state after the block, and its stages in the order they run: the names of the
         linears that get one and the same tensor (or are described so), and that tensor.
 
     Raises:
@@ -150,14 +140,14 @@ def observe(
         if isinstance(module, nn.Linear)
     ]
     try:
-        return call.run(block, hidden), stages
+        return call.run(block, state), stages
     finally:
         for handle in handles:
             handle.remove()
 
 
 def module_input(
-    block: nn.Module, call: BlockCall, hidden: Float[Tensor, "batch seq width"], linear: str
+    block: nn.Module, call: BlockCall, state: State, linear: str
 ) -> Float[Tensor, "... in"] | None:
     """The input of the module `linear` when `block` runs; None if it is not called. Stops there."""
     seen: list[Tensor] = []
@@ -169,7 +159,7 @@ def module_input(
     handle = block.get_submodule(linear).register_forward_pre_hook(capture)
     try:
         with suppress(Stop):
-            call.run(block, hidden)
+            call.run(block, state)
     finally:
         handle.remove()
     return seen[0] if seen else None
@@ -188,12 +178,36 @@ def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:
 
 
 @contextmanager
+def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -> Iterator[None]:
+    """While active, `model` on any token ids computes what comes after its blocks.
+
+    Neither the blocks nor the token embeddings need their weights: these give zeros.
+
+    Args:
+        hidden: what the last block gives. form: how blocks return hidden states.
+    """
+
+    def forward(*_args: Any, **_kwargs: Any) -> Any:
+        return form.wrap(hidden)
+
+    def embed(tokens: Tensor) -> Tensor:
+        return hidden.new_zeros(*tokens.shape, embeddings.weight.shape[1])
+
+    embeddings = model.get_input_embeddings()
+    embeddings.forward = embed
+    try:
+        with replaced(structure, forward):
+            yield
+    finally:
+        del embeddings.forward
+
+
+@contextmanager
 def replaced(structure: Structure, forward: Callable[..., Any]) -> Iterator[None]:
-    """While active, a call of a block is one of ``forward(is first, is last, original, ...)``."""
-    last = len(structure.blocks) - 1
+    """While active, a call of a block is one of ``forward(index, original forward, ...)``."""
 
     def stand_in(index: int, original: Any) -> Callable[..., Any]:
-        return lambda *args, **kwargs: forward(index == 0, index == last, original, *args, **kwargs)
+        return lambda *args, **kwargs: forward(index, original, *args, **kwargs)
 
     for index, block in enumerate(structure.blocks):
         block.forward = stand_in(index, block.forward)
@@ -202,13 +216,3 @@ def replaced(structure: Structure, forward: Callable[..., Any]) -> Iterator[None
     finally:
         for block in structure.blocks:
             del block.forward  # uncovers the class's own
-
-
-def _to(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_to(item, device) for item in value)
-    if isinstance(value, dict):
-        return {name: _to(item, device) for name, item in value.items()}
-    return value

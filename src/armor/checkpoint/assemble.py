@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def assemble(
     joined: Mapping[str, Joined] | None = None,
     replace: bool = False,
     patterns: Mapping[str, Pattern] | None = None,
+    transposed: Collection[str] = (),
 ) -> None:
     """Write the checkpoint `out`: the model `source` with ``<layer>.weight`` of `layers` packed.
 
@@ -49,6 +50,7 @@ def assemble(
         joined: tensors of the source that are stored in parts, by name.
         replace: an `out` that exists is replaced, at the very end.
         patterns: of the layers that are given as files, 2:4 for those not in it.
+        transposed: layers with a weight that the source keeps as (in, out).
 
     Raises:
         ArmorError: a source that is not dense, an `out` that exists, a layer that does not fit the
@@ -68,18 +70,19 @@ def assemble(
             if name == tensor or name not in layers:
                 writer.add(tensor, stored)
                 continue
-            given = layers[name]
+            given, turned = layers[name], name in transposed
+            shape = stored.shape[::-1] if turned else stored.shape
             parts: Mapping[str, Tensor | StoredTensor]
             if isinstance(given, PackedLayer):
                 layer, parts = given, given.tensors()
             else:
                 loaded = {part: values.load() for part, values in given.items()}
                 layer, parts = (
-                    PackedLayer.of(stored.shape[-1], loaded, patterns.get(name, TWO_OF_FOUR)),
+                    PackedLayer.of(shape[-1], loaded, patterns.get(name, TWO_OF_FOUR)),
                     given,
                 )
-            _check_fits(name, layer, stored)
-            specs[name] = LayerSpec.of(layer)
+            _check_fits(name, layer, shape, stored.dtype)
+            specs[name] = LayerSpec.of(layer, turned)
             for part, values in parts.items():
                 writer.add(f"{name}.{part}", values)
         writer.finish()
@@ -93,15 +96,15 @@ def assemble(
         write_text(folder / README, readme(specs))
 
 
-def _check_fits(name: str, layer: PackedLayer, stored: StoredTensor) -> None:
-    if layer.shape != stored.shape:
-        raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {stored.shape}")
+def _check_fits(name: str, layer: PackedLayer, shape: tuple[int, ...], wanted: str) -> None:
+    if layer.shape != shape:
+        raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {shape}")
     expected = LayerSpec.of(layer).tensor_shapes()
     for part, tensor in layer.tensors().items():
         dtype, shape, _ = describe(tensor)
         if shape != expected.get(part):
             raise ArmorError(f"layer {name}: {part} is {shape}, not {expected.get(part)}")
-        if dtype != ("U8" if part == "core_indices" else stored.dtype):
-            raise ArmorError(f"layer {name}: {part} is {dtype}, the model is {stored.dtype}")
+        if dtype != ("U8" if part == "core_indices" else wanted):
+            raise ArmorError(f"layer {name}: {part} is {dtype}, the model is {wanted}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArmorError(f"layer {name}: {part} holds NaN or inf in {dtype}: prune it again")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from armor.checkpoint.folder import building
+from armor.checkpoint.folder import building, check_outside
 from armor.checkpoint.joined import Joined
 from armor.checkpoint.jsonfile import write_json
 from armor.checkpoint.reader import Checkpoint
@@ -31,6 +31,7 @@ def export_dense(
         ArmorError: not a sound armor checkpoint, an `out` that exists, or a full disk.
     """
     checkpoint = Checkpoint.open(folder)
+    check_outside(Path(out), checkpoint.folder)
     total = len(checkpoint.layers)
     with building(Path(out)) as target:
         writer = ShardWriter(target, max_shard_bytes)
@@ -52,7 +53,9 @@ def export_dense(
             elif name not in checkpoint.layers or part == "bias":
                 writer.add(tensor, stored)
             elif part == "core_values":
-                writer.add(f"{name}.weight", checkpoint.layer(name).dense())
+                weight = checkpoint.layer(name).dense()
+                turned = checkpoint.layers[name].transposed
+                writer.add(f"{name}.weight", weight.T.contiguous() if turned else weight)
                 done += 1
                 progress(done, total)
         writer.finish()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -12,16 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from armor.checkpoint.lock import Lock
 from armor.errors import ArmorError
-
-if sys.platform != "win32":
-    import fcntl
 
 
 def check_output(out: Path) -> None:
     """Raise `ArmorError` unless `out` can become a new folder (it is absent, or empty)."""
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise ArmorError(f"{out} exists already: delete it or choose another output folder")
+
+
+def check_outside(out: Path, source: Path) -> None:
+    """Raise `ArmorError` if `out` is the folder `source` or lies in it; links are followed."""
+    new, old = out.resolve(), source.resolve()
+    if new == old or old in new.parents:
+        raise ArmorError(
+            f"{out} lies inside {source}, which is to stay as it is: choose an output folder"
+            " outside of it"
+        )
 
 
 @contextmanager
@@ -32,34 +40,35 @@ def building(out: Path, replace: bool = False) -> Iterator[Path]:
     try. With `replace`, an `out` that exists is replaced at that moment and not before.
 
     Raises:
-        ArmorError: `out` exists, cannot be made, or the disk is full.
+        ArmorError: `out` exists, cannot be made, or another process is making it; a full disk.
     """
     out = Path(os.path.abspath(out))
     if not replace:
         check_output(out)
-    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    replaced = temporary.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        temporary.mkdir()
     except OSError as error:
         raise ArmorError(f"cannot write to {out.parent}: {error.strerror}") from None
-    try:
-        with full_disk(out.parent):
-            with _lock(temporary):
-                yield temporary
-                sync_folder(temporary)
-                if replace and out.exists():
-                    out.rename(replaced)
-                elif out.exists():
-                    out.rmdir()
-                temporary.rename(out)
+    with full_disk(out.parent), _lock(out) as lock:
+        if not replace:
+            check_output(out)  # again: the one that held the lock may have made it
+        _remove_leftovers(out)
+        temporary, replaced = _partial(out), _partial(out)
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_folder(temporary)
+            lock.check()
+            if replace and out.exists():
+                out.rename(replaced)
+            elif out.exists():
+                out.rmdir()
+            temporary.rename(out)
             sync_folder(out.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -83,29 +92,24 @@ def full_disk(folder: Path, partial: Path | None = None) -> Iterator[None]:
         raise
 
 
+def _lock(out: Path) -> Lock:
+    return Lock(
+        out.parent / f".{out.name}.building",
+        f"another process is writing {out}",
+        "choose another output folder",
+    )
+
+
+def _partial(out: Path) -> Path:
+    return out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+
+
 def _remove_leftovers(out: Path) -> None:
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-        with _lock(leftover) as free:
-            if free:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder that is being built; gives whether it was free (a leftover)."""
-    if sys.platform == "win32":  # no such lock: leftovers stay
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    """Remove what killed processes left, with the lock held."""
+    name = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}\.partial")
+    for path in out.parent.iterdir():
+        if name.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

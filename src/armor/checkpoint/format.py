@@ -19,7 +19,7 @@ METHOD = "armor"
 FORMAT = 1
 RUN_FILE = "armor_run.json"
 _KEYS = {"quant_method", "format", "pattern", "layers", "joined"}
-_LAYER_KEYS = {"shape", "block", "pattern", "count"}
+_LAYER_KEYS = {"shape", "block", "pattern", "count", "transposed"}
 DAMAGED = "the checkpoint is damaged: copy or download it again"
 _MAX_SIZE = 2**31
 _NAME = re.compile(r"[\w-]{1,256}(\.[\w-]{1,256}){0,32}")
@@ -34,17 +34,19 @@ class LayerSpec:
     Attributes:
         shape: (out, in). block: of the wrappers, or None. pattern: of the core.
         count: kept entries of an unstructured core, else None.
+        transposed: whether the dense model keeps the weight as (in, out), as GPT-2 does.
     """
 
     shape: tuple[int, int]
     block: int | None
     pattern: Pattern = TWO_OF_FOUR
     count: int | None = None
+    transposed: bool = False
 
     @classmethod
-    def of(cls, layer: PackedLayer) -> LayerSpec:
+    def of(cls, layer: PackedLayer, transposed: bool = False) -> LayerSpec:
         """What describes `layer`."""
-        return cls(layer.shape, layer.block, layer.pattern, layer.count)
+        return cls(layer.shape, layer.block, layer.pattern, layer.count, transposed)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each stored tensor by the last part of its name (without the bias)."""
@@ -73,6 +75,8 @@ def to_metadata(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
             described[name]["pattern"] = str(spec.pattern)
         if spec.count is not None:
             described[name]["count"] = spec.count
+        if spec.transposed:
+            described[name]["transposed"] = True
     return {
         "quant_method": METHOD,
         "format": FORMAT,
@@ -144,7 +148,10 @@ def _layer(name: Any, entry: Any, common: Pattern) -> LayerSpec:
         )
     if not pattern.is_unstructured and "count" in entry:
         raise ArmorError(f"layer {short(name)}: pattern {pattern} has no count; {DAMAGED}")
-    return LayerSpec((shape[0], shape[1]), block, pattern, count)
+    transposed = entry.get("transposed", False)
+    if not isinstance(transposed, bool):
+        raise ArmorError(f"layer {short(name)}: transposed is not true or false; {DAMAGED}")
+    return LayerSpec((shape[0], shape[1]), block, pattern, count, transposed)
 
 
 def is_size(value: Any) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.atomic import atomic_write
-from armor.errors import ArmorError, reason
+from armor.errors import ArmorError, cannot_read
 
 _MAX_BYTES = 64 << 20
 _MAX_DEPTH = 64
@@ -29,9 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
                 raise ValueError(f"larger than {_MAX_BYTES >> 20} MB")
             data = parse_json(file.read())
     except (OSError, ValueError) as error:
-        raise ArmorError(
-            f"cannot read {path}: {reason(error)}; copy or download the file again"
-        ) from None
+        raise cannot_read(path, error, "copy or download the file again") from None
     if not isinstance(data, dict):
         raise ArmorError(f"{path} is not a JSON object; copy or download the file again")
     return data

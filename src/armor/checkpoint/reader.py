@@ -15,14 +15,13 @@ from armor.checkpoint.format import DAMAGED, METHOD, RUN_FILE, LayerSpec, from_m
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.sidecar import CONFIG, read_config
-from armor.checkpoint.tensorfile import StoredTensor
-from armor.checkpoint.weights import safe_path
+from armor.checkpoint.tensorfile import FLOATS, StoredTensor
+from armor.checkpoint.weights import read_weights, safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import valid_indices
 from armor.sparse.positions import code_bits, count_ones
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _PIECE = 1 << 20
 _PARTS = ("core_values", "core_indices", "left", "right")
 
@@ -48,18 +47,15 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
         """Open `folder`. Raises `ArmorError` unless metadata and tensors fit each other."""
-        return cls.of(ModelFiles.read(folder))
+        config = read_config(Path(folder))
+        _layers_of(Path(folder), config)  # a foreign folder is refused before its weights are read
+        return cls.of(ModelFiles(Path(folder), config, read_weights(Path(folder))))
 
     @classmethod
     def of(cls, files: ModelFiles) -> Checkpoint:
         """`open` for a folder whose files are read already."""
         folder, tensors = files.path, files.tensors
-        metadata: Any = files.config.get("quantization_config")
-        try:
-            layers = from_metadata(metadata)
-            joined = joined_from_metadata(metadata.get("joined"))
-        except ArmorError as error:
-            raise ArmorError(f"{folder}: {error}") from None
+        layers, joined = _layers_of(folder, files.config)
         check_tensors(layers, tensors)
         check_joined(joined, layers, tensors)
         run = read_json(safe_path(folder, RUN_FILE)) if (folder / RUN_FILE).exists() else {}
@@ -93,6 +89,17 @@ def is_checkpoint(folder: Path) -> bool:
         return False
     quantization = read_config(folder).get("quantization_config")
     return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+
+
+def _layers_of(
+    folder: Path, config: Mapping[str, Any]
+) -> tuple[dict[str, LayerSpec], dict[str, Joined]]:
+    """The pruned layers, and the tensors stored in parts, by the metadata of config.json."""
+    metadata: Any = config.get("quantization_config")
+    try:
+        return from_metadata(metadata), joined_from_metadata(metadata.get("joined"))
+    except ArmorError as error:
+        raise ArmorError(f"{folder}: {error}") from None
 
 
 def check_layer(name: str, layer: PackedLayer) -> None:
@@ -159,7 +166,7 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
                     raise ArmorError(
                         f"layer {short(name)}: core_indices is {stored.dtype}, not U8; {DAMAGED}"
                     )
-            elif stored.dtype not in _FLOATS:
+            elif stored.dtype not in FLOATS:
                 raise ArmorError(
                     f"layer {short(name)}: {part} is {stored.dtype}, not a float; {DAMAGED}"
                 )

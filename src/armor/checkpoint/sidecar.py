@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +18,11 @@ CONFIG = "config.json"
 README = "README.md"
 # An allow-list: weights in any format, pickles and hidden files are not copied.
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py"}
-_NAMES = ("license", "notice")
+# Licences, notices and policies of use: they must travel with the weights.
+_LEGAL = re.compile(
+    r"licen[cs]e|notice|copying|copyright|polic(y|ies)|terms|acceptable.?use|attribution|patents"
+)
+_DOCUMENTS = {"", ".md", ".txt", ".rst", ".html", ".htm", ".pdf", ".rtf"}
 _TEMPLATES = "additional_chat_templates"
 # Results of `armor eval` and `armor bench` may lie beside a model, but are no part of it.
 _MEASUREMENTS = ("eval*.json", "bench*.json")
@@ -44,9 +49,9 @@ def sidecar_files(folder: Path) -> list[Path]:
     Raises:
         ArmorError: one is a link out of the folder, or too large to be what it seems.
     """
-    paths = [path for path in folder.iterdir() if path.is_file() and _is_sidecar(path.name)]
+    paths = [path for path in folder.iterdir() if path.is_file() and is_sidecar(path.name)]
     if (templates := folder / _TEMPLATES).is_dir():
-        paths += templates.glob("*.jinja")
+        paths += [path for path in templates.iterdir() if is_sidecar(f"{_TEMPLATES}/{path.name}")]
     for path in paths:
         if (size := no_escape(folder, path).stat().st_size) > _MAX_BYTES:
             raise ArmorError(
@@ -64,8 +69,15 @@ def copy_sidecar(source: Path, target: Path) -> None:
         _copy(path, copy)
 
 
-def _is_sidecar(name: str) -> bool:
-    """Whether a file of this name goes into every copy of the model."""
+def is_sidecar(name: str) -> bool:
+    """Whether a file goes into every copy of the model, but for what armor itself writes.
+
+    Args:
+        name: relative to the model's folder, with forward slashes.
+    """
+    parent, _, leaf = name.rpartition("/")
+    if parent:
+        return parent == _TEMPLATES and leaf.endswith(".jinja")
     lower = name.lower()
     if (
         name in (CONFIG, RUN_FILE)
@@ -74,7 +86,16 @@ def _is_sidecar(name: str) -> bool:
         or lower.endswith(".index.json")
     ):
         return False
-    return lower.startswith(_NAMES) or Path(lower).suffix in _SUFFIXES
+    suffix = Path(lower).suffix
+    return suffix in _SUFFIXES or is_legal(lower)
+
+
+def is_legal(name: str) -> bool:
+    """Whether a file of this name is a licence, a notice or a policy of use."""
+    lower = name.lower()
+    # "LICENSE-2.0" has a suffix that is none.
+    known = Path(lower).suffix in _DOCUMENTS or lower.startswith(("license", "licence", "notice"))
+    return known and _LEGAL.search(lower) is not None
 
 
 def _copy(source: Path, target: Path) -> None:

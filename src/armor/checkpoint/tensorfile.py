@@ -20,7 +20,7 @@ from torch import Tensor
 
 from armor.checkpoint.format import short
 from armor.checkpoint.jsonfile import parse_json
-from armor.errors import ArmorError, reason
+from armor.errors import ArmorError, cannot_read
 
 DTYPES = {
     "F64": torch.float64,
@@ -28,8 +28,14 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
     "I64": torch.int64,
+    "BOOL": torch.bool,
 }
+#: The dtypes of weights, by their names in the files.
+FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 16 << 20
 _MAX_DIMS, _MAX_SIZE = 16, 2**40  # an empty tensor may claim any size in its other dimensions
@@ -71,7 +77,7 @@ class StoredTensor:
         if self.dtype not in DTYPES:
             raise ArmorError(f"{self.path.name}: dtype {self.dtype} is not one of {list(DTYPES)}")
         if not self.nbytes:
-            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
+            return torch.empty(self.shape, dtype=DTYPES[self.dtype], device="cpu")
         data = bytearray(self.nbytes)  # filled in place: a join would hold the bytes twice
         at = 0
         for chunk in self.chunks():
@@ -89,17 +95,15 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     try:
         # Checks the header's length, every offset and every size against the file. (With "pt" torch
         # would map the file so that the system sets its size aside.)
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # first: the library calls any failure "No such file"
+            with safe_open(path, framework="np"):
+                pass
             start = 8 + (length := int.from_bytes(file.read(8), "little"))
             header = parse_json(file.read(length))
         header.pop("__metadata__", None)
         tensors = {name: _stored(path, start, name, entry) for name, entry in header.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArmorError(
-            f"cannot read {path}: {reason(error)}; copy or download it again"
-        ) from None
+        raise cannot_read(path, error, "copy or download it again") from None
     return dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes, item[0])))
 
 
@@ -113,7 +117,7 @@ def map_file(path: Path) -> dict[str, Tensor]:
     for name, stored in read_file(path).items():
         dtype = DTYPES[stored.dtype]
         if not stored.nbytes:
-            tensors[name] = torch.empty(stored.shape, dtype=dtype)
+            tensors[name] = torch.empty(stored.shape, dtype=dtype, device="cpu")
             continue
         pages = np.memmap(path, np.uint8, "c", stored.offset, stored.nbytes)
         tensors[name] = torch.from_numpy(pages).view(dtype).reshape(stored.shape)
@@ -160,6 +164,22 @@ def write_file(
         file.flush()
         if sync:
             os.fsync(file.fileno())
+
+
+def write_whole_file(
+    path: Path,
+    tensors: Mapping[str, Tensor | StoredTensor],
+    metadata: Mapping[str, str] | None = None,
+    sync: bool = True,
+) -> None:
+    """`write_file` under a temporary name that becomes `path`: complete, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write_file(partial, tensors, metadata, sync)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def describe(tensor: Tensor | StoredTensor) -> tuple[str, tuple[int, ...], int]:

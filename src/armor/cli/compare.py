@@ -9,6 +9,7 @@ import typer
 
 from armor.cli.options import (
     BlockSize,
+    Bos,
     Calibration,
     Device,
     Log,
@@ -39,6 +40,7 @@ def compare_command(
     block_size: BlockSize = "auto",
     samples: Samples = 128,
     seq_len: SeqLen = None,
+    bos: Bos = "no",
     max_chars: MaxChars = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -52,16 +54,18 @@ def compare_command(
     Example: [bold]armor compare MODEL --methods sparsegpt,armor,armor:block_size=8
     --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
-    from armor.cli.display import show_comparison
+    from armor.cli.display import bos_of_model, show_comparison
     from armor.device import resolve_device
     from armor.text.sources import check_text
 
+    bos = bos_of_model(model, bos)
     settings = parse_methods(
         methods,
         calibration=calibration,
         block_size=parse_block(block_size),
         samples=samples,
         seq_len=seq_len,
+        bos=bos,
         seed=seed,
     )
     where = resolve_device(device)
@@ -75,6 +79,7 @@ def compare_command(
         Path(model).name,
         seq_len=seq_len,
         max_chars=max_chars,
+        bos=bos,
         log=log,
         tensorboard=tensorboard,
         device=where,

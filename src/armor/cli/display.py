@@ -10,19 +10,32 @@ from rich.console import Console
 
 from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import recording
-from armor.cli.table import GAP_NOTE, comparison_table
+from armor.cli.table import BOS_NOTE, GAP_NOTE, comparison_table
 from armor.compare.checkpoints import DENSE
 from armor.compare.compare import Windows, compare
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.events import combine_progress
+from armor.models.load import load_tokenizer
 from armor.report import collect, name_comparison, write_report
 from armor.run.describe import describe_config
 from armor.run.prune import Progress
+from armor.text.bos import resolve_bos
 from armor.text.source import TextLike
 
 #: The log of a comparison, in its folder.
 EVENTS = "events.jsonl"
+
+
+def bos_of_model(model: str, choice: str) -> str:
+    """What ``--bos`` means for `model`: "yes" or "no"; for "no" its tokenizer is not loaded.
+
+    Raises:
+        ArmorError: an unknown choice, no such model, or no BOS token.
+    """
+    if choice == "no":
+        return choice
+    return resolve_bos(choice, load_tokenizer(model))
 
 
 def show_comparison(
@@ -33,6 +46,7 @@ def show_comparison(
     title: str,
     seq_len: int | None = None,
     max_chars: int | None = None,
+    bos: str = "no",
     log: str | None = None,
     tensorboard: Path | None = None,
     device: str = "cpu",
@@ -41,7 +55,7 @@ def show_comparison(
     """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`.
 
     Args:
-        title: of the report. device: "cpu" or "cuda".
+        title: of the report. bos: "yes" or "no". device: "cpu" or "cuda".
         log, tensorboard: see `recording`. The others: see `compare`.
     """
     configs = {label: describe_config(config) for label, config in settings.items()}
@@ -72,6 +86,7 @@ def show_comparison(
             out,
             seq_len=seq_len,
             max_chars=max_chars,
+            bos=bos,
             device=device,
             on_start=on_start,
             on_text=on_text,
@@ -82,7 +97,7 @@ def show_comparison(
                 recorder.emit("measured", label=row.label, text=text, perplexity=perplexity)
     console = Console(highlight=False)
     console.print(comparison_table(rows))
-    console.print(f"[dim]{GAP_NOTE}[/dim]")
+    console.print(f"[dim]{GAP_NOTE}{BOS_NOTE if bos == 'yes' else ''}[/dim]")
     name_comparison(out, title)
     report = out / "report.html"
     write_report(collect(out), report)

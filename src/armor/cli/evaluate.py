@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armor.cli.options import BatchSize, Device, Limit, MaxChars, SeqLen, TaskDir
+from armor.cli.options import BatchSize, Bos, Device, Limit, MaxChars, SeqLen, TaskDir
 from armor.errors import ArmorError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate_command(
         ),
     ] = None,
     seq_len: SeqLen = None,
+    bos: Bos = "no",
     max_chars: MaxChars = None,
     tasks: Annotated[
         str,
@@ -85,7 +86,7 @@ def evaluate_command(
     for text in texts:
         check_text(text)
     found = find_tasks(specs, task_dir)
-    work = Measurement(model, where, json, fresh, reference)
+    work = Measurement(model, where, json, fresh, reference, bos)
     work.record.about["max_chars"] = max_chars
     _measure(work, texts, seq_len, max_chars, found, batch_size)
     known = f"; {work.reused} known from {json} (--fresh measures again)" if work.reused else ""

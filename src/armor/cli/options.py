@@ -13,7 +13,7 @@ Calibration = Annotated[
     str,
     typer.Option(
         metavar="FILE|hf:NAME[:CONFIG]",
-        help="Calibration text: a text file, .jsonl with 'text', or a data set.",
+        help="Calibration text: a text file, .jsonl or .json with 'text', or a data set.",
     ),
 ]
 Samples = Annotated[int, typer.Option(metavar="N", help="Calibration windows.")]
@@ -21,6 +21,13 @@ Seed = Annotated[int, typer.Option(metavar="N", help="Draws the calibration wind
 SeqLen = Annotated[
     int | None,
     typer.Option(metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."),
+]
+Bos = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|yes|no",
+        help="Begin each window with the BOS token; auto: where the tokenizer does.",
+    ),
 ]
 BlockSize = Annotated[str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")]
 Methods = Annotated[

@@ -11,6 +11,7 @@ import typer
 
 from armor.cli.options import (
     BlockSize,
+    Bos,
     Calibration,
     Device,
     Log,
@@ -119,6 +120,7 @@ def prune_command(
     size: Size = None,
     samples: Samples = 128,
     seq_len: SeqLen = None,
+    bos: Bos = "no",
     include: Include = None,
     exclude: Exclude = None,
     recipe: Recipe = None,
@@ -158,6 +160,7 @@ def prune_command(
         overhead_budget=overhead_budget,
         size=size,
         samples=samples,
+        bos=bos,
         include=include or (),
         exclude=exclude or (),
         seed=seed,
@@ -224,6 +227,11 @@ def _print_summary(result: PruneResult, size: float | None) -> None:
     from armor.run.pipeline import FEW_TOKENS
 
     console = Console(highlight=False)
+    if result.found:
+        console.print(
+            f"[bold]{result.out}[/bold] is complete: this command made it; --fresh starts over"
+        )
+        return
     for note, names in _notes(result.plans).items():
         console.print(f"[yellow]note[/yellow] {names}: {note}")
     few = [record for record in result.records.values() if record.note.startswith(FEW_TOKENS)]

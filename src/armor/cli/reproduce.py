@@ -12,6 +12,7 @@ from armor.cli.evaluate import find_tasks
 from armor.cli.options import (
     BatchSize,
     BlockSize,
+    Bos,
     Calibration,
     Device,
     Limit,
@@ -76,6 +77,7 @@ def reproduce_command(
     block_size: BlockSize = "128",
     samples: Samples = 128,
     seq_len: Window = None,
+    bos: Bos = "no",
     max_chars: MaxChars = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,
@@ -93,7 +95,7 @@ def reproduce_command(
 
     Example: [bold]armor reproduce paper --model Qwen/Qwen2.5-7B --out repro[/bold]
     """
-    from armor.cli.display import show_comparison
+    from armor.cli.display import bos_of_model, show_comparison
     from armor.compare.checkpoints import DENSE
     from armor.compare.labels import parse_methods
     from armor.compare.sheet import Sheet
@@ -101,6 +103,7 @@ def reproduce_command(
     from armor.evaluation.tasks import parse_tasks
     from armor.models.folder import ModelFolder
     from armor.text.sources import check_text
+    from armor.text.windows import check_window, context_length, default_window
 
     if what != "paper":
         raise ArmorError(f"unknown reproduction {what!r}; valid: paper")
@@ -110,14 +113,17 @@ def reproduce_command(
         check_text(text)
     name, theirs = _published(published, model)
     found = find_tasks([] if tasks == "none" else parse_tasks(tasks, limit), task_dir)
-    context = ModelFolder.open(model).config.get_text_config().max_position_embeddings
-    window = seq_len or min(LONGEST, context)
+    context = context_length(ModelFolder.open(model).config)
+    window = seq_len or default_window(context, LONGEST)
+    check_window(window, context)
+    bos = bos_of_model(model, bos)
     settings = parse_methods(
         methods,
         calibration=calibration,
         block_size=parse_block(block_size),
         samples=samples,
         seq_len=window,
+        bos=bos,
         seed=seed,
     )
     facts = {
@@ -125,6 +131,7 @@ def reproduce_command(
         "in the paper": name or "this model is not among the paper's",
         "calibration": f"{samples} windows of {window} tokens of {calibration}",
         "perplexity": f"windows of {window} tokens"
+        + (", the first of them BOS, also in calibration" if bos == "yes" else "")
         + (f", the first {max_chars:,} characters" if max_chars else ""),
         "wrapper block": block_size,
         "device": where,
@@ -139,7 +146,7 @@ def reproduce_command(
         _write(out, sheet)
 
     show_comparison(
-        model, settings, texts, out, title, window, max_chars, log, tensorboard, where, on_row
+        model, settings, texts, out, title, window, max_chars, bos, log, tensorboard, where, on_row
     )
     if found:
         _run_tasks(sheet, found, model, out, where, batch_size)

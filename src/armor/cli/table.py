@@ -24,7 +24,7 @@ def perplexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{value:.4f}",
             "-" if low is None or high is None else f"{(high - low) / 2:.3f}",
             f"{row['bits_per_byte']:.4f}",
-            str(row["seq_len"]),
+            f"{row['seq_len']}{' with BOS' if row.get('bos') else ''}",
             f"{row['tokens']:,}",
         )
     return table
@@ -102,3 +102,4 @@ GAP_NOTE = (
     "gap left: share of the best baseline's perplexity gap to dense that remains (worst text);\n"
     "linears: bytes of the decoder's linear layers as stored"
 )
+BOS_NOTE = "\nevery window begins with the BOS token (--bos)"

@@ -29,9 +29,9 @@ DENSE = "dense"
 class Checkpoints:
     """The folder of a comparison and its results.json.
 
-    The file holds ``model``, ``seq_len``, ``max_chars``, ``texts`` (by name, as `Source.record`),
-    ``rows`` (as `Row.to_dict`, of the last call) and ``pruned``: for each label ever begun, what it
-    was made of and what came out.
+    The file holds ``model``, ``seq_len``, ``max_chars``, ``bos``, ``texts`` (by name, as
+    `Source.record`), ``rows`` (as `Row.to_dict`, of the last call) and ``pruned``: for each label
+    ever begun, what it was made of and what came out.
     """
 
     def __init__(self, out: Path, model: str) -> None:
@@ -92,12 +92,14 @@ class Checkpoints:
         texts: Mapping[str, TextLike],
         seq_len: int | None,
         max_chars: int | None,
+        bos: str,
     ) -> None:
         """Put `rows` and what they were measured on into results.json."""
         about = {
             "model": self.model,
             "seq_len": seq_len,
             "max_chars": max_chars,
+            "bos": bos,
             "texts": {name: parse_source(text).record() for name, text in texts.items()},
         }
         self._head = {**about, "rows": [row.to_dict() for row in rows]}
@@ -108,6 +110,8 @@ class Checkpoints:
 
     def _key(self, config: PruneConfig) -> str:
         settings = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
+        if config.bos == "no":
+            del settings["bos"]  # what was made before there was a choice stays known
         return key_of(self._model_id, settings)
 
 

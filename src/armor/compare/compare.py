@@ -7,6 +7,8 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+from armor.checkpoint.folder import check_outside
+from armor.checkpoint.lock import Lock
 from armor.compare.checkpoints import DENSE, Checkpoints
 from armor.compare.row import Row
 from armor.config import PruneConfig
@@ -30,6 +32,7 @@ def compare(
     *,
     seq_len: int | None = None,
     max_chars: int | None = None,
+    bos: str = "no",
     device: str = "cpu",
     on_start: Callable[[str], Progress] = lambda label: Progress(),
     on_text: Callable[[str, str], Windows] = lambda label, text: lambda done, total: None,
@@ -47,6 +50,8 @@ def compare(
         settings: by label.
         texts: evaluation texts by name.
         out: folder for one checkpoint a label, results.json and the measurements.
+        bos: "yes" or "no": whether windows of the texts begin with BOS; how the models are
+            calibrated, `settings` say.
         device: "cpu" or "cuda", to prune and to evaluate on.
         on_start: called with each label (and "dense") before its work; gives its display.
         on_text: called with a label and a text's name before it is read; gives what is called with
@@ -56,20 +61,23 @@ def compare(
     Returns:
         The dense model's row, then one for each setting, in order.
     """
+    if Path(model).is_dir():
+        check_outside(out, Path(model))
     out.mkdir(parents=True, exist_ok=True)
-    store = Checkpoints(out, model)
+    lock = Lock(out / ".lock", f"another comparison is working in {out}", "choose another --out")
     rows: list[Row] = []
-    with Shared(out / SHARED) as shared:
+    with lock, Shared(out / SHARED) as shared:
+        store = Checkpoints(out, model)
         for label, config in {DENSE: None, **settings}.items():
             known = config is None or store.is_done(label, config)
-            work = measurement(out, label, model, device) if known else None
+            work = measurement(out, label, model, device, bos) if known else None
             wanted = [(text, seq_len, max_chars) for text in texts.values()]
             progress = None
             if work is None or not all(work.knows_perplexity(*args) for args in wanted):
                 progress = on_start(label)
             if config is not None and not known:
                 store.prune(label, config, device, progress or Progress(), shared)
-            work = work or measurement(out, label, model, device)
+            work = work or measurement(out, label, model, device, bos)
             values = {
                 name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
                 for name, text in texts.items()
@@ -77,17 +85,17 @@ def compare(
             method = DENSE if config is None else config.method
             finite = {name: inf if value is None else value for name, value in values.items()}
             rows.append(Row(label, method, finite, **store.sizes(label)))
-            store.write(with_gaps(rows), texts, seq_len, max_chars)
+            store.write(with_gaps(rows), texts, seq_len, max_chars, bos)
             on_row(with_gaps(rows))
     return with_gaps(rows)
 
 
-def measurement(out: Path, label: str, model: str, device: str) -> Measurement:
+def measurement(out: Path, label: str, model: str, device: str, bos: str = "no") -> Measurement:
     """What is measured about one label of the comparison in `out`."""
     folder = out / MEASURED
     folder.mkdir(exist_ok=True)
     checkpoint = model if label == DENSE else str(out / label)
-    return Measurement(checkpoint, device, folder / f"{label}.json")
+    return Measurement(checkpoint, device, folder / f"{label}.json", bos=bos)
 
 
 def with_gaps(rows: Sequence[Row]) -> list[Row]:

@@ -15,6 +15,7 @@ from armor.evaluation.perplexity import evaluate
 from armor.evaluation.record import Record, key_of, model_id
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
+from armor.text.bos import resolve_bos
 from armor.text.source import TextLike
 from armor.text.sources import parse_source
 
@@ -37,6 +38,7 @@ class Measurement:
         record: Path | None = None,
         fresh: bool = False,
         reference: str | None = None,
+        bos: str = "no",
     ) -> None:
         """Find the model; its weights are read when they are first needed.
 
@@ -46,12 +48,14 @@ class Measurement:
             record: JSON file that keeps the results; see `Record`.
             fresh: measure again what `record` holds.
             reference: folder or Hub id of a model to compare predictions with; on the same device.
+            bos: "yes", "no" or "auto": whether windows of text begin with BOS; see `evaluate`.
 
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
         """
         self.folder = _open_finished(model)
         self.reference = reference
+        self._bos = bos
         self._reference_folder = None if reference is None else _open_finished(reference)
         self.device = device
         self.reused = 0
@@ -89,6 +93,12 @@ class Measurement:
         """Its tokenizer, loaded."""
         return load_tokenizer(self.folder)
 
+    @cached_property
+    def bos(self) -> str:
+        """Whether windows begin with BOS, "yes" or "no". Raises `ArmorError`: there is none."""
+        # Without a tokenizer where none is needed: what is known already loads nothing.
+        return "no" if self._bos == "no" else resolve_bos(self._bos, self.tokenizer)
+
     def perplexity(
         self,
         text: TextLike,
@@ -110,6 +120,7 @@ class Measurement:
                 seq_len=seq_len,
                 max_chars=max_chars,
                 reference=reference,
+                bos=self.bos,
                 progress=progress,
             )
             named = {} if reference is None else {"reference": self.reference}
@@ -142,7 +153,9 @@ class Measurement:
 
     def _key(self, text: TextLike, seq_len: int | None, max_chars: int | None) -> str:
         folder = self._reference_folder
-        other = () if folder is None else (model_id(folder.path),)
+        other = [] if folder is None else [model_id(folder.path)]
+        if self.bos == "yes":
+            other.append("bos")
         return key_of(
             "perplexity", parse_source(text).identity(), seq_len, max_chars, self.device, *other
         )

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.evaluation.divergence import Divergence, interval, summarise, window_divergence
+from armor.text.bos import bos_tokens
 from armor.text.source import Source, TextLike
 from armor.text.sources import parse_source, read_text
-from armor.text.windows import default_window, tokenize
+from armor.text.windows import check_window, default_window, model_context, tokenize
 
 _MAX_LOGITS = 2**26  # entries of a batch of logits: 256 MiB in float32
 _MAX_BATCH = 32
@@ -33,6 +34,7 @@ class PerplexityResult:
         bits_per_byte: bits a predicted token times the text's tokens per UTF-8 byte; unlike
             perplexity it compares across vocabularies.
         seq_len: tokens a window; each window predicts all but its first.
+        bos: whether the first token of each window is BOS, so that all of its text is predicted.
         windows, tokens: windows read and tokens predicted.
         text_tokens, text_bytes: size of the whole text, the dropped tail included.
         divergence: from the reference; None without one.
@@ -48,6 +50,7 @@ class PerplexityResult:
     text_tokens: int
     text_bytes: int
     divergence: Divergence | None = None
+    bos: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, with the entries of `divergence` if there is one.
@@ -67,56 +70,59 @@ def evaluate(
     max_chars: int | None = None,
     batch_size: int | None = None,
     reference: Any = None,
+    bos: str = "no",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PerplexityResult:
     """Perplexity of `model` on a text, and how far its predictions are from a reference's.
 
     The text is taken as it is (documents joined by blank lines, the test split of a dataset), cut
     after `max_chars` characters, tokenised without special tokens and cut into non-overlapping
-    windows; the tail is dropped. Losses are computed in float32 and summed in float64.
+    windows; the tail is dropped. With BOS, a window is that token, which is given and never
+    predicted, and `seq_len` - 1 tokens of text, which all are. Losses are computed in
+    float32 and summed in float64.
 
     Args:
         model: a causal language model; used on its device, in its dtype.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; the chat template of it writes chats as text.
         source: see `armor.text.sources.parse_source`; ``[text]`` for a text at hand.
         seq_len: tokens a window; None takes 2048, or the model's context where that is shorter.
         max_chars: read no more than this many characters.
         batch_size: windows a forward pass; None bounds the logits to 256 MiB.
         reference: another causal language model over the same vocabulary, usually the dense one;
             it reads the same batches.
+        bos: "yes", "no" or "auto"; see `armor.text.bos`.
         progress: called with the windows done and their number.
 
     Raises:
-        ArmorError: an unreadable source, a text shorter than one window, ids the model does not
-            know, a reference with another vocabulary, or logits that are not finite.
+        ArmorError: an unreadable source, a text shorter than one window, a window longer than the
+            context, ids the model does not know, a reference with another vocabulary, logits that
+            are not finite, or BOS where the tokenizer has none.
     """
     source = parse_source(source)
-    seq_len = seq_len or default_window(model.config)
+    seq_len = seq_len or default_window(model_context(model))
     if seq_len < 2:
         raise ArmorError(f"a window of {seq_len} token predicts nothing; take --seq-len 2 or more")
-    text = read_text(source, max_chars)
+    for network in (model,) if reference is None else (model, reference):
+        check_window(seq_len, model_context(network))
+    first = torch.tensor(bos_tokens(bos, tokenizer), dtype=torch.int64)
+    length = seq_len - len(first)  # tokens of text in a window
+    text = read_text(source, max_chars, tokenizer)
     tokens = tokenize(tokenizer, text)
     name = source.name
-    if len(tokens) < seq_len:
+    if len(tokens) < length:
         raise ArmorError(
             f"{name} has {len(tokens):,} tokens, fewer than one window of {seq_len:,}; "
             "give a longer text or a smaller --seq-len"
         )
     vocabulary = _vocabulary(model)
-    _check_ids(tokens, vocabulary)
+    _check_ids(torch.cat([first, tokens]), vocabulary)
     if reference is not None:
         _check_reference(vocabulary, _vocabulary(reference))
-    windows = tokens[: len(tokens) // seq_len * seq_len].view(-1, seq_len)[: source.windows]
+    windows = tokens[: len(tokens) // length * length].view(-1, length)[: source.windows]
+    windows = torch.cat([first.expand(len(windows), -1), windows], dim=1)
     size = batch_size or max(1, min(_MAX_BATCH, _MAX_LOGITS // (seq_len * vocabulary)))
     sums = _window_sums(model, reference, windows, size, progress)
-    for whose, bad in (
-        ("model", not sums[:, 0].isfinite().all()),
-        ("reference", sums[:, 1:].isnan().any()),  # infinite where the model excludes a token
-    ):
-        if bad:
-            raise ArmorError(
-                f"the {whose}'s logits on {name} are not finite; load it in float32 or bfloat16"
-            )
+    _check_sums(sums, name)
     means = sums[:, 0] / (seq_len - 1)
     mean = float(means.mean())
     return PerplexityResult(
@@ -130,6 +136,7 @@ def evaluate(
         text_tokens=len(tokens),
         text_bytes=len(text.encode()),
         divergence=None if reference is None else summarise(sums[:, 1:], seq_len - 1),
+        bos=bool(len(first)),
     )
 
 
@@ -139,6 +146,17 @@ def _check_ids(tokens: Tensor, vocabulary: int) -> None:
             f"the tokenizer gives id {largest}, but the model knows {vocabulary}; "
             "use the tokenizer of this model"
         )
+
+
+def _check_sums(sums: Tensor, name: str) -> None:
+    for whose, bad in (
+        ("model", not sums[:, 0].isfinite().all()),
+        ("reference", sums[:, 1:].isnan().any()),  # infinite where the model excludes a token
+    ):
+        if bad:
+            raise ArmorError(
+                f"the {whose}'s logits on {name} are not finite; load it in float32 or bfloat16"
+            )
 
 
 def _vocabulary(model: Any) -> int:

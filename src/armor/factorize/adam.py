@@ -110,8 +110,8 @@ class _Loop:
         self.adam = torch.optim.Adam(
             [self.left, self.right, self.core], LEARNING_RATE, eps=0.5e-8, maximize=True, fused=True
         )
-        self.i = torch.arange(self.row_blocks, device=device).unsqueeze(1)
-        self.j = torch.arange(self.col_blocks, device=device)
+        self.i = torch.arange(self.row_blocks, dtype=torch.int64, device=device).unsqueeze(1)
+        self.j = torch.arange(self.col_blocks, dtype=torch.int64, device=device)
         pairs = torch.arange(6, dtype=torch.uint8, device=device).unsqueeze(1)
         self.table = mask_from_choice(pairs).to(self.core.dtype)
         self.left_core, self.error, self.error_moment, self.error_moment_right, self.residual = (

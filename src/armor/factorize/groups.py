@@ -40,8 +40,12 @@ class Groups:
 
         A group that none of them betters keeps its own.
         """
-        first = torch.tensor([one for one, _ in PAIRS], device=self.current.device)
-        second = torch.tensor([two for _, two in PAIRS], device=self.current.device)
+        first = torch.tensor(
+            [one for one, _ in PAIRS], dtype=torch.int64, device=self.current.device
+        )
+        second = torch.tensor(
+            [two for _, two in PAIRS], dtype=torch.int64, device=self.current.device
+        )
         contribution = self.scale.unsqueeze(-1) * (
             self.current.unsqueeze(-2) @ self.group_gram
         ).squeeze(-2)

@@ -118,10 +118,11 @@ def gain_tables(
     tables = []
     for kept in sorted({len(mask) for mask in masks} - {0}):  # masks of a size are neighbours
         same_size = [mask for mask in masks if len(mask) == kept]
-        places = torch.tensor(same_size, device=group_grams.device)
+        places = torch.tensor(same_size, dtype=torch.int64, device=group_grams.device)
         inverses = _pivoted_inverses(group_grams[:, :, places.unsqueeze(2), places.unsqueeze(1)])
-        one, two = torch.triu_indices(kept, kept, device=group_grams.device)
-        entries = inverses[..., one, two] * torch.where(one == two, 1.0, 2.0)
+        device = group_grams.device
+        one, two = torch.triu_indices(kept, kept, dtype=torch.int64, device=device)
+        entries = inverses[..., one, two] * (1 + (one != two).to(inverses.dtype))
         tables.append(pad(entries, (0, -len(one) % TERMS_AT_A_TIME)).flatten(2))
     return torch.cat(tables, -1).to(gram_right.dtype)
 

@@ -41,7 +41,7 @@ def mask_from_choice(
 ) -> Bool[Tensor, "rows cols"]:
     """Kept positions, bool (rows, M*groups), of the codes `choice`, uint8 (rows, groups)."""
     masks = group_masks(pattern)
-    table = torch.zeros(len(masks), group_size(pattern), dtype=torch.bool)
+    table = torch.zeros(len(masks), group_size(pattern), dtype=torch.bool, device="cpu")
     for code, mask in enumerate(masks):
         table[code, list(mask)] = True
     return table.to(choice.device)[choice.long()].flatten(1)

@@ -12,6 +12,7 @@ from armor.linear import ArmorLinear, armor_layers
 from armor.models.experts import Experts, put_together
 from armor.models.fused import JoinedLinear
 from armor.models.modules import put_module
+from armor.models.transposed import make_transposed
 
 
 def multiply_out(
@@ -33,7 +34,8 @@ def multiply_out(
             " `armor export`"
         )
     for name, layer in layers:
-        put_module(model, name, _linear(layer, dtype))
+        linear = _linear(layer, dtype)
+        put_module(model, name, make_transposed(linear) if layer.transposed else linear)
     for name, module in list(model.named_modules()):
         if isinstance(module, JoinedLinear):
             put_module(model, name, module.whole())

@@ -26,6 +26,7 @@ from armor.models.experts import fused_experts, is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.modules import put_module
 from armor.models.renaming import fuses_experts, layer_renaming
+from armor.models.transposed import transposed_shape
 
 
 def register() -> None:
@@ -69,7 +70,9 @@ class ArmorQuantizer(HfQuantizer):
             fused = dict(fused_experts(model))
             self._split = {name: fused[name] for name in split_experts(model, layers)}
         for tensor, whole in self.quantization_config.joined_tensors().items():
-            if not tensor.endswith(".weight"):  # of experts
+            if not tensor.endswith(".weight") or any(map(is_expert, whole.parts)):
+                continue
+            if all(_has(model, rename(part)) for part in whole.parts):  # transformers splits it
                 continue
             if (path := _find_path(model, rename(tensor.removesuffix(".weight")))) is not None:
                 split_linear(model, path, tuple(whole.parts.values()))
@@ -189,9 +192,11 @@ def _has(model: nn.Module, path: str) -> bool:
 
 
 def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
-    old = model.get_submodule(path)
-    if not isinstance(old, nn.Linear) or (old.out_features, old.in_features) != spec.shape:
-        found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
+    old: Any = model.get_submodule(path)
+    found = (old.out_features, old.in_features) if isinstance(old, nn.Linear) else None
+    if spec.transposed:
+        found = transposed_shape(old)
+    if found != spec.shape:
         raise ArmorError(
             f"layer {path} is a {type(old).__name__} {found or ''}, the checkpoint says a linear"
             f" (out, in) = {spec.shape}; {DAMAGED}"
@@ -207,6 +212,7 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         pattern=spec.pattern,
         count=spec.count,
     )
+    new.transposed = spec.transposed
     # Model classes initialise weights of their linears before or after these are loaded, whether
     # that is needed or not; what they write here is lost.
     new.placeholder = torch.empty(spec.shape, dtype=old.weight.dtype, device="meta")

@@ -7,8 +7,10 @@ model with split experts has the names of its checkpoint, and every expert has l
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,22 +23,26 @@ NAMINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _EXPERT = re.compile(r"\.experts\.\d+\.(\w+)")
 
 
+#: From the outputs of the gate and of the up projection to the input of the down projection.
+Gating = Callable[[Tensor, Tensor], Tensor]
+
+
 class Expert(nn.Module):
-    """``down(act(gate x) * (up x))``; `naming` gives the names of the three linears."""
+    """``down(gating(gate x, up x))``; `naming` gives the names of the three linears."""
 
     def __init__(
-        self, linears: Iterable[nn.Module], act: Callable[[Tensor], Tensor], naming: tuple[str, ...]
+        self, linears: Iterable[nn.Module], gating: Gating, naming: tuple[str, ...]
     ) -> None:
         super().__init__()
         self.naming = naming
-        self.act = act
+        self.gating = gating
         for name, linear in zip(naming, linears, strict=True):
             self.add_module(name, linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, hidden)."""
         gate, up, down = (self.get_submodule(name) for name in self.naming)
-        result: Tensor = down(self.act(gate(x)) * up(x))
+        result: Tensor = down(self.gating(gate(x), up(x)))
         return result
 
 
@@ -70,20 +76,44 @@ class Experts(nn.ModuleList):
 
 
 def fused_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with 3-D weights, by their name: experts that are not modules of their own."""
+    """Modules that hold experts in 3-D weights, one expert after the other, by their name.
+
+    Beside such a module is another that chooses: it has a matrix with a row for each expert, or up
+    to twice as many, where a router may also choose to do nothing. A 3-D weight without one is
+    something else, such as a convolution or a gate for each head.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv1d):
-            continue
-        if any(p is not None and p.ndim == 3 for p in module._parameters.values()):
+        count = _count(module)
+        if count and _may_choose(model.get_submodule(name.rpartition(".")[0]), module, count):
             yield name, module
 
 
-def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:
+def _count(module: nn.Module) -> int:
+    """The number of experts, if the 3-D weights of a module are experts; else 0."""
+    if isinstance(module, nn.Conv1d):
+        return 0
+    shapes = [p.shape for p in module._parameters.values() if p is not None and p.ndim == 3]
+    counts = {shape[0] for shape in shapes if 1 < shape[0] < max(shape[1:])}
+    return int(counts.pop()) if shapes and len(counts) == 1 else 0
+
+
+def _may_choose(layer: nn.Module, experts: nn.Module, count: int) -> bool:
+    """Whether a matrix of `layer` outside of `experts` has a row for each of them."""
+    own = {id(parameter) for parameter in experts.parameters()}
+    return any(
+        parameter.ndim == 2 and count <= parameter.shape[0] <= 2 * count
+        for parameter in layer.parameters()
+        if id(parameter) not in own
+    )
+
+
+def split_experts(model: nn.Module, stored: Iterable[str], keep: Collection[str] = ()) -> list[str]:
     """Split the fused experts of `model`, in place, sharing their memory.
 
     Args:
         model: of any size, also with its parameters on the meta device.
         stored: names of layers or tensors of the checkpoint; they say what the linears are called.
+        keep: modules to leave as they are, by name.
 
     Returns:
         The names of the modules that were replaced; experts in another layout (see
@@ -92,7 +122,7 @@ def split_experts(model: nn.Module, stored: Iterable[str]) -> list[str]:
     naming = _naming(stored)
     replaced = []
     for name, module in list(fused_experts(model)):
-        if not has_known_layout(module):
+        if name in keep or not has_known_layout(module):
             continue
         put_module(model, name, _split(module, naming).train(module.training))
         replaced.append(name)
@@ -113,9 +143,11 @@ def put_together(experts: Experts, fused: nn.Module) -> nn.Module:
 
 def has_known_layout(module: Any) -> bool:
     """Whether fused experts hold (experts, 2*inner, hidden) gate over up, and (experts, hidden,
-    inner), and nothing else: no biases, no transposed or interleaved weights, no own gating."""
-    weights = {name: p for name, p in module._parameters.items() if p is not None}
-    if set(weights) != {"gate_up_proj", "down_proj"} or not hasattr(module, "act_fn"):
+    inner), and nothing else: no biases, no transposed or interleaved weights, no norms."""
+    weights = dict(module.named_parameters())
+    if set(weights) != {"gate_up_proj", "down_proj"} or any(True for _ in module.buffers()):
+        return False
+    if _gating(module) is None:
         return False
     both, down = weights["gate_up_proj"].shape, weights["down_proj"].shape
     plain = (
@@ -124,9 +156,37 @@ def has_known_layout(module: Any) -> bool:
         and getattr(module, "has_gate", True)
         and not getattr(module, "has_post_expert_norm", False)
     )
-    gate = getattr(type(module), "_apply_gate", None)
-    own_gate = gate is not None and gate.__name__ != "_default_apply_gate"
-    return bool(plain and not own_gate and both == (down[0], 2 * down[2], down[1]))
+    return bool(plain and both == (down[0], 2 * down[2], down[1]))
+
+
+def _gating(module: Any) -> Gating | None:
+    """How fused experts combine gate and up: as they say, or by their activation function."""
+    own = getattr(type(module), "_apply_gate", None)
+    if own is not None and own.__name__ != "_default_apply_gate":
+        return _OwnGating(module)
+    return _PlainGating(module.act_fn) if hasattr(module, "act_fn") else None
+
+
+@dataclass(frozen=True)
+class _PlainGating:
+    """``act(gate) * up``."""
+
+    act: Callable[[Tensor], Tensor]
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.act(gate) * up
+
+
+class _OwnGating:
+    """That of a model's class of fused experts, such as one that clamps values."""
+
+    def __init__(self, experts: Any) -> None:
+        self._shell = copy.copy(experts)
+        self._shell._parameters = dict.fromkeys(experts._parameters)
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        result: Tensor = self._shell._apply_gate(torch.cat([gate, up], dim=-1))
+        return result
 
 
 def is_expert(name: str) -> bool:
@@ -145,7 +205,9 @@ def _split(module: Any, naming: tuple[str, ...]) -> Experts:
         (_linear(both[:inner]), _linear(both[inner:]), _linear(down))
         for both, down in zip(module.gate_up_proj.data, module.down_proj.data, strict=True)
     )
-    return Experts((Expert(three, module.act_fn, naming) for three in linears), naming)
+    gating = _gating(module)
+    assert gating is not None
+    return Experts((Expert(three, gating, naming) for three in linears), naming)
 
 
 def _linear(weight: Tensor) -> nn.Linear:

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.format import short
 from armor.checkpoint.sidecar import CONFIG, read_config, sidecar_files
 from armor.checkpoint.tensorfile import StoredTensor
-from armor.checkpoint.weights import read_weights
-from armor.errors import ArmorError, reason
+from armor.checkpoint.weights import find_weights
+from armor.errors import ArmorError, cannot_read, reason
+from armor.models.auto import is_causal
+from armor.models.download import download
+from armor.models.newer_config import adapted_config, in_terms_of_installed, newer_hint
 
-#: What is downloaded of a model on the Hub.
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
 # What a config may ask transformers to build a number of, and how many of them are plausible.
 _COUNTS = re.compile(r"^(n|num)_.*(layer|block|expert|label|stage)|(layers|experts|depth)$")
 _MOST = 4096
@@ -34,10 +37,16 @@ class ModelFolder:
     Attributes:
         files: what the folder holds.
         config: its `transformers.PretrainedConfig`. To be left unchanged.
+        is_adapted: whether transformers would read another config from the folder; see
+            `armor.models.newer_config`.
+        weights_alike: whether transformers finds the same weights in the folder; see
+            `armor.checkpoint.weights.Weights`.
     """
 
     files: ModelFiles
     config: Any
+    is_adapted: bool = False
+    weights_alike: bool = True
 
     @classmethod
     def open(cls, model: str | Path | ModelFolder, trust_remote_code: bool = False) -> ModelFolder:
@@ -55,21 +64,30 @@ class ModelFolder:
         """
         if isinstance(model, ModelFolder):
             return model
-        name = str(model)
-        _check_reachable(name)
-        if not Path(name).is_dir():
-            from huggingface_hub import snapshot_download
+        try:
+            return cls._open(str(model), trust_remote_code)
+        except PermissionError as error:
+            raise cannot_read(Path(error.filename or model), error, "") from None
 
-            _transformers_config(name, trust_remote_code)  # before its weights are downloaded
-            name = snapshot_download(name, allow_patterns=_FILES)
-        folder = Path(name)
-        data = read_config(folder)
-        _check_supported(folder, data, trust_remote_code)
+    @classmethod
+    def _open(cls, name: str, trust_remote_code: bool) -> ModelFolder:
+        def check_before_download(folder: Path) -> None:
+            stored = read_config(folder)
+            _check_supported(folder, stored, trust_remote_code)
+            _transformers_config(folder, stored, stored, trust_remote_code)
+
+        folder = Path(name) if _is_folder(name) else download(name, check_before_download)
+        stored = read_config(folder)
+        _check_supported(folder, stored, trust_remote_code)
         sidecar_files(folder)
-        tensors = read_weights(folder)
-        _check_counts(folder, data, len(tensors))
-        config = _transformers_config(str(folder), trust_remote_code)
-        return cls(ModelFiles(folder, data, tensors), config)
+        weights = find_weights(folder)
+        _check_counts(folder, stored, len(weights.tensors))
+        data = in_terms_of_installed(folder, stored)
+        config, is_adapted = _transformers_config(folder, data, stored, trust_remote_code)
+        for note in weights.notes:
+            logging.getLogger("armor").warning("%s", note)
+        files = ModelFiles(folder, data, weights.tensors)
+        return cls(files, config, is_adapted, weights.alike_for_transformers)
 
     @property
     def path(self) -> Path:
@@ -112,25 +130,37 @@ def one_line_errors(action: str) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_reachable(path_or_id: str) -> None:
-    """Raise `ArmorError` unless this is a model folder, or a Hub id that can be reached."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+@contextmanager
+def refused_if_fails(what: str) -> Iterator[None]:
+    """`one_line_errors` for a model that armor may not understand: what it raises is no remedy.
 
-    path = Path(path_or_id)
+    Args:
+        what: how the message begins, such as "the model cannot be run".
+    """
+    try:
+        with one_line_errors(what):
+            yield
+    except ArmorError as error:
+        out_of_memory = isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError))
+        if error.__cause__ is None or out_of_memory:
+            raise
+        raise ArmorError(f"{what}: such a model is not supported") from error.__cause__
+
+
+def _is_folder(name: str) -> bool:
+    """Whether this is a model's folder; otherwise it may be a Hub id.
+
+    Raises:
+        ArmorError: a folder without config.json, or a file.
+    """
+    path = Path(name)
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise ArmorError(f"{path_or_id} is not a model folder: it holds no config.json")
-        return
+            raise ArmorError(f"{name} is not a model folder: it holds no config.json")
+        return True
     if path.exists():
-        raise ArmorError(f"{path_or_id} is a file; give the model's folder or a Hub id")
-    try:
-        if not isinstance(try_to_load_from_cache(path_or_id, CONFIG), str):
-            # One quick question: from_pretrained would retry for half a minute.
-            HfApi().model_info(path_or_id, timeout=10)
-    except Exception:
-        raise ArmorError(
-            f"{path_or_id}: no such folder, and not a Hub id that could be reached"
-        ) from None
+        raise ArmorError(f"{name} is a file; give the model's folder or a Hub id")
+    return False
 
 
 def _check_supported(folder: Path, config: dict[str, Any], trust_remote_code: bool) -> None:
@@ -168,22 +198,31 @@ def _check_counts(folder: Path, config: dict[str, Any], tensors: int) -> None:
             )
 
 
-def _transformers_config(path_or_id: str, trust_remote_code: bool) -> Any:
-    """The config as transformers reads it. Raises `ArmorError` unless a causal language model's."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def _transformers_config(
+    folder: Path, data: dict[str, Any], stored: dict[str, Any], trust_remote_code: bool
+) -> tuple[Any, bool]:
+    """The config of the model, and whether transformers would read another; see `adapted_config`.
 
-    with one_line_errors(f"cannot read the config of {path_or_id}"):
-        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+    Raises:
+        ArmorError: it cannot be read, or is not a causal language model's.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with one_line_errors(f"cannot read the config of {folder}"):
+            adapted = adapted_config(folder, data, stored)
+            config = adapted or AutoConfig.from_pretrained(
+                str(folder), trust_remote_code=trust_remote_code
+            )
+    except ArmorError as error:
+        raise ArmorError(f"{error}{newer_hint(data)}") from error
     names = getattr(config, "architectures", None) or []
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    known = isinstance(names, list) and any(isinstance(n, str) and n in causal for n in names)
-    if getattr(config, "is_encoder_decoder", False) or not known:
+    if not is_causal(config, names):
         raise ArmorError(
-            f"{path_or_id} is not a causal language model: architectures {short(names)}; "
-            "only decoder-only text models can be pruned and evaluated"
+            f"{folder} is not a causal language model: architectures {short(names)}; "
+            "only models with a decoder-only text part can be pruned and evaluated"
         )
-    return config
+    return config, adapted is not None
 
 
 def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:

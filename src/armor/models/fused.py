@@ -55,9 +55,9 @@ def fused_linears(block: nn.Module, config: Any) -> Iterator[tuple[str, tuple[in
     three, and one with twice the outputs that the other takes is gate and up.
 
     Args:
-        config: the model's, for the number and size of its heads.
+        config: the block's, of whose text decoder the number and size of the heads are read.
     """
-    qkv = _qkv_rows(config)
+    qkv = _qkv_rows(config.get_text_config())
     for name, module in block.named_modules():
         linears = [(n, m) for n, m in module.named_children() if isinstance(m, nn.Linear)]
         if len(linears) != 2:  # the fused one, and the one that takes its result

@@ -10,10 +10,13 @@ from typing import Any
 
 from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
+from armor.models.cuts import find_cuts
+from armor.models.decoder import decoder_config
 from armor.models.experts import Experts, split_experts
 from armor.models.fused import fused_linears, split_linear
-from armor.models.renaming import tensor_renaming
+from armor.models.renaming import ConvertedTensor, find_stored, tensor_paths
 from armor.models.structure import Structure, find_structure
+from armor.models.transposed import TransposedTensor, make_plain
 
 #: Whether to split a fused linear, by the shapes (out, in) of its parts.
 SplitRule = Callable[[Sequence[tuple[int, int]]], bool]
@@ -34,12 +37,14 @@ class Layout:
             not have as they are, by their own.
         joined: tensors of the checkpoint that the model has in parts, by their own names.
         names: for layers that the checkpoint calls otherwise than the model: model -> checkpoint.
+        transposed: layers with a weight that is stored as (in, out), by their names there.
     """
 
     structure: Structure
     tensors: dict[str, StoredTensor]
     joined: dict[str, Joined] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    transposed: frozenset[str] = frozenset()
 
     def name(self, path: str) -> str:
         """What the checkpoint calls the layer at `path` of the model."""
@@ -73,22 +78,24 @@ def lay_out(
     Raises:
         ArmorError: see `find_structure`.
     """
-    experts = split_experts(model, tensors)
+    paths = tensor_paths(model, tensors)
+    experts = split_experts(model, tensors, _converted(model, tensors))
+    plain = {f"{name}.weight" for name in make_plain(model)}
     structure = find_structure(model, described)
-    rename = tensor_renaming(model)
-    joined = {}
+    joined = find_cuts(model, tensors)
     for name, stored in tensors.items():
-        path = rename(name)
+        path = paths[name]
         owner, _, leaf = path.rpartition(".")
         if owner in experts:  # one 3-D tensor on the disk, too
-            stem = name.removesuffix(leaf)
+            # Other names on the disk, such as GraniteMoE's: then those of the model.
+            stem = name.removesuffix(leaf) if name.endswith(f".{leaf}") else f"{owner}."
             joined[name] = Joined(stored.shape, _expert_parts(model, owner, leaf, stored, stem))
-    parents = {rename(name): name for name in tensors}
+    parents = {path: name for name, path in paths.items()}
     for index, block in enumerate(structure.blocks):
-        for inside, rows in list(fused_linears(block, model.config)):
+        for inside, rows in list(fused_linears(block, decoder_config(model.config, index))):
             path = f"{structure.prefix}.{index}.{inside}"
             tensor = parents.get(f"{path}.weight")
-            if tensor is None:
+            if tensor is None or f"{path}.weight" in plain:
                 continue
             shape = tensors[tensor].shape
             if should_split([(count, shape[-1]) for count in rows]):
@@ -96,18 +103,33 @@ def lay_out(
                 stem = tensor.removesuffix(".weight")
                 parts = {f"{stem}.{number}": count for number, count in enumerate(rows)}
                 joined[tensor] = Joined(shape, parts)
-    found = in_parts(tensors, joined)
+    found = {
+        name: TransposedTensor.of(stored) if paths.get(name) in plain else stored
+        for name, stored in in_parts(tensors, joined).items()
+    }
+    paths = tensor_paths(model, found)
+    names = {
+        path.removesuffix(".weight"): name.removesuffix(".weight") for name, path in paths.items()
+    }
     held = model.state_dict()
-    names = {rename(name).removesuffix(".weight"): name.removesuffix(".weight") for name in found}
     return Layout(
         structure,
-        {
-            renamed if (renamed := rename(name)) in held else name: stored
-            for name, stored in found.items()
-        },
+        {paths[name] if paths[name] in held else name: stored for name, stored in found.items()},
         joined,
         {path: name for path, name in names.items() if path != name},
+        frozenset(
+            n.removesuffix(".weight") for n, t in found.items() if type(t) is TransposedTensor
+        ),
     )
+
+
+def _converted(model: Any, tensors: Mapping[str, StoredTensor]) -> set[str]:
+    """The modules with a weight that is one tensor on the disk, too, but in another form."""
+    return {
+        name.rpartition(".")[0]
+        for name, stored in find_stored(model, tensors).items()
+        if isinstance(stored, ConvertedTensor) and len(stored.parts) == 1
+    }
 
 
 def _expert_parts(

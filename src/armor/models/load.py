@@ -16,8 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from armor.checkpoint.format import METHOD, from_metadata
+from armor.checkpoint.weights import INDEX
 from armor.errors import ArmorError
+from armor.models.auto import reading_class
 from armor.models.folder import ModelFolder, one_line_errors
+from armor.models.stored_dtypes import check_dtypes
+from armor.models.tied import untie_own_weights
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 #: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
@@ -54,20 +58,17 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
     """The model in `folder`: every weight is read from its files, or the model is refused.
 
     Args:
-        kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+        kwargs: for ``from_pretrained`` of `reading_class`.
 
     Raises:
         ArmorError: the model cannot be built, tensors are missing or have the wrong shape, or there
             are parts of weights that the model does not know, such as scales.
     """
-    from transformers import AutoModelForCausalLM
-
     empty_model(folder)  # refuses what is far larger than its files
     with one_line_errors(f"cannot load {folder.path}"):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder.path,
+        model, info = _from_pretrained(
+            folder,
             **kwargs,
-            use_safetensors=True,
             ignore_mismatched_sizes=True,  # refused below, with their names
             output_loading_info=True,
         )
@@ -104,6 +105,36 @@ def check_ignored(folder: ModelFolder, model: nn.Module, names: Iterable[str]) -
             )
 
 
+def _from_pretrained(folder: ModelFolder, **kwargs: Any) -> Any:
+    """transformers' from_pretrained, with the config and the weights that `folder` has."""
+    from transformers import GenerationConfig
+
+    if folder.is_adapted:
+        kwargs.setdefault("config", copy.deepcopy(folder.config))
+    if folder.weights_alike:
+        auto = reading_class(folder.config)
+        return auto.from_pretrained(folder.path, **kwargs, use_safetensors=True)
+    if getattr(folder.config, "quantization_config", None) is not None:
+        raise ArmorError(
+            f"{folder.path}: transformers would not read the files that {INDEX} names: delete those"
+            " that it does not name"
+        )
+    kwargs.setdefault("config", copy.deepcopy(folder.config))
+    kwargs.pop("trust_remote_code", None)
+    loaded = (
+        reading_class(folder.config)
+        ._model_mapping[type(folder.config)]
+        .from_pretrained(
+            None,
+            state_dict={name: stored.load() for name, stored in folder.tensors.items()},
+            **kwargs,
+        )
+    )
+    if (folder.path / "generation_config.json").exists():
+        loaded[0].generation_config = GenerationConfig.from_pretrained(folder.path)
+    return loaded
+
+
 def load_tokenizer(model: str | Path | ModelFolder) -> Any:
     """The tokenizer of a model. Raises `ArmorError` where there is none, or no such model."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -135,16 +166,13 @@ def empty_model(folder: ModelFolder) -> Any:
         `transformers.PreTrainedModel` in evaluation mode.
 
     Raises:
-        ArmorError: the model cannot be built, or is far larger than its files.
+        ArmorError: the model cannot be built, is far larger than its files, or see `check_dtypes`.
     """
-    from transformers import AutoModelForCausalLM
-
     with one_line_errors(f"cannot build {folder.path}"):
         stored = _stored_weights(folder)
-        with _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(folder.config), dtype=torch.float32
-            )
+        with torch.device("cpu"), _parameters_on_meta(8 * stored + _EXTRA_BUFFERS):
+            config = copy.deepcopy(folder.config)
+            model = reading_class(config).from_config(config, dtype=torch.float32)
     asked = sum(parameter.numel() for parameter in model.parameters())
     # Twice, for tied weights; whatever differs by less is found, by name, when it is loaded.
     if asked > 2 * stored + _EXTRA_PARAMETERS:
@@ -158,6 +186,8 @@ def empty_model(folder: ModelFolder) -> Any:
             f"{folder.path}: config.json asks for {beside:.3g} numbers beside the weights: copy or"
             " download the model again"
         )
+    check_dtypes(model, folder)
+    untie_own_weights(model, folder)
     return model.eval()
 
 

@@ -8,10 +8,11 @@ parameters of several stored tensors (fused experts). transformers 4 has no such
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from armor.checkpoint.tensorfile import StoredTensor
@@ -22,14 +23,17 @@ class ConvertedTensor:
     """A parameter that transformers computes from several stored tensors, such as fused experts.
 
     Attributes:
-        name: the parameter's. parts: for each stored tensor its name there, the pattern of
-            transformers' that it matches, and where it is.
+        name: the parameter's, or that of the first one made of these tensors.
+        made: the parameter's own, where several are made.
+        parts: for each stored tensor its name there, the pattern of transformers' that it matches,
+            and where it is.
     """
 
     name: str
     parts: tuple[tuple[str, str, StoredTensor], ...]
     converter: Any
     model: Any
+    made: str = ""
 
     @property
     def dtype(self) -> str:
@@ -38,12 +42,19 @@ class ConvertedTensor:
 
     def load(self) -> Tensor:
         """The parameter, in memory."""
+        return self.convert(StoredTensor.load)[self.made or self.name]
+
+    def names(self) -> list[str]:
+        """Of all parameters that are made of these tensors."""
+        return list(self.convert(lambda stored: torch.empty(stored.shape, device="meta")))
+
+    def convert(self, load: Callable[[StoredTensor], Tensor]) -> dict[str, Tensor]:
+        """All that is made of what `load` gives for the stored tensors, by name."""
         converter = copy.deepcopy(self.converter)
         for original, pattern, stored in self.parts:
-            converter.add_tensor(self.name, original, pattern, stored.load())
+            converter.add_tensor(self.name, original, pattern, load(stored))
         made = converter.convert(self.name, model=self.model, config=self.model.config)
-        tensor: Tensor | list[Tensor] = made[self.name]
-        return tensor[0] if isinstance(tensor, list) else tensor
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
     def prefetch(self) -> None:
         """Ask the system to read the stored tensors in the background."""
@@ -56,35 +67,63 @@ def find_stored(
 ) -> dict[str, StoredTensor | ConvertedTensor]:
     """For each of the model's tensors that is stored: where, or what it is made of."""
     held = model.state_dict()
-    base = model.base_model_prefix
-    renamings, converters = _rules(model)
+    _, converters = _rules(model)
     by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-
-    def rename(name: str) -> tuple[str, str | None]:
-        """The model's name for a stored tensor, and the pattern of its converter, if any."""
-        try:
-            from transformers.core_model_loading import rename_source_key
-        except ImportError:
-            return name, None
-        renamed: tuple[str, str | None] = rename_source_key(name, renamings, converters, base, held)
-        return renamed
-
+    locate = _locator(model)
     found: dict[str, StoredTensor | ConvertedTensor] = {}
     fused: dict[str, list[tuple[str, str, StoredTensor]]] = {}
     for original, stored in tensors.items():
-        names = (original, f"{base}.{original}", original.removeprefix(f"{base}."))
-        direct = next((name for name in names if name in held), None)
-        if direct is not None:
-            found[direct] = stored
-            continue
-        name, pattern = rename(original)
+        name, pattern = locate(original)
         if name in held and pattern is not None:
             fused.setdefault(name, []).append((original, pattern, stored))
         elif name in held:
             found[name] = stored
     for name, parts in fused.items():
-        found[name] = ConvertedTensor(name, tuple(parts), by_pattern[parts[0][1]], model)
+        whole = ConvertedTensor(name, tuple(parts), by_pattern[parts[0][1]], model)
+        # One stored tensor may make several of the model's.
+        several = len(whole.converter.target_patterns) > 1
+        for made in whole.names() if several else (name,):
+            found[made] = replace(whole, made=made)
     return found
+
+
+def _locator(model: Any) -> Callable[[str], tuple[str, str | None]]:
+    """From a stored tensor to the model's name for it, and the pattern of its converter, if any."""
+    held = model.state_dict()
+    base = model.base_model_prefix
+    renamings, converters = _rules(model)
+
+    def locate(original: str) -> tuple[str, str | None]:
+        names = (original, f"{base}.{original}", original.removeprefix(f"{base}."))
+        direct = next((name for name in names if name in held), None)
+        if direct is not None:
+            return direct, None
+        try:
+            from transformers.core_model_loading import rename_source_key
+        except ImportError:
+            return original, None
+        renamed: tuple[str, str | None] = rename_source_key(
+            original, renamings, converters, base, held
+        )
+        return renamed
+
+    return locate
+
+
+def tensor_paths(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """By its name in the checkpoint: what each tensor is called in `model`.
+
+    As `tensor_renaming` says, but where the model lacks that and has the tensor under another
+    prefix, as a part of a larger model has.
+    """
+    held = model.state_dict()
+    rename, locate = tensor_renaming(model), _locator(model)
+    paths = {}
+    for name in names:
+        path = rename(name)
+        located, pattern = (path, None) if path in held else locate(name)
+        paths[name] = located if located in held and pattern is None else path
+    return paths
 
 
 def tensor_renaming(model: Any) -> Callable[[str], str]:

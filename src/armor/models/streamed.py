@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.tensorfile import DTYPES, StoredTensor
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -19,6 +20,7 @@ from armor.models.layout import SplitRule, lay_out, split_nothing
 from armor.models.load import empty_model
 from armor.models.modules import get_tensor, module_name, put_tensor
 from armor.models.renaming import ConvertedTensor, find_stored
+from armor.models.tied import redundant_copies, tied_names
 
 
 class StreamedModel:
@@ -47,11 +49,33 @@ class StreamedModel:
         self.folder = folder
         self.model = empty_model(folder)
         head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
-        # Asked now: weights that come and go are no longer one and the same.
+        # Asked now: weights that come and go are no longer one and the same. (A head of its own is
+        # separate by now, whatever config.json says.)
         self.tied = head is not None and head.weight is embeddings.weight
+        self._tied_names = tied_names(self.model)
         self.layout = lay_out(self.model, folder.tensors, should_split, described)
         self.structure = self.layout.structure
-        self.stored = _match(self.model, self.layout.tensors, folder.path)
+        self.stored, self._aliases = _match(self.model, self.layout.tensors, folder.path)
+
+    @property
+    def files(self) -> ModelFiles:
+        """The folder's files as a copy of the model needs them.
+
+        A second copy of a tied weight is left out, and where the head is one of its own although
+        config.json ties it, the config says so.
+        """
+        files = self.folder.files
+        copies = redundant_copies(self.model, self._tied_names, self.layout.tensors)
+        tensors = {
+            name: stored
+            for name, stored in files.tensors.items()
+            if not any(stored is copy for copy in copies)
+        }
+        config = files.config
+        own_head = self.head is not None and not self.tied
+        if own_head and self.folder.config.get_text_config().tie_word_embeddings:
+            config = _untied(config)
+        return ModelFiles(files.path, config, tensors)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored."""
@@ -96,11 +120,14 @@ class StreamedModel:
         empty = {name: get_tensor(self.model, name) for name in names}
         try:
             for name in empty:
-                put_tensor(self.model, name, self.load(name))
+                tensor = self.load(name)
+                for alias in (name, *self._aliases.get(name, ())):
+                    put_tensor(self.model, alias, tensor)
             yield
         finally:
             for name, tensor in empty.items():
-                put_tensor(self.model, name, tensor)
+                for alias in (name, *self._aliases.get(name, ())):
+                    put_tensor(self.model, alias, tensor)
 
     @contextmanager
     def first_block_loaded(self) -> Iterator[None]:
@@ -109,11 +136,13 @@ class StreamedModel:
         names = [
             name
             for name in self.stored
-            if name.startswith(first)
-            or not (name.startswith(blocks) or name.rpartition(".")[0] == self.head)
+            if name.startswith(first) or not (name.startswith(blocks) or self._of_head_alone(name))
         ]
         with self.loaded(names):
             yield
+
+    def _of_head_alone(self, name: str) -> bool:
+        return name.rpartition(".")[0] == self.head and name not in self._aliases
 
     def _names(self, prefix: str) -> list[str]:
         return [name for name in self.stored if name.startswith(prefix)]
@@ -121,8 +150,9 @@ class StreamedModel:
 
 def _match(
     model: nn.Module, tensors: Mapping[str, StoredTensor], folder: Path
-) -> dict[str, StoredTensor | ConvertedTensor]:
-    """Where each parameter and saved buffer of `model` is stored, by its (first) name."""
+) -> tuple[dict[str, StoredTensor | ConvertedTensor], dict[str, list[str]]]:
+    """Where each parameter and saved buffer of `model` is stored, by its (first) name; and the
+    other names of those that have several."""
     optional = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     names: dict[int, list[str]] = {}  # tied tensors have several
     held = model.state_dict(keep_vars=True)
@@ -146,7 +176,15 @@ def _match(
                 f"{folder} {fault} {len(bad)} of the model's tensors, the first {min(bad)};"
                 " download or write the checkpoint again"
             )
-    return found
+    return found, {first: others for first, *others in names.values() if others}
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a model whose output head is not tied, though `config` says or implies so."""
+    changed = dict(config, tie_word_embeddings=False)
+    if isinstance(inner := config.get("text_config"), dict):
+        changed["text_config"] = dict(inner, tie_word_embeddings=False)
+    return changed
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

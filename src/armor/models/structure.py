@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from armor.errors import ArmorError
+from armor.models.decoder import decoder_lists
 from armor.models.routed import find_routers
 
 REMEDY = "describe it in a recipe (docs/recipe.md)"
@@ -50,7 +51,7 @@ class Structure:
 
 
 def find_structure(model: nn.Module, described: Mapping[str, Any] | None = None) -> Structure:
-    """The `nn.ModuleList` that holds most of the model's linear weights, or the described one.
+    """The `nn.ModuleList` with most of the text decoder's linear weights, or the described one.
 
     Args:
         described: ``blocks``, the name of the list; maybe ``linears`` and ``stages``, as in
@@ -66,12 +67,21 @@ def find_structure(model: nn.Module, described: Mapping[str, Any] | None = None)
         if not sizes.get(prefix):
             raise _refusal(model, lists, f"no module list {prefix!r} with linear layers")
     else:
-        prefix = max(sizes, key=lambda name: sizes[name], default="")
-        if not sizes.get(prefix):
+        text = decoder_lists(model, sizes)
+        prefix = max(text, key=lambda name: text[name], default="")
+        if not text:
             raise _refusal(model, lists, "no list of decoder blocks with linear layers")
     blocks = tuple(lists[prefix])
     if len(set(map(id, blocks))) < len(blocks):
         raise ArmorError(f"{type(model).__name__} uses a block of {prefix} twice: not supported")
+    seen: set[int] = set()
+    for block in blocks:
+        own = {id(parameter) for parameter in block.parameters()}
+        if own & seen:
+            raise ArmorError(
+                f"{type(model).__name__} has blocks in {prefix} that share weights: not supported"
+            )
+        seen |= own
     about = described or {}
     structure = Structure(
         prefix,

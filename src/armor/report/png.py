@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.atomic import atomic_write
 from armor.errors import ArmorError
-from armor.report.picture import Curve, Dot, Line, Mark, Picture, Rect
+from armor.report.fonts import fonts_for, spelled_out
+from armor.report.picture import Curve, Dot, Line, Mark, Picture, Rect, Text
 from armor.report.style import PALETTE, STYLES, Style
 
 _INCH = 100.0  # pixels of a picture
@@ -34,7 +36,9 @@ def write_png(picture: Picture, path: Path) -> None:
 
     width = picture.width + 2 * _MARGIN
     height = picture.height + 2 * _MARGIN + _TITLE
-    with rc_context({"font.family": "DejaVu Sans"}):
+    texts = [picture.title, *(mark.text for mark in picture.marks if isinstance(mark, Text))]
+    families, missing = fonts_for(texts)
+    with rc_context({"font.family": families}):
         figure = Figure(
             figsize=(width / _INCH, height / _INCH), dpi=_DOTS, facecolor=_colour("card")
         )
@@ -45,10 +49,13 @@ def write_png(picture: Picture, path: Path) -> None:
         axes.axis("off")
         size = min(15.0, 1.6 * picture.width / len(picture.title))
         axes.text(
-            *(0, -_TITLE + 8, picture.title),
+            *(0, -_TITLE + 8, spelled_out(picture.title, missing)),
+            parse_math=False,
             color=_colour("ink"), fontsize=size * _POINT, fontweight="bold", va="center",
         )  # fmt: skip
         for order, mark in enumerate(picture.marks):
+            if isinstance(mark, Text):
+                mark = replace(mark, text=spelled_out(mark.text, missing))
             _draw(axes, mark, order)
         with atomic_write(path) as file:
             figure.savefig(file, format="png", metadata={"Software": None})

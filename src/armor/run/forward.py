@@ -28,12 +28,14 @@ class Passed:
     Attributes:
         stages: of each part, see `jobs.Advanced`. after: hidden states after the block, by part.
         reached: tokens that were sent to each linear in an expert.
+        repeated: linears that one batch was given to several times, but for those in experts.
         moments: second moments by the first linear of each stage, where they were asked for.
     """
 
     stages: list[list[list[str]]] = field(default_factory=list)
     after: list[Handle] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
+    repeated: set[str] = field(default_factory=set)
     moments: dict[str, Moments] = field(default_factory=dict)
 
 
@@ -46,6 +48,8 @@ class Forward:
 
     Attributes:
         solved: handles of the packed layers of the block at hand, by path in it.
+        own: handles of its arguments that differ from batch to batch, part by part, if there are
+            any.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Forward:
         tokens: int,
     ) -> None:
         self.solved = Handles()
+        self.own: list[Handle] = []
         self._scheduler = scheduler
         self._engine = scheduler.engine
         self._names = names
@@ -75,6 +80,7 @@ class Forward:
             passed.stages.append(advanced.stages)
             passed.after.append(after)
             passed.reached.update(advanced.reached)
+            passed.repeated |= advanced.repeated
             for handle in summed:
                 parts = self._engine.fetch(handle)
                 for head, count in advanced.tokens.items():
@@ -152,11 +158,12 @@ class Forward:
             numbered: whether the function takes the number of the part.
         """
         solved = {"solved": self.solved} if self.solved and "patterns" in arguments else {}
+        given = {**hidden, "own": self.own} if self.own else hidden
         return [
             Job(
                 function,
                 {"index": index, **({"part": part} if numbered else {}), **arguments},
-                {name: handles[part] for name, handles in hidden.items()} | solved,
+                {name: handles[part] for name, handles in given.items()} | solved,
                 results=results,
                 threads=forward_threads(self._cores),
                 part=part if numbered else None,

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from armor.calibrate import gradients
+from armor.calibrate.call import BlockCall
 from armor.calibrate.gradients import Draw, Samples
-from armor.calibrate.stream import Stop, replaced
+from armor.calibrate.stream import Stop, after_blocks
 from armor.errors import ArmorError
 from armor.models.modules import get_tensor, put_tensor
 from armor.models.streamed import StreamedModel
 
 
-def head_input(model: StreamedModel, hidden: Tensor, as_tuple: bool) -> Tensor:
+def head_input(model: StreamedModel, hidden: Tensor, call: BlockCall) -> Tensor:
     """The input of the output head, (batch, seq, width) float32, computed on the CPU.
 
     Args:
-        hidden: the output of the last block, (batch, seq, width).
-        as_tuple: whether blocks return a tuple.
+        hidden: the output of the last block. call: of that block, or another, in this batch.
     """
     hidden = hidden.cpu()
     seen: list[Tensor] = []
@@ -31,19 +31,16 @@ def head_input(model: StreamedModel, hidden: Tensor, as_tuple: bool) -> Tensor:
         seen.append(args[0])
         raise Stop
 
-    def forward(*_args: Any, **_kwargs: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
-
     handle = model.model.get_output_embeddings().register_forward_pre_hook(capture)
     names = [name for name in model.names_outside_blocks() if not name.startswith(f"{model.head}.")]
     try:
         with (
             model.loaded(names),
-            replaced(model.structure, forward),
+            after_blocks(model.model, model.structure, hidden, call.form),
             torch.no_grad(),
             suppress(Stop),
         ):
-            model.model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
+            model.model(input_ids=torch.zeros(call.shape, dtype=torch.int64), use_cache=False)
     finally:
         handle.remove()
     return seen[0]
@@ -53,19 +50,19 @@ def loss_gradient(
     model: StreamedModel,
     hidden: Tensor,
     tokens: Tensor,
-    as_tuple: bool,
+    call: BlockCall,
     linears: Sequence[str],
     draw: Draw,
 ) -> tuple[Tensor, Samples]:
     """The gradient of the loss, a sum over tokens, by the output of the last block; on the CPU.
 
     Args:
-        hidden: the output of the last block, (batch, seq, width). tokens: their ids, (batch, seq).
-        as_tuple: whether blocks return a tuple.
+        hidden: the output of the last block. call: of that block in this batch.
+        tokens: their ids, (batch, seq).
         linears: those after the blocks to keep samples of. draw: of which tokens.
 
     Returns:
-        (batch, seq, width), and the samples.
+        As `hidden`, and the samples.
 
     Raises:
         ArmorError: the model has no output head.
@@ -74,7 +71,7 @@ def loss_gradient(
         raise ArmorError(f"{type(model.model).__name__} has no output head to measure a loss by")
     with model.loaded(model.names_outside_blocks()), _tied_head(model):
         return gradients.loss_gradient(
-            model.model, model.structure, hidden.cpu(), tokens, as_tuple, linears, draw
+            model.model, model.structure, hidden.cpu(), tokens, call.form, linears, draw
         )
 
 

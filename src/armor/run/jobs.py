@@ -1,12 +1,15 @@
 """The jobs of a run, one function each: forward passes that sum up moments, and solves.
 
-Every one gets the `Worker` of its process first; hidden states are (batch, seq, width) by batch.
+Every one gets the `Worker` of its process first. `hidden` is a part of the windows before a block
+(see `armor.calibrate.state`), `own` the block's arguments that differ from batch to batch (see
+`armor.run.streams.Opened`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from armor.calibrate.moments import Moments
 from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.state import states
 from armor.calibrate.stream import merge_stages, observe
 from armor.engines.job import Result, Tensors
 from armor.models.routed import Routed
@@ -36,15 +40,23 @@ class Advanced:
         stages: linears that are given one tensor, by path in the block, in the order they run.
         tokens: of the first linear of each stage whose moments were summed.
         reached: of each linear in an expert, the tokens that were sent to it.
+        repeated: the other linears that one batch was given to several times.
     """
 
     stages: list[list[str]]
     tokens: dict[str, int]
     reached: dict[str, int]
+    repeated: set[str]
 
 
 def advance_dense(
-    worker: Worker, index: int, part: int, keep: bool, sums: bool, hidden: Tensors
+    worker: Worker,
+    index: int,
+    part: int,
+    keep: bool,
+    sums: bool,
+    hidden: Tensors,
+    own: Tensors | None = None,
 ) -> Result:
     """One part of the windows through the dense block.
 
@@ -63,13 +75,16 @@ def advance_dense(
     inputs_of: dict[str, list[Tensor]] = {}
     moments: dict[str, Moments] = {}
     reached: dict[str, int] = {}
+    repeated: set[str] = set()
     after: Tensors = {}
-    for batch, states in hidden.items():
-        call = worker.call(index, states)
-        after[batch], stages = observe(
-            block.dense, call, states.to(worker.device), worker.model.structure.stages
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        left, stages = observe(
+            block.dense, call, state.to(worker.device), worker.model.structure.stages
         )
+        after |= left.named(batch)
         found.append([names for names, _ in stages])
+        repeated |= _repeated(found[-1], block.routed)
         for (head, *others), inputs in stages:
             if any(layer.holds(head) for layer in block.routed):
                 for name in (head, *others):
@@ -82,10 +97,19 @@ def advance_dense(
     if keep:
         worker.keep_dense_inputs(index, part, inputs_of)
     tokens = {head: total.tokens for head, total in moments.items()}
-    value = Advanced(merge_stages(found), tokens, reached)
+    value = Advanced(merge_stages(found), tokens, reached, repeated)
     if not sums:
         return Result(value, (after,))
     return Result(value, (after, {head: total.sums()["second"] for head, total in moments.items()}))
+
+
+def _repeated(stages: Iterable[list[str]], routed: Iterable[Routed]) -> set[str]:
+    counts = Counter(name for names in stages for name in names)
+    return {
+        name
+        for name, count in counts.items()
+        if count > 1 and not any(layer.holds(name) for layer in routed)
+    }
 
 
 def advance_pruned(
@@ -94,6 +118,7 @@ def advance_pruned(
     patterns: Mapping[str, str],
     hidden: Tensors,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """One part of the windows through the pruned block: the hidden states after it.
 
@@ -101,10 +126,10 @@ def advance_pruned(
         solved, patterns: the block's packed layers, see `Worker.block_with`.
     """
     block = worker.block_with(index, solved, patterns)
-    after = {
-        batch: worker.call(index, states).run(block.pruned, states.to(worker.device))
-        for batch, states in hidden.items()
-    }
+    after: Tensors = {}
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        after |= call.run(block.pruned, state.to(worker.device)).named(batch)
     return Result(None, (after,))
 
 
@@ -117,6 +142,7 @@ def sum_moments(
     hidden: Tensors,
     dense: Tensors | None = None,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """The moments of what `linear` is given in the block as pruned so far, over one part.
 
@@ -130,8 +156,10 @@ def sum_moments(
     block = worker.block_with(index, solved, patterns)
     kept = None if dense is None else worker.take_dense_inputs(index, part, linear)
     moments = Moments()
-    for number, (batch, states) in enumerate(hidden.items()):
-        inputs = worker.input_of(block.pruned, index, states, linear)
+    twins = dict(states(dense or {}))
+    for number, (batch, state) in enumerate(states(hidden)):
+        call = worker.call(index, batch, own)
+        inputs = worker.input_of(block.pruned, call, state, linear)
         if inputs is None:
             continue
         if dense is None:
@@ -139,7 +167,7 @@ def sum_moments(
         elif kept is not None:
             moments.add(inputs, kept[number])
         else:
-            moments.add(inputs, worker.input_of(block.dense, index, dense[batch], linear))
+            moments.add(inputs, worker.input_of(block.dense, call, twins[batch], linear))
     return Result(moments.tokens, (moments.sums(),))
 
 
@@ -152,6 +180,7 @@ def sum_expert_moments(
     hidden: Tensors,
     dense: Tensors | None = None,
     solved: Mapping[str, Tensors] = NOTHING,
+    own: Tensors | None = None,
 ) -> Result:
     """The moments of what linears in experts are given, over one part: see `sum_moments`.
 
@@ -165,12 +194,14 @@ def sum_expert_moments(
     """
     block = worker.block_with(index, solved, patterns)
     moments = {linear: Moments() for linear in linears}
-    for batch, states in hidden.items():
-        inputs = worker.input_of(block.pruned, index, states, routed.path)
+    twin_states = dict(states(dense or {}))
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        inputs = worker.input_of(block.pruned, call, state, routed.path)
         assert inputs is not None
         twins = None
         if dense is not None:
-            twins = worker.input_of(block.dense, index, dense[batch], routed.path)
+            twins = worker.input_of(block.dense, call, twin_states[batch], routed.path)
         rows = tokens_by_expert(block.pruned, routed, inputs)
         flat = inputs.flatten(0, -2)
         for linear, share in linears.items():
@@ -182,8 +213,8 @@ def sum_expert_moments(
             given = linear_input(block.pruned.get_submodule(expert), inside, flat[chosen])
             twin = None
             if twins is not None:
-                own = block.dense.get_submodule(expert)
-                twin = linear_input(own, inside, twins.flatten(0, -2)[chosen])
+                dense_expert = block.dense.get_submodule(expert)
+                twin = linear_input(dense_expert, inside, twins.flatten(0, -2)[chosen])
             moments[linear].add(given, twin)
     sums = {
         f"{kind}/{linear}": value
@@ -202,10 +233,10 @@ def sum_head_moments(
         index: number of blocks. hidden, dense: after the last one.
     """
     moments = Moments()
-    for batch, states in hidden.items():
-        as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
-        inputs = head_input(worker.model, states, as_tuple).to(worker.device)
-        twins = None if dense is None else head_input(worker.model, dense[batch], as_tuple)
+    for batch, state in states(hidden):
+        call = worker.spec.calls.any(index - 1, batch)
+        inputs = head_input(worker.model, state.hidden, call).to(worker.device)
+        twins = None if dense is None else head_input(worker.model, dense[batch], call)
         moments.add(inputs, None if twins is None else twins.to(worker.device))
     return Result(moments.tokens, (moments.sums(),))
 

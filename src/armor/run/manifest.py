@@ -33,7 +33,7 @@ def make_manifest(
     """
     model = {key: value for key, value in model.items() if key != "_name_or_path"}
     settings = config.to_dict()
-    del settings["calibration"]  # its tokens count, wherever they came from
+    del settings["calibration"], settings["bos"]  # the tokens count, wherever they came from
     settings["order of the recipe"] = list(config.overrides)  # a later glob wins
     return {
         "settings": settings,

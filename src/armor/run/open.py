@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,9 +18,9 @@ from armor.models.folder import ModelFolder
 from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
 from armor.run.plan import LayerPlan, splits
-from armor.run.reads import read_weights
+from armor.run.reads import unusual_uses
 from armor.sparse.pattern import Pattern
-from armor.text.windows import context_length, default_window
+from armor.text.windows import check_window, default_window, model_context
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
@@ -34,13 +35,19 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
     found = [
         f"{name}.{key} ({'x'.join(map(str, weight.shape))})"
         for name, module in fused_experts(model.model)
+        if name.startswith(f"{model.structure.prefix}.")
         for key, weight in module.named_parameters(recurse=False)
         if not any(fnmatchcase(f"{name}.{key}", glob) for glob in (*config.exclude, *skipped))
     ]
     if found:
+        inside = [re.sub(rf"^{re.escape(model.structure.prefix)}\.\d+", "*", n) for n in found]
+        globs = dict.fromkeys(glob.partition(" ")[0] for glob in inside)
+        if all("experts" in glob for glob in globs):
+            globs = {"*experts*": None}
         raise ArmorError(
             f"{type(model.model).__name__} keeps its experts in a layout that is not known:"
-            f" {', '.join(found[:2])}; to prune the rest add --exclude '*experts*'"
+            f" {', '.join(found[:2])}; to prune the rest add"
+            + "".join(f" --exclude '{glob}'" for glob in globs)
         )
     return model
 
@@ -90,22 +97,24 @@ def settle(
     """
     from armor.hf.reload import check_reload
 
-    read = read_weights(model)
+    unusual = unusual_uses(model)
     settled = [
-        replace(plan, dense=True, note="the model reads its weight")
-        if plan.name in read and not plan.dense
+        replace(plan, dense=True, note=unusual[plan.name])
+        if plan.name in unusual and not plan.dense
         else plan
         for plan in plans
     ]
     todo = [plan for plan in settled if not plan.dense]
     if not todo:
-        raise ArmorError("nothing to prune: the model reads the weights of all that is chosen")
+        raise ArmorError("nothing to prune: the model does not call any of what is chosen")
     layers = {}
     for plan in todo:
         pattern = Pattern.parse(plan.settings(config).pattern)
         count = pattern.count(plan.shape) if pattern.is_unstructured else None
         block = plan.block or min(plan.blocks, default=None)
-        layers[plan.name] = LayerSpec(plan.shape, block, pattern, count)
+        layers[plan.name] = LayerSpec(
+            plan.shape, block, pattern, count, plan.name in model.layout.transposed
+        )
     check_reload(model.folder, layers, model.layout.joined)
     return settled
 
@@ -117,8 +126,6 @@ def window_length(config: PruneConfig, network: Any) -> int:
         ArmorError: more than the context is asked for.
     """
     if config.seq_len is None:
-        return default_window(network.config)
-    context = context_length(network.config)
-    if config.seq_len > context:
-        raise ArmorError(f"--seq-len {config.seq_len} is longer than the model's context {context}")
+        return default_window(model_context(network))
+    check_window(config.seq_len, model_context(network))
     return config.seq_len

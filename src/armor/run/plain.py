@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from armor.calibrate.call import BlockCall
 from armor.calibrate.moments import Moments
-from armor.calibrate.stream import BlockCall, merge_stages, module_input, observe
+from armor.calibrate.state import State, of_batch, states
+from armor.calibrate.stream import merge_stages, module_input, observe
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
@@ -29,9 +31,10 @@ from armor.run.open import linear_shapes, open_model, window_length
 from armor.run.plan import make_plan
 from armor.run.record import run_record
 from armor.run.solve import LayerInputs, solve_certified
-from armor.run.streams import calls_of, stream_kinds
+from armor.run.streams import Opened, open_streams, stream_kinds
 from armor.run.threads import forward_threads, solve_threads
 from armor.sparse.layer import PackedLayer
+from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
 
 
@@ -49,10 +52,13 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
 
     # Calibration text, in windows of tokens, embedded: the input of the first block.
     seq_len = window_length(config, model.model)
-    config = replace(config, seq_len=seq_len)
     tokenizer = load_tokenizer(folder)
-    windows = token_windows(config.calibration, tokenizer, config.samples, seq_len, config.seed)
-    calls, hidden = calls_of(model, windows)
+    config = replace(config, seq_len=seq_len, bos=resolve_bos(config.bos, tokenizer))
+    windows = token_windows(
+        config.calibration, tokenizer, config.samples, seq_len, config.seed, config.bos
+    )
+    opened = open_streams(model, windows)
+    hidden = opened.hidden
 
     # Two streams run through the blocks: of the dense model, and of what is pruned so far.
     streams = dict.fromkeys(stream_kinds(config), hidden)
@@ -61,7 +67,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
     for index in range(len(model.structure.blocks)):
         block = Block(index, model, "cpu")
         with threads(forward_threads(cores)):
-            passed = _through(block, calls[index], streams.get("dense", hidden))
+            passed = _through(block, opened, streams.get("dense", hidden))
 
         # Stage by stage: the linears that are given one and the same tensor.
         for stage in passed.stages:
@@ -71,7 +77,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
 
             # 1. Moments of what the stage is given in the pruned block, and across to the dense.
             with threads(forward_threads(cores)):
-                means = _moments(block, calls[index], streams, linears[0], stage[0], passed)
+                means = _moments(block, opened, streams, linears[0], stage[0], passed)
 
             for linear in linears:
                 name = names.name(index, linear)
@@ -94,16 +100,19 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
         # Both streams go on to the next block.
         with threads(forward_threads(cores)):
             if "pruned" in streams:
-                streams["pruned"] = [
-                    {batch: call.run(block.pruned, states) for batch, states, call in part}
-                    for part in _batches(calls[index], streams["pruned"])
-                ]
+                pruned: list[Tensors] = []
+                for part in _batches(opened, index, streams["pruned"]):
+                    pruned.append({})
+                    for batch, state, call in part:
+                        pruned[-1] |= call.run(block.pruned, state).named(batch)
+                streams["pruned"] = pruned
             if "dense" in streams:
                 streams["dense"] = passed.after
         hidden = streams.get("pruned", passed.after)
 
     written = run_record(str(source), config, plan, records)
-    assemble(folder.files, out, {name: packed[name] for name in todo}, written)
+    transposed = model.layout.transposed
+    assemble(model.files, out, {n: packed[n] for n in todo}, written, transposed=transposed)
     return records
 
 
@@ -118,21 +127,25 @@ class _Passed:
 
 
 def _batches(
-    calls: dict[int, BlockCall], parts: list[Tensors]
-) -> Iterator[Iterator[tuple[str, Tensor, BlockCall]]]:
-    """Part by part the batches: number, hidden states, and how the block is called with them."""
-    for part in parts:
-        yield ((number, states, calls[states.shape[0]]) for number, states in part.items())
+    opened: Opened, index: int, parts: list[Tensors]
+) -> Iterator[Iterator[tuple[str, State, BlockCall]]]:
+    """Part by part the batches: number, state, and how block `index` is called with it."""
+    for part, own in zip(parts, opened.own[index] or [{}] * len(parts), strict=True):
+        yield (
+            (batch, state, opened.calls.of(index, batch, of_batch(own, batch)))
+            for batch, state in states(part)
+        )
 
 
-def _through(block: Block, calls: dict[int, BlockCall], parts: list[Tensors]) -> _Passed:
+def _through(block: Block, opened: Opened, parts: list[Tensors]) -> _Passed:
     found: list[list[list[str]]] = []
     after: list[Tensors] = []
     given: dict[str, list[list[Tensor]]] = {}
-    for number, part in enumerate(_batches(calls, parts)):
+    for number, part in enumerate(_batches(opened, block.index, parts)):
         after.append({})
-        for batch, states, call in part:
-            after[-1][batch], stages = observe(block.dense, call, states)
+        for batch, state, call in part:
+            left, stages = observe(block.dense, call, state)
+            after[-1] |= left.named(batch)
             found.append([stage for stage, _ in stages])
             for (first, *_), inputs in stages:
                 own = given.setdefault(first, [])
@@ -143,7 +156,7 @@ def _through(block: Block, calls: dict[int, BlockCall], parts: list[Tensors]) ->
 
 def _moments(
     block: Block,
-    calls: dict[int, BlockCall],
+    opened: Opened,
     streams: Mapping[Stream, list[Tensors]],
     linear: str,
     first: str,
@@ -155,14 +168,15 @@ def _moments(
         first: the first linear of its stage, under which `passed` has what the dense one is given.
     """
     total = Moments()
-    for number, part in enumerate(_batches(calls, streams.get("pruned", passed.after))):
+    hidden = streams.get("pruned", passed.after)
+    for number, part in enumerate(_batches(opened, block.index, hidden)):
         moments = Moments()
-        for place, (_, states, call) in enumerate(part):
+        for place, (_, state, call) in enumerate(part):
             dense = passed.given[first][number][place]
             if "pruned" not in streams:
                 moments.add(dense)
                 continue
-            inputs = module_input(block.pruned, call, states, linear)
+            inputs = module_input(block.pruned, call, state, linear)
             assert inputs is not None
             moments.add(inputs, dense if "dense" in streams else None)
         total.merge(moments.tokens, moments.sums())

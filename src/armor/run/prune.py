@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.checkpoint.assemble import assemble
-from armor.checkpoint.folder import check_output, unfinished_folder
-from armor.checkpoint.format import RUN_FILE
-from armor.checkpoint.jsonfile import read_json
-from armor.checkpoint.reader import is_checkpoint
+from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
@@ -25,9 +22,11 @@ from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
+from armor.run.finished import check_place, finished_records
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
 from armor.run.open import linear_shapes, open_model, settle, window_length
+from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
 from armor.run.plan import LayerPlan, make_plan
@@ -35,10 +34,11 @@ from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
 from armor.run.size.measure import Measurement
-from armor.run.store import Store
-from armor.run.streams import calls_of, start, stream_kinds
+from armor.run.store import TRIALS, Store
+from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
 from armor.sparse.pattern import Pattern
+from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
 
 
@@ -46,7 +46,10 @@ from armor.text.windows import token_windows
 class PruneResult:
     """A finished run: the checkpoint folder, the plan, and a record for every pruned layer.
 
-    `resumed` is the number of layers that an interrupted run had finished before.
+    Attributes:
+        resumed: the number of layers that an interrupted run had finished before.
+        found: the checkpoint was there already, made by the same call, and nothing was done; the
+            plan then has no blocks chosen by size.
     """
 
     out: Path
@@ -54,6 +57,7 @@ class PruneResult:
     records: dict[str, LayerRecord]
     seconds: float
     resumed: int = 0
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Progress:
     resumed: Callable[[dict[str, LayerRecord], list[str]], None] = lambda records, damaged: None
 
 
+@torch.inference_mode(False)  # a size needs gradients, whatever the caller's mode
 def prune(
     model: str | Path,
     config: PruneConfig,
@@ -92,8 +97,8 @@ def prune(
 
     The model stays on the disk; one decoder block at a time is in memory. Each finished layer is
     kept in ``.OUT.run`` beside `out`, so that the same call goes on where it was interrupted; the
-    folder goes when the checkpoint is complete. The bytes of the checkpoint do not depend on
-    `engine`, `workers`, `memory_budget` or interruptions.
+    folder goes when the checkpoint is complete, and the same call then does nothing. The bytes of
+    the checkpoint do not depend on `engine`, `workers`, `memory_budget` or interruptions.
 
     Args:
         model: a folder with safetensors weights, or a Hub id.
@@ -117,51 +122,39 @@ def prune(
     placement = Placement.parse(engine, workers, device, memory_budget)
     shared = shared or Shared()
     out = Path(out).absolute()
-    # A finished checkpoint beside its store: the end of an interrupted run, looked at below.
-    replaceable = is_checkpoint(out)
-    if not (replaceable and (fresh or unfinished_folder(out).is_dir())):
-        check_output(out)
+    there = check_place(out, model, fresh)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared)
-    if config.size is None:
+    if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
     manifest = make_manifest(
         run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
     )
+
+    def found() -> PruneResult:
+        records = finished_records(out, manifest, run.config)
+        return PruneResult(out, run.plans, records, time.perf_counter() - begin, found=True)
+
+    if there and not fresh and not unfinished_folder(out).is_dir():
+        return found()
     store = Store(out, manifest, fresh)
     try:
-        resumed = {name: found.record for name, found in store.layers.items()}
-        if replaceable and not fresh and read_json(out / RUN_FILE).get("run") != store.identity:
-            check_output(out)
-        about: dict[str, Any] = {}
-        if config.size is not None:
-            run, about["budget"] = run.with_blocks(store, manifest, placement, progress)
-            progress.planned(run.plans)
-        if resumed or store.damaged:
-            progress.resumed(resumed, store.damaged)
-        kept = None
-        if stream_kinds(run.config) == ("dense",):
-            kept = shared.moments(digest([manifest["calibration"], placement.device]))
-        run.solve_missing(store, placement, progress, kept)
+        there = check_place(out, model, fresh)  # again: who held the lock may have written it
+        if there and not fresh:
+            result = found()
+            store.remove()
+            return result
+        resumed = len(store.layers)
+        run, about = run.solve(store, manifest, placement, progress, shared)
         seconds = time.perf_counter() - begin
-        records = {name: store.layers[name].record for name in run.todo}
-        written = run_record(
-            str(model),
-            run.config,
-            run.plans,
-            records,
-            run=store.identity,
-            seconds=round(seconds, 3),
-            resumed_layers=len(resumed),
-            **about,
-        )
-        run.write(store, out, written, replaceable)
+        about = {"seconds": round(seconds, 3), "resumed_layers": resumed, **about}
+        records = run.write(store, out, str(model), about, there)
         store.remove()
     finally:
         store.close()
-    return PruneResult(out, run.plans, records, seconds, len(resumed))
+    return PruneResult(out, run.plans, records, seconds, resumed)
 
 
 @dataclass(frozen=True)
@@ -193,9 +186,13 @@ class _Run:
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(folder)
-        config = replace(config, seq_len=window_length(config, streamed.model))
+        config = replace(
+            config,
+            seq_len=window_length(config, streamed.model),
+            bos=resolve_bos(config.bos, tokenizer),
+        )
         assert config.seq_len is not None
-        drawn = (config.calibration, config.samples, config.seq_len, config.seed)
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
         windows = shared.once(
             ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
         )
@@ -205,6 +202,45 @@ class _Run:
     def todo(self) -> dict[str, LayerPlan]:
         """The layers to prune, by name."""
         return {plan.name: plan for plan in self.plans if not plan.dense}
+
+    def check_own_forward(self, store: Store, placement: Placement, shared: Shared) -> None:
+        """Before anything is solved: see `armor.run.own_forward`. Raises `ArmorError`."""
+        if all(name in store.layers for name in self.todo):
+            return
+        config = self.config
+        drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
+        about = ("own forward", *drawn, str(config.model), placement.device)
+        try:
+            shared.once(
+                about, lambda: check_own_forward(self.model, self.windows, placement.device)
+            )
+        except ArmorError:
+            if not store.layers and not (store.folder / TRIALS).exists():
+                store.remove()
+            raise
+
+    def solve(
+        self,
+        store: Store,
+        manifest: dict[str, Any],
+        placement: Placement,
+        progress: Progress,
+        shared: Shared,
+    ) -> tuple[_Run, dict[str, Any]]:
+        """The run with its blocks chosen and all its layers in `store`; more for its record."""
+        self.check_own_forward(store, placement, shared)
+        run, about = self, {}
+        resumed = {name: found.record for name, found in store.layers.items()}
+        if self.config.size is not None:
+            run, about["budget"] = self.with_blocks(store, manifest, placement, progress)
+            progress.planned(run.plans)
+        if resumed or store.damaged:
+            progress.resumed(resumed, store.damaged)
+        kept = None
+        if stream_kinds(run.config) == ("dense",):
+            kept = shared.moments(digest([manifest["calibration"], placement.device]))
+        run.solve_missing(store, placement, progress, kept)
+        return run, about
 
     def with_blocks(
         self, store: Store, manifest: dict[str, Any], placement: Placement, progress: Progress
@@ -224,8 +260,8 @@ class _Run:
         plans = self.todo
         if all(name in store.layers for name in plans):
             return
-        calls, hidden = calls_of(self.model, self.windows)
-        spec = Spec.of(self.model, self.config, calls)
+        opened = open_streams(self.model, self.windows, store.scratch)
+        spec = Spec.of(self.model, self.config, opened.calls)
         engine = placement.open(spec, self.model, list(plans.values()), store.scratch)
         try:
             engine.on_start = lambda job: (
@@ -244,27 +280,34 @@ class _Run:
             if pipeline.run_kept():
                 return
             kinds = stream_kinds(self.config)
-            streams = start(engine, store, hidden, pipeline.missing()[0], kinds)
-            del hidden
+            streams = start(engine, store, opened, pipeline.missing()[0], kinds)
+            del opened
             pipeline.run(streams)
         finally:
             engine.close()
 
-    def write(self, store: Store, out: Path, record: dict[str, Any], replaceable: bool) -> None:
-        """The checkpoint."""
+    def write(
+        self, store: Store, out: Path, model: str, about: dict[str, Any], replaceable: bool
+    ) -> dict[str, LayerRecord]:
+        """The checkpoint, with the records of its layers, which it returns."""
+        store.check_lock()
+        records = {name: store.layers[name].record for name in self.todo}
+        record = run_record(model, self.config, self.plans, records, run=store.identity, **about)
         patterns = {
             name: Pattern.parse(plan.settings(self.config).pattern)
             for name, plan in self.todo.items()
         }
         assemble(
-            self.folder.files,
+            self.model.files,
             out,
             _Layers(store, list(self.todo)),
             record,
             joined=self.model.layout.joined,
             replace=replaceable,
             patterns=patterns,
+            transposed=self.model.layout.transposed,
         )
+        return records
 
 
 class _Layers(Mapping[str, Mapping[str, StoredTensor]]):

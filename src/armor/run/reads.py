@@ -1,4 +1,4 @@
-"""read_weights: which layers' weights the model's own code reads, found before anything is loaded.
+"""unusual_uses: which layers the model's own code does not just call, found before it is loaded.
 
 One block of each kind runs on a few tokens, all weights zero: it is its code that counts.
 """
@@ -12,31 +12,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from armor.calibrate.reads import weights_read
+from armor.calibrate.reads import never_called, weights_read
 from armor.calibrate.stream import open_stream
 from armor.models.streamed import StreamedModel
 
 _TOKENS = 8
 
 
-def read_weights(model: StreamedModel) -> set[str]:
-    """The linears in the decoder blocks, by name in the checkpoint, of which `weights_read`."""
+def unusual_uses(model: StreamedModel) -> dict[str, str]:
+    """The linears in the decoder blocks that cannot be pruned for how they are used, and why.
+
+    By name in the checkpoint: those of `weights_read`, and those of `never_called`.
+    """
     structure = model.structure
-    found: set[str] = set()
+    found: dict[str, str] = {}
     outside = [m for name, m in model.model.named_modules() if not _is_in_block(name, model)]
     tokens = torch.arange(_TOKENS, dtype=torch.int64, device="cpu")[None]
-    kinds: dict[Any, set[str]] = {}
+    kinds: dict[Any, dict[str, str]] = {}
     # What cannot run on zeros is left to the run itself, which says what is wrong with it.
     with suppress(Exception), _zeros(outside), _zeros(structure.blocks[0].modules()):
         ((hidden, calls),) = open_stream(model.model, structure, [tokens])
         for index, block in enumerate(structure.blocks):
             kind = _kind(block)
             if kind not in kinds:
-                kinds[kind] = set()
+                kinds[kind] = {}
                 with suppress(Exception), _zeros(block.modules()):
-                    kinds[kind] = weights_read(block, calls[index], hidden)
+                    idle = never_called(block, calls[index], hidden)
+                    kinds[kind] = dict.fromkeys(idle, "text does not reach it")
+                    read = weights_read(block, calls[index], hidden)
+                    kinds[kind] |= dict.fromkeys(read, "the model reads its weight")
             prefix = f"{structure.prefix}.{index}"
-            found |= {model.layout.name(f"{prefix}.{path}") for path in kinds[kind]}
+            found |= {model.layout.name(f"{prefix}.{p}"): why for p, why in kinds[kind].items()}
     return found
 
 

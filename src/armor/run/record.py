@@ -15,6 +15,9 @@ from armor.run.describe import record_config
 from armor.run.plan import LayerPlan
 from armor.versions import versions
 
+#: What a record says the version of.
+VERSIONS = ("armor", "python", "torch", "transformers", "numba")
+
 
 def run_record(
     model: str,
@@ -28,7 +31,7 @@ def run_record(
         "model": model,
         "method": config.method,
         "config": record_config(config),
-        "versions": versions("armor", "python", "torch", "transformers", "numba"),
+        "versions": versions(*VERSIONS),
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
         **about,
         "peak_memory_bytes": peak_memory(),

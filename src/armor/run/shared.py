@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from safetensors import safe_open
 
 from armor.checkpoint.folder import full_disk
-from armor.checkpoint.tensorfile import map_file, write_file
+from armor.checkpoint.tensorfile import map_file, write_whole_file
 from armor.engines.job import Tensors
 
 T = TypeVar("T")
@@ -68,9 +68,8 @@ class DenseMoments:
         """Keep ``E[x x^T]`` of block `index`: `means`, by the first linear of each stage."""
         with full_disk(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial = self._folder / f"{index}.partial"
-            write_file(partial, means, {"stages": json.dumps(stages)}, sync=False)
-            partial.replace(self._path(index))
+            stored = {"stages": json.dumps(stages)}
+            write_whole_file(self._path(index), means, stored, sync=False)
 
     def load(self, index: int) -> tuple[list[list[str]], Tensors]:
         """What `save` was given."""

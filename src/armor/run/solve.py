@@ -144,7 +144,7 @@ class _Judge:
 
     @classmethod
     def of(cls, problem: Problem, normalise: bool) -> _Judge:
-        rows, cols = torch.ones(()), torch.ones(())
+        rows = cols = torch.ones((), dtype=torch.float32, device=problem.target.device)
         if normalise:
             normalised, norms, cols = normalised_weight(problem.target)
             rows = norms.unsqueeze(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from safetensors import SafetensorError, safe_open
 
 from armor.checkpoint.folder import full_disk, sync_folder, unfinished_folder
 from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.lock import Lock
 from armor.checkpoint.records import LayerRecord
-from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_file
+from armor.checkpoint.tensorfile import StoredTensor, map_file, read_file, write_whole_file
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
-from armor.run.lock import Lock
 from armor.run.manifest import differences, digest, hash_tensors
 
 MANIFEST = "manifest.json"
 #: The folder of a pass over the layers before the run itself, see `armor.run.size`.
 TRIALS = "trials"
+#: What the names of the lock's files begin with, see `armor.checkpoint.lock`.
+LOCK = "lock"
+_TRIES = 20
 _FORMAT = 1
 
 
@@ -56,10 +60,13 @@ class Store:
         self.identity = digest(manifest)
         self.layers: dict[str, Finished] = {}
         self.damaged: list[str] = []
-        self._lock = Lock(self.folder / "lock")
+        self._lock = Lock(
+            self.folder / LOCK,
+            f"another run is working in {self.folder}",
+            "choose another --out",
+        )
         with full_disk(out.parent):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.take()
+            self._take_lock()
             try:
                 self._prepare(out, manifest, fresh)
             except BaseException:
@@ -80,7 +87,8 @@ class Store:
         return read_file(self.layers[name].path)
 
     def save(self, name: str, tensors: Tensors, record: LayerRecord, moments: str) -> None:
-        """Keep a finished layer. Raises `ArmorError` if the disk is full."""
+        """Keep a finished layer. Raises `ArmorError` if the disk is full, or the lock lost."""
+        self.check_lock()
         path = self.folder / "layers" / f"{name}.safetensors"
         about = {"layer": name, "record": record.to_dict(), "moments": moments}
         self._write(path, tensors, about)
@@ -91,6 +99,7 @@ class Store:
         final = self.folder / "activations" / f"{index:05d}"
         if final.exists():
             return
+        self.check_lock()
         partial = final.with_name(f"{final.name}.partial")
         with full_disk(self.folder.parent):
             shutil.rmtree(partial, ignore_errors=True)
@@ -121,15 +130,34 @@ class Store:
             shutil.rmtree(folder)
         return None
 
+    def check_lock(self) -> None:
+        """Raise `ArmorError` if another process has taken this store over."""
+        self._lock.check()
+
     def close(self) -> None:
         """Let others in; what is finished stays."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self._lock.is_held():
+            shutil.rmtree(self.scratch, ignore_errors=True)
         self._lock.release()
 
     def remove(self) -> None:
         """Delete the store: the checkpoint is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.check_lock()
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.name.startswith(f"{LOCK}."):
+                path.unlink(missing_ok=True)
         self._lock.release()
+        with suppress(OSError):  # the next run has made it its own
+            self.folder.rmdir()
+
+    def _take_lock(self) -> None:
+        for _ in range(_TRIES):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # removed by a run that has just ended
+                return self._lock.take()
+        raise ArmorError(f"another run is working in {self.folder}: wait for it")
 
     def _prepare(self, out: Path, manifest: dict[str, Any], fresh: bool) -> None:
         path = self.folder / MANIFEST
@@ -170,10 +198,8 @@ class Store:
     def _write(self, path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
         """A file that appears complete or not at all."""
         text = json.dumps({"run": self.identity, "tensors": hash_tensors(tensors), **about})
-        partial = path.with_name(f"{path.name}.partial")
-        with full_disk(self.folder.parent, partial):
-            write_file(partial, tensors, {"about": text, "checksum": digest(text)})
-            partial.replace(path)
+        with full_disk(self.folder.parent):
+            write_whole_file(path, tensors, {"about": text, "checksum": digest(text)})
             sync_folder(path.parent)
 
     def _sound(self, path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from armor.calibrate.stream import BlockCall, BlockCalls, module_input
+from armor.calibrate.call import BlockCall, BlockCalls
+from armor.calibrate.state import State, of_batch
+from armor.calibrate.stream import module_input
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
@@ -109,17 +111,19 @@ class Worker:
         self._block = None  # gone before the next one comes
         trim_memory()
 
-    def call(self, index: int, states: Tensor) -> BlockCall:
-        """How block `index` is called with hidden states (batch, seq, width)."""
-        return self.spec.calls[index][states.shape[0]].to(self.device)
+    def call(self, index: int, batch: str, own: Tensors | None) -> BlockCall:
+        """How block `index` is called in a batch; `own`: see `armor.run.streams.Opened`."""
+        return self.spec.calls.of(index, batch, of_batch(own or {}, batch)).to(self.device)
 
-    def input_of(self, block: nn.Module, index: int, states: Tensor, linear: str) -> Tensor | None:
-        """What a module of `block` is given when that runs on `states`; None if it is not called.
+    def input_of(
+        self, block: nn.Module, call: BlockCall, state: State, linear: str
+    ) -> Tensor | None:
+        """What a module of `block` is given when that runs on `state`; None if it is not called.
 
         Args:
-            block: of number `index`, dense or pruned. linear: the module's path in it.
+            linear: the module's path in the block.
         """
-        return module_input(block, self.call(index, states), states.to(self.device), linear)
+        return module_input(block, call, state.to(self.device), linear)
 
     def keep_dense_inputs(self, index: int, part: int, inputs: dict[str, list[Tensor]]) -> None:
         """Keep what the dense linears are given, batch by batch, if there is room."""

@@ -64,7 +64,7 @@ def pack(
     if pad:
         last = groups[:, -1]
         missing = kept - last.sum(-1, keepdim=True)
-        last[:, size - pad :] = torch.arange(pad, device=mask.device) < missing
+        last[:, size - pad :] = torch.arange(pad, dtype=torch.int64, device=mask.device) < missing
     if not bool((groups.sum(-1) == kept).all()):
         raise ArmorError(
             f"the mask does not keep exactly {kept} of every {size}: it cannot be packed as"
@@ -113,7 +113,7 @@ def unpack_mask(
 
 
 def valid_indices(
-    indices: UInt8[Tensor, "rows bytes"],
+    indices: UInt8[Tensor, "*shape"],
     pattern: Pattern = TWO_OF_FOUR,
     in_features: int | None = None,
 ) -> bool:

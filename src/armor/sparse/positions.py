@@ -41,14 +41,18 @@ def encode(mask: Bool[Tensor, "out in"], pattern: Pattern) -> UInt8[Tensor, "out
         return _to_bytes(mask)
     groups = mask.reshape(mask.shape[0], -1, pattern.group)
     _, ranks = _tables(pattern, mask.device)
-    weights = 2 ** torch.arange(pattern.group, device=mask.device)
+    weights = 2 ** torch.arange(pattern.group, dtype=torch.int64, device=mask.device)
     codes = ranks[(groups * weights).sum(-1)]
     if bool((codes < 0).any()):
         raise ArmorError(
             f"the mask does not keep exactly {pattern.kept} of every {pattern.group}: it cannot be"
             f" packed as {pattern}"
         )
-    each = codes.unsqueeze(-1) >> torch.arange(code_bits(pattern), device=mask.device) & 1
+    each = (
+        codes.unsqueeze(-1)
+        >> torch.arange(code_bits(pattern), dtype=torch.int64, device=mask.device)
+        & 1
+    )
     return _to_bytes(each.bool().flatten(1))
 
 
@@ -79,7 +83,9 @@ def are_valid(indices: UInt8[Tensor, "rows bytes"], pattern: Pattern, in_feature
 
 def count_ones(indices: UInt8[Tensor, ...]) -> int:
     """How many bits are set."""
-    counts = torch.tensor([i.bit_count() for i in range(256)], device=indices.device)
+    counts = torch.tensor(
+        [i.bit_count() for i in range(256)], dtype=torch.int64, device=indices.device
+    )
     # (A histogram instead of a look-up: it takes no memory beside the bytes.)
     return int((torch.bincount(indices.flatten(), minlength=256) * counts).sum())
 
@@ -112,7 +118,7 @@ def _to_bytes(each: Tensor) -> Tensor:
 @cache
 def _tables(pattern: Pattern, device: torch.device) -> tuple[Tensor, Tensor]:
     """Positions by rank, int64 (masks, kept); rank by the mask's bits, int64, -1 for no mask."""
-    table = torch.tensor(pattern.masks)
-    ranks = torch.full((2**pattern.group,), -1)
-    ranks[(2**table).sum(-1)] = torch.arange(len(table))
+    table = torch.tensor(pattern.masks, dtype=torch.int64, device="cpu")
+    ranks = torch.full((2**pattern.group,), -1, dtype=torch.int64, device="cpu")
+    ranks[(2**table).sum(-1)] = torch.arange(len(table), dtype=torch.int64, device="cpu")
     return table.to(device), ranks.to(device)

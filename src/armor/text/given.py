@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.text.source import Source, TextLike
+from armor.text.source import Document, Source, TextLike
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class GivenTexts(Source):
         """How many there are."""
         return f"{len(self.texts)} given text{'s' if len(self.texts) != 1 else ''}"
 
-    def documents(self, split: str) -> Iterator[str]:
-        """The texts. Raises `ArmorError` for none, for nothing but empty ones, or no strings."""
-        if not any(self.texts):
+    def documents(self, split: str) -> Iterator[Document]:
+        """The texts. Raises `ArmorError` for none, for nothing but blank ones, or no strings."""
+        if not any(not isinstance(text, str) or text.strip() for text in self.texts):
             raise ArmorError("no text given; pass a text file, a .jsonl file or hf:NAME[:CONFIG]")
         for text in self.texts:
             if not isinstance(text, str):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.text.source import Source, TextLike
+from armor.hub import hub_failure
+from armor.text.rows import HEAD, text_column, value_document
+from armor.text.source import Document, Source, TextLike
 
 _PREFIX = "hf:"
 
 
 @dataclass(frozen=True)
 class HubDataset(Source):
-    """``hf:NAME[:CONFIG]``: the column "text" of each row, else the only column of strings."""
+    """``hf:NAME[:CONFIG]``: each row a document; for its column see `text_column`."""
 
     name: str
     is_stream = True
@@ -29,7 +32,7 @@ class HubDataset(Source):
         name = os.fspath(given)
         return cls(name) if name.startswith(_PREFIX) else None
 
-    def documents(self, split: str) -> Iterator[str]:
+    def documents(self, split: str) -> Iterator[Document]:
         """The rows of `split`, streamed; where it is missing, of the nearest one that is there.
 
         Raises:
@@ -45,24 +48,18 @@ class HubDataset(Source):
         try:
             loaded = datasets.load_dataset(repository, config or None, streaming=True)
             order = [s for s in (split, "test", "validation", "train", *loaded) if s in loaded]
-            yield from self._texts(iter(loaded[order[0]]))
+            yield from self._documents(iter(loaded[order[0]]))
         except ArmorError:
             raise
         except Exception as error:
             # The library raises a dozen types: no network, no such name, a config to be chosen, ...
-            reason = " ".join(str(error).split())[:200]
             raise ArmorError(
-                f"cannot load {self.name} ({type(error).__name__}: {reason}); check the name, the"
-                " config and the network, or give a text file"
+                f"cannot load {self.name}: {hub_failure(repository, error, 'dataset')}; check the"
+                " name, the config and the network, or give a text file"
             ) from None
 
-    def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-        field = "text"
-        for index, row in enumerate(rows):
-            if index == 0 and not isinstance(row.get(field), str):
-                strings = [key for key, value in row.items() if isinstance(value, str)]
-                if len(strings) != 1:
-                    columns = ", ".join(strings) or "none"
-                    raise ArmorError(f"{self.name} has no column 'text' (text columns: {columns})")
-                field = strings[0]
-            yield row[field]
+    def _documents(self, rows: Iterator[dict[str, Any]]) -> Iterator[Document]:
+        head = list(islice(rows, HEAD))
+        column = text_column(head, self.name)
+        for number, row in enumerate(chain(head, rows), 1):
+            yield value_document(row.get(column), f"{self.name}, row {number}")

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from armor.text.hub import HubDataset
-from armor.text.source import Source, TextLike
+from armor.text.source import Document, Source, TextLike
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class PaperText(Source):
     separator: str = Source.separator
     most_documents: int | None = None
     windows: int | None = None
+    keeps_blank = True
     is_stream = True
     has_splits = True
 
@@ -38,7 +39,7 @@ class PaperText(Source):
             return None
         return PAPER_TEXTS.get(os.fspath(given))
 
-    def documents(self, split: str) -> Iterator[str]:
+    def documents(self, split: str) -> Iterator[Document]:
         """As `HubDataset.documents`; of "test" as many as the papers read."""
         if split == "test":
             return islice(HubDataset(self.dataset).documents(self.test), self.most_documents)

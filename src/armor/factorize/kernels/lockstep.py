@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from armor.simd.cache import is_kept
 from armor.simd.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
 
-_JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+_JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _L = LANES
 _ZERO, _ONE, _INFINITE = np.float32(0), np.float32(1), np.float32(np.inf)
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from armor.factorize.kernels.lockstep import sweep_blocks
+from armor.simd.cache import is_kept
 
-_JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
+_JIT: dict[str, Any] = {"cache": is_kept(), "fastmath": True, "error_model": "numpy", "nogil": True}
 
 
 @njit(**_JIT)

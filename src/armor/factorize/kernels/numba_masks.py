@@ -21,9 +21,10 @@ from armor.factorize.kernels.lockstep import (
     scatter,
     times_gram,
 )
+from armor.simd.cache import is_kept
 from armor.simd.vectors import LANES, choose16, every16, load16, multiply_add16, store16, zero16
 
-_JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+_JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _L = LANES
 _C = TERMS_AT_A_TIME
 _ZERO, _ONE, _INFINITE = np.float32(0), np.float32(1), np.float32(np.inf)

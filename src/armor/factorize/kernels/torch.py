@@ -27,8 +27,8 @@ def sweep(
         gram_left: (i, b, b). gram_right: (j, b, b). inverses: (j, b/4, 6, 3).
     """
     size = gram_left.shape[1]
-    first = torch.tensor([one for one, _ in PAIRS], device=core.device)
-    second = torch.tensor([two for _, two in PAIRS], device=core.device)
+    first = torch.tensor([one for one, _ in PAIRS], dtype=torch.int64, device=core.device)
+    second = torch.tensor([two for _, two in PAIRS], dtype=torch.int64, device=core.device)
     residuals, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
     change_grams = torch.empty_like(residuals)  # dS H
     for row in range(size):

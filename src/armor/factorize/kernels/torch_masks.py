@@ -34,7 +34,7 @@ def sweep(
     residuals, cores = (_blocks(each, size, size) for each in (residual, core))
     codes = _blocks(choice, size, groups)
     inverses = _inverses(tables, terms, width)
-    right = torch.arange(len(tables), device=core.device)
+    right = torch.arange(len(tables), dtype=torch.int64, device=core.device)
     change_grams = torch.empty_like(residuals)  # dS H
     for row in range(size):
         scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
@@ -78,7 +78,8 @@ def _inverses(
 ) -> Float[Tensor, "j g masks M M"]:
     """Q of each mask, (j, groups, masks, M, M)."""
     counts = terms.starts.diff()
-    mask = torch.repeat_interleave(torch.arange(len(counts)), counts).to(tables.device)
+    numbers = torch.arange(len(counts), dtype=torch.int64, device=counts.device)
+    mask = torch.repeat_interleave(numbers, counts).to(tables.device)
     one, two = terms.one.to(tables.device), terms.two.to(tables.device)
     inverses = tables.new_zeros(*tables.shape[:2], len(counts), width, width)
     flat = inverses.flatten(2)

@@ -1,4 +1,7 @@
-"""The jobs of measuring: the backward pass, and a few iterations with each block of a layer."""
+"""The jobs of measuring: the backward pass, and a few iterations with each block of a layer.
+
+See `armor.run.jobs` for `hidden` and `own`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.gradients import Draw, block_gradient
+from armor.calibrate.state import State, of_batch, states
 from armor.engines.job import Result, Tensors
 from armor.run.head import loss_gradient
 from armor.run.plan import LayerPlan
@@ -19,13 +23,13 @@ from armor.run.worker import Worker
 TRIAL_ITERATIONS = 10
 
 
-def advance(worker: Worker, index: int, hidden: Tensors) -> Result:
-    """Some windows through the dense block: the hidden states after it, by batch."""
+def advance(worker: Worker, index: int, hidden: Tensors, own: Tensors | None = None) -> Result:
+    """Some windows through the dense block: the states after it, by batch."""
     block = worker.block(index).dense
-    after = {
-        batch: worker.call(index, states).run(block, states.to(worker.device))
-        for batch, states in hidden.items()
-    }
+    after: Tensors = {}
+    for batch, state in states(hidden):
+        call = worker.call(index, batch, own)
+        after |= call.run(block, state.to(worker.device)).named(batch)
     return Result(None, (after,))
 
 
@@ -48,11 +52,11 @@ def back_through_head(
     """
     back: Tensors = {}
     samples: Tensors = {}
-    for batch, states in hidden.items():
-        as_tuple = worker.spec.calls[index - 1][states.shape[0]].as_tuple
+    for batch, state in states(hidden):
+        call = worker.spec.calls.any(index - 1, batch)
         draw = Draw(share, int(batch))
         back[batch], own = loss_gradient(
-            worker.model, states, tokens[batch], as_tuple, linears, draw
+            worker.model, state.hidden, tokens[batch], call, linears, draw
         )
         _append(samples, own)
     return Result(None, (back, samples))
@@ -65,6 +69,7 @@ def back_through_block(
     share: float,
     hidden: Tensors,
     gradient: Tensors,
+    own: Tensors | None = None,
 ) -> Result:
     """From the `gradient` after the dense block to that before it, by batch.
 
@@ -76,16 +81,18 @@ def back_through_block(
     """
     back: Tensors = {}
     samples: Tensors = {}
-    for batch, states in hidden.items():
-        back[batch], own = block_gradient(
+    for batch, state in states(hidden):
+        known = State(gradient[batch], of_batch(gradient, batch))
+        before, kept = block_gradient(
             worker.block(index).dense,
-            worker.call(index, states),
-            states.to(worker.device),
-            gradient[batch].to(worker.device),
+            worker.call(index, batch, own),
+            state.to(worker.device),
+            known.to(worker.device),
             linears,
             Draw(share, int(batch)),
         )
-        _append(samples, own)
+        back |= before.named(batch)
+        _append(samples, kept)
     return Result(None, (back, samples))
 
 
@@ -116,7 +123,7 @@ def try_blocks(
     for block in plan.blocks:
         own = replace(plan, block=block)
         factors, record = solve_certified(own, inputs, config, worker.model.dtype(weight))
-        harm = torch.zeros((), dtype=torch.float64)
+        harm = torch.zeros((), dtype=torch.float64, device="cpu")
         if read:
             errors = read["inputs"] @ (factors.dense().float() - dense).T
             harm = (errors * read["gradients"]).sum(-1).square().sum(dtype=torch.float64)

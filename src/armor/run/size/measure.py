@@ -23,7 +23,7 @@ from armor.checkpoint.folder import full_disk
 from armor.checkpoint.jsonfile import read_json, write_json
 from armor.config import PruneConfig
 from armor.engines.engine import Scheduler
-from armor.engines.job import Handle, Job, Result, Tensors
+from armor.engines.job import Handle, Job, Result
 from armor.errors import ArmorError
 from armor.models.streamed import StreamedModel
 from armor.run.pipeline import Pipeline
@@ -32,7 +32,7 @@ from armor.run.plan import LayerPlan
 from armor.run.size import jobs
 from armor.run.size.choose import Harms
 from armor.run.store import TRIALS, Store
-from armor.run.streams import calls_of, start
+from armor.run.streams import Opened, open_streams, start
 from armor.run.threads import forward_threads
 from armor.run.worker import Spec
 
@@ -91,13 +91,13 @@ class Measurement:
             self.measured(name, len(trials.layers), len(tried))
 
         model = self.model
-        calls, hidden = calls_of(model, self.windows)
-        spec = Spec.of(model, self.config, calls)
+        opened = open_streams(model, self.windows, trials.scratch)
+        spec = Spec.of(model, self.config, opened.calls)
         engine = self.placement.open(spec, model, list(tried.values()), trials.scratch)
         try:
             scheduler, cores = Scheduler(engine), torch.get_num_threads()
             left = [name for name in tried if trials.lacks(name)]
-            backward = BackwardPass(model, scheduler, self.windows, hidden, cores)
+            backward = BackwardPass(model, scheduler, self.windows, opened, cores)
             samples = backward.samples(left) if left else {}
             pipeline = Pipeline(
                 model,
@@ -111,7 +111,7 @@ class Measurement:
                 extra={name: {"sample": handle} for name, handle in samples.items()},
             )
             if first := pipeline.missing():
-                pipeline.run(start(engine, trials, hidden, first[0], ("dense",)))
+                pipeline.run(start(engine, trials, opened, first[0], ("dense",)))
         finally:
             engine.close()
         return {
@@ -128,17 +128,17 @@ class BackwardPass:
         model: StreamedModel,
         scheduler: Scheduler,
         windows: Tensor,
-        hidden: Sequence[Tensors],
+        opened: Opened,
         cores: int,
     ) -> None:
-        """Args: hidden: states before block 0, part by part. cores: threads there are."""
+        """Args: opened: how the blocks are called on `windows`. cores: threads there are."""
         self._model = model
         self._scheduler = scheduler
         self._engine = scheduler.engine
         self._threads = forward_threads(cores)
         ids = batches(windows)
         count = max(1, BACKWARD_TOKENS // ids[0].numel())
-        each = [{number: states} for part in hidden for number, states in part.items()]
+        each = [{number: states} for part in opened.hidden for number, states in part.items()]
         self._hidden = each[:count]
         self._tokens = [
             {number: ids[int(number)] for number in batch_states} for batch_states in self._hidden
@@ -148,6 +148,7 @@ class BackwardPass:
         predicted = sum(tokens[:, 1:].numel() for tokens in read)
         self._scale = math.sqrt(2 * predicted)
         self._blocks = len(model.structure.blocks)
+        self._own = opened.own
 
     def samples(self, layers: Sequence[str]) -> dict[str, Handle]:
         """What is kept of `layers`: see `armor.calibrate.gradients.Samples`.
@@ -163,7 +164,10 @@ class BackwardPass:
         inputs = [[self._engine.share(batch) for batch in self._hidden]]
         for index in range(self._blocks):
             self._model.prefetch(index + 1)
-            (after,) = self._run(jobs.advance, {"index": index}, 1, hidden=inputs[-1])
+            own = self._own_arguments(index)
+            (after,) = self._run(jobs.advance, {"index": index}, 1, hidden=inputs[-1], **own)
+            for handle in chain.from_iterable(own.values()):
+                self._engine.drop(handle)
             inputs.append(after)
         heads = {path: name for path, name in names.items() if path == self._model.head}
         tokens = [self._engine.share(batch) for batch in self._tokens]
@@ -177,13 +181,26 @@ class BackwardPass:
                 for path, name in names.items()
                 if path.startswith(prefix)
             }
-            back, own = self._back(
-                jobs.back_through_block, index, inside, hidden=inputs.pop(), gradient=back
-            )
-            found |= own
+            given = {"hidden": inputs.pop(), "gradient": back, **self._own_arguments(index)}
+            back, samples = self._back(jobs.back_through_block, index, inside, **given)
+            found |= samples
         for handle in back:
             self._engine.drop(handle)
         return found
+
+    def _own_arguments(self, index: int) -> dict[str, list[Handle]]:
+        """The arguments of a block that differ from batch to batch, if there are any."""
+        if not self._own[index]:
+            return {}
+        every = {name: own for part in self._own[index] for name, own in part.items()}
+        return {
+            "own": [
+                self._engine.share(
+                    {n: own for n, own in every.items() if n.partition("/")[0] in batch}
+                )
+                for batch in self._hidden
+            ]
+        }
 
     def _back(
         self,

@@ -14,6 +14,7 @@ from numba import njit, prange
 
 from armor.runtime.cpu.two_of_four_kernels import block_row
 from armor.simd.bfloat16 import dot32, load32, store_sums
+from armor.simd.cache import is_kept
 from armor.simd.expand import count_ones, expand16, load_word, look_up8, unpack64
 from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
 
@@ -24,7 +25,7 @@ from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
 #         above; None for a bitmap (Numba compiles two versions).
 #     width: how many bits say the mask of 8 columns, so how many bytes that of 64.
 #     cols: columns that `codes` describe.
-_JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+_JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread unpacks at a time: they stay in its second level cache
 COLUMNS = 64  # of a chunk
 ITEMS = 4  # rows of input of a tile

@@ -29,7 +29,9 @@ _PACKED_ROWS_AMX = 8  # where BLAS has matrix instructions for bfloat16, which o
 _SERIAL_PRODUCTS = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
-_NO_WRAPPER = torch.empty(0, 0, 0)
+#: Whatever the process takes by default.
+_FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
+_NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32)
 
 
 def is_available() -> Verdict:
@@ -82,10 +84,10 @@ def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
     width = cols + -cols % COLUMNS
     if layer.right is not None:
         width = max(width, len(layer.right) * layer.right.shape[1])
-    inputs = torch.zeros(tile, width)
+    inputs = torch.zeros(tile, width, **_FLOAT32)
     inputs[:batch, :cols] = x
     height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
-    outputs = torch.zeros(tile, height)
+    outputs = torch.zeros(tile, height, **_FLOAT32)
     others = (
         as_array(_NO_WRAPPER if layer.left is None else layer.left),
         as_array(_NO_WRAPPER if layer.right is None else layer.right),
@@ -106,7 +108,7 @@ def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
         x = _times_blocks_bfloat16(x, layer.right)
     batch, cols = x.shape
     x = functional.pad(x, (0, -cols % COLUMNS, 0, -batch % bfloat16_kernels.TILE))
-    y = torch.empty(layer.shape[0], len(x))
+    y = torch.empty(layer.shape[0], len(x), **_FLOAT32)
     if layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
         bfloat16_kernels.core_product(values, indices, as_array(x), y.numpy())
@@ -161,6 +163,6 @@ def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
     if size % 32:
         return times_blocks(x, blocks)
     padded = functional.pad(x, (0, count * size - x.shape[1]))
-    y = torch.empty(len(x), count * size)
+    y = torch.empty(len(x), count * size, **_FLOAT32)
     bfloat16_kernels.blocks_product(as_array(blocks), as_array(padded), y.numpy())
     return y[:, : x.shape[1]].to(x.dtype).contiguous()

@@ -12,9 +12,10 @@ import numpy as np
 from numba import njit, prange
 
 from armor.simd.bfloat16 import dot32, load32, load_places, pick32, store32, store_sums
+from armor.simd.cache import is_kept
 from armor.simd.vectors import zero16
 
-_JIT: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+_JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread takes at a time: their values and places stay in its caches
 TILE = 4  # rows and items of a tile: its 16 sums fill half the registers
 

@@ -1,0 +1,81 @@
+"""An output folder that is there already: made by the same command, or by another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from armor.checkpoint.folder import check_output, check_outside
+from armor.checkpoint.format import RUN_FILE
+from armor.checkpoint.jsonfile import read_json
+from armor.checkpoint.reader import Checkpoint, is_checkpoint
+from armor.checkpoint.records import LayerRecord
+from armor.config import PruneConfig
+from armor.errors import ArmorError
+from armor.run.describe import record_config
+from armor.run.manifest import differences, digest
+from armor.run.record import VERSIONS
+from armor.versions import versions
+
+_START_OVER = "--fresh starts over, or choose another --out"
+
+
+def check_place(out: Path, model: str | Path, fresh: bool) -> bool:
+    """Whether a finished checkpoint is at `out`; before anything is read or written.
+
+    Raises:
+        ArmorError: it lies inside the model's folder, or would replace the folder that the model
+            lies in, or something that armor did not write is there.
+    """
+    source = Path(model)
+    if source.is_dir():
+        check_outside(out, source)
+        if fresh and out.resolve() in source.resolve().parents and is_checkpoint(out):
+            raise ArmorError(f"--fresh would delete {source}, inside {out}: choose another --out")
+    if is_checkpoint(out):
+        return True
+    check_output(out)
+    return False
+
+
+def finished_records(
+    out: Path, manifest: Mapping[str, Any], config: PruneConfig
+) -> dict[str, LayerRecord]:
+    """The records of the finished checkpoint `out`, by layer, if the run of `manifest` wrote it.
+
+    Raises:
+        ArmorError: it was made from another input, or is damaged.
+    """
+    written = read_json(out / RUN_FILE)
+    if written.get("run") != digest(manifest):
+        raise ArmorError(
+            f"{out} exists already and is of another run: {_difference(written, config)};"
+            f" {_START_OVER}"
+        )
+    try:
+        run = Checkpoint.open(out).run
+    except ArmorError as error:
+        raise ArmorError(f"{error}; {_START_OVER}") from None
+    return {name: LayerRecord.read(record) for name, record in run.get("layers", {}).items()}
+
+
+def _difference(written: Mapping[str, Any], config: PruneConfig) -> str:
+    """What is known of it, in a phrase; armor_run.json holds no digests of weights and tokens."""
+    config_then, versions_then = written.get("config"), written.get("versions")
+    if not isinstance(config_then, dict) or not isinstance(versions_then, dict):
+        return "its record is damaged"
+    now = json.loads(json.dumps(record_config(config)))
+    # The text may be the same under another name; what differs is said first of the rest.
+    text = {"calibration": now.pop("calibration")}
+    text_then = {"calibration": config_then.pop("calibration", None)}
+    names = [name for name in VERSIONS if name in versions_then]
+    found = [
+        *differences(config_then, now),
+        *differences(text_then, text),
+        *differences({"version of": versions_then}, {"version of": versions(*names)}),
+    ]
+    if not found:
+        return "the model, the calibration text or armor itself changed"
+    return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
