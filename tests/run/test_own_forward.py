@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -20,6 +21,7 @@ from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.run.prune import Progress
 
+pytestmark = pytest.mark.transformers_compat
 Settings = Callable[..., PruneConfig]
 
 
@@ -31,6 +33,7 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc, no-any-unimported]
     def __init__(self, trick: str = "none", **kwargs: Any) -> None:
         self.trick = trick
         self.vocab_size, self.hidden_size, self.max_position_embeddings = 300, 32, 64
+        kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
 
 
@@ -132,8 +135,8 @@ def test_a_model_that_calls_its_blocks_in_a_row_passes(
 def test_others_are_refused(
     save: Callable[[str], Path], settings: Settings, tmp_path: Path, trick: str, says: str
 ) -> None:
-    if trick == "buffer" and torch.empty(2).tolist() == [3.25, -7.5]:
-        pytest.skip("memory that nobody has set has just these values")
+    if trick == "buffer" and transformers.__version__ < "5":
+        pytest.skip("transformers 4 leaves buffers as they are built")
     started: list[str] = []
     folder, out = save(trick), tmp_path / "out"
     with pytest.raises(ArmorError, match=says) as error:

@@ -181,7 +181,7 @@ def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:
 def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -> Iterator[None]:
     """While active, `model` on any token ids computes what comes after its blocks.
 
-    Neither the blocks nor the token embeddings need their weights: these give zeros.
+    Neither the blocks nor the `token_tables` need their weights: these give zeros.
 
     Args:
         hidden: what the last block gives. form: how blocks return hidden states.
@@ -190,16 +190,30 @@ def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -
     def forward(*_args: Any, **_kwargs: Any) -> Any:
         return form.wrap(hidden)
 
-    def embed(tokens: Tensor) -> Tensor:
-        return hidden.new_zeros(*tokens.shape, embeddings.weight.shape[1])
+    def zeros(width: int) -> Callable[[Tensor], Tensor]:
+        return lambda tokens: hidden.new_zeros(*tokens.shape, width)
 
-    embeddings = model.get_input_embeddings()
-    embeddings.forward = embed
+    tables = token_tables(model, structure)
+    for table in tables.values():
+        table.forward = zeros(table.weight.shape[1])
     try:
         with replaced(structure, forward):
             yield
     finally:
-        del embeddings.forward
+        for table in tables.values():
+            del table.forward
+
+
+def token_tables(model: Any, structure: Structure) -> dict[str, Any]:
+    """The token embeddings, and tables like them outside of the blocks and as large, by name."""
+    main = model.get_input_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is type(main)
+        and module.weight.numel() >= main.weight.numel()
+        and not name.startswith(f"{structure.prefix}.")
+    }
 
 
 @contextmanager

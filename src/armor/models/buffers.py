@@ -25,7 +25,7 @@ def check_buffers(folder: ModelFolder, model: Any) -> None:
     if not computed:
         return
     with one_line_errors(f"cannot load {folder.path}"):
-        ordinary = _loaded_buffers(folder)
+        ordinary = _loaded_buffers(folder, type(model))
     for name, own in computed.items():
         other = ordinary.get(name)
         if other is not None and not _equal(own, other):
@@ -36,7 +36,7 @@ def check_buffers(folder: ModelFolder, model: Any) -> None:
             )
 
 
-def _loaded_buffers(folder: ModelFolder) -> dict[str, Tensor]:
+def _loaded_buffers(folder: ModelFolder, architecture: Any) -> dict[str, Tensor]:
     """Those of an ordinary load, whose weights take no memory."""
     if int(transformers.__version__.split(".")[0]) < 5:
         from transformers.modeling_utils import no_init_weights
@@ -44,18 +44,24 @@ def _loaded_buffers(folder: ModelFolder) -> dict[str, Tensor]:
         # Version 4 leaves buffers as a model is built, but for what initialising weights does.
         with no_init_weights():
             return dict(empty_model(folder).named_buffers())
-    empty = empty_model(folder)
-    weights = {
-        name: torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
-        for name, tensor in empty.state_dict().items()
-    }
     try:
-        loaded = type(empty).from_pretrained(
+        with torch.device("meta"):
+            empty = architecture(copy.deepcopy(folder.config))
+        weights = {
+            name: torch.zeros((), dtype=_read_as(tensor.dtype), device="cpu").expand(tensor.shape)
+            for name, tensor in empty.state_dict().items()
+        }
+        loaded = architecture.from_pretrained(
             None, config=copy.deepcopy(folder.config), state_dict=weights, dtype=torch.float32
         )
     except Exception:  # not with such weights: then with the real ones
         loaded = read_model(folder, dtype=torch.float32)
     return dict(loaded.named_buffers())
+
+
+def _read_as(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a tensor is read; no cast may follow, which would take memory."""
+    return torch.float32 if dtype.is_floating_point else dtype
 
 
 def _equal(own: Tensor, other: Tensor) -> bool:

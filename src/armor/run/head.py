@@ -12,7 +12,7 @@ from torch import Tensor
 from armor.calibrate import gradients
 from armor.calibrate.call import BlockCall
 from armor.calibrate.gradients import Draw, Samples
-from armor.calibrate.stream import Stop, after_blocks
+from armor.calibrate.stream import Stop, after_blocks, token_tables
 from armor.errors import ArmorError
 from armor.models.modules import get_tensor, put_tensor
 from armor.models.streamed import StreamedModel
@@ -32,7 +32,7 @@ def head_input(model: StreamedModel, hidden: Tensor, call: BlockCall) -> Tensor:
         raise Stop
 
     handle = model.model.get_output_embeddings().register_forward_pre_hook(capture)
-    names = [name for name in model.names_outside_blocks() if not name.startswith(f"{model.head}.")]
+    names = [name for name in _names(model) if not name.startswith(f"{model.head}.")]
     try:
         with (
             model.loaded(names),
@@ -71,10 +71,16 @@ def loss_gradient(
     """
     if model.head is None:
         raise ArmorError(f"{type(model.model).__name__} has no output head to measure a loss by")
-    with model.loaded(model.names_outside_blocks()), _tied_head(model):
+    with model.loaded(_names(model)), _tied_head(model):
         return gradients.loss_gradient(
             model.model, model.structure, hidden.cpu(), tokens, call.form, linears, draw
         )
+
+
+def _names(model: StreamedModel) -> list[str]:
+    """The tensors that `after_blocks` needs."""
+    tables = token_tables(model.model, model.structure)
+    return [n for n in model.names_outside_blocks() if n.rpartition(".")[0] not in tables]
 
 
 @contextmanager
