@@ -18,8 +18,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
+from armor.run.open import open_model
 
 pytestmark = pytest.mark.transformers_compat
 
@@ -115,6 +118,42 @@ def test_damaged_weights(folder: Path) -> None:
 def test_a_missing_tensor(folder: Path) -> None:
     change(folder, q_proj=None, up_proj=None)
     refused(folder, "lacks 2 of the model's tensors, the first model.layers.0.mlp.up_proj.weight")
+
+
+def add(folder: Path, **tensors: torch.Tensor) -> None:
+    """Store tensors beside those of ``model.layers.0.self_attn``; two underscores are a dot."""
+    file = folder / "model.safetensors"
+    named = {
+        f"model.layers.0.self_attn.{name.replace('__', '.')}": value
+        for name, value in tensors.items()
+    }
+    save_file(load_file(file) | named, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name", ["q_proj__weight_scale", "k_proj__weight_scale_inv", "v_proj__zeros", "o_proj__qweight"]
+)
+def test_parts_of_weights_that_the_model_would_ignore(folder: Path, name: str) -> None:
+    add(folder, **{name: torch.ones(1)})
+    refused(
+        folder, f"holds .*{name.split('__')[1]}, a part of a weight that the model would ignore"
+    )
+    with pytest.raises(ArmorError, match="a part of a weight that the model would ignore"):
+        open_model(ModelFolder.open(folder), PruneConfig())
+
+
+def test_scales_of_a_fused_tensor(folder: Path) -> None:
+    """Named after a stored tensor, where no linear is theirs."""
+    file = folder / "model.safetensors"
+    scale = {"model.norm.weight_scale": torch.ones(1)}
+    save_file(load_file(file) | scale, file, metadata={"format": "pt"})
+    refused(folder, "holds model.norm.weight_scale")
+
+
+def test_other_tensors_beside_the_weights_are_ignored(folder: Path) -> None:
+    add(folder, rotary_emb__inv_freq=torch.ones(4), q_proj__bias=torch.zeros(16))
+    load_model(str(folder))
+    open_model(ModelFolder.open(folder), PruneConfig())
 
 
 def test_a_tensor_of_the_wrong_shape(folder: Path) -> None:

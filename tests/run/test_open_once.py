@@ -1,4 +1,5 @@
-"""A run reads the headers and the config of its model once, and builds the model once."""
+"""A run reads the headers and the config of its model once, and builds the model twice: to prune
+it, and to see that the result could be loaded."""
 
 from __future__ import annotations
 
@@ -37,5 +38,5 @@ def test_the_model_is_opened_once(
     count(AutoConfig, "from_pretrained")
     count(AutoModelForCausalLM, "from_config")
     armor.prune(tiny_model, settings(), tmp_path / "out", workers=1)
-    once = dict.fromkeys(("read_file", "read_json", "from_pretrained", "from_config"), 1)
-    assert calls == once
+    once = dict.fromkeys(("read_file", "read_json", "from_pretrained"), 1)
+    assert calls == once | {"from_config": 2}

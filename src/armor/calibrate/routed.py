@@ -29,7 +29,7 @@ def keep_choice(block: nn.Module, routed: Routed) -> None:
 
 
 def tokens_by_expert(
-    block: nn.Module, routed: Routed, inputs: Float[Tensor, "batch seq hidden"]
+    block: nn.Module, routed: Routed, inputs: Float[Tensor, "... hidden"]
 ) -> list[Int64[Tensor, " _"]]:
     """The tokens that each expert gets when its layer gets `inputs`.
 

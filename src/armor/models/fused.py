@@ -25,9 +25,17 @@ class JoinedLinear(nn.ModuleList):
         super().__init__(parts)
         self.register_parameter("bias", bias)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights of all parts, (out, in), a copy; on the meta device if one of them is."""
+        weights: list[Tensor] = [getattr(part, "weight") for part in self]  # noqa: B009
+        if any(weight.is_meta for weight in weights):
+            weights = [weight.to("meta") for weight in weights]
+        return torch.cat(weights)
+
     def whole(self) -> nn.Linear:
-        """One linear with a copy of all weights; its parts are plain linears."""
-        weight = torch.cat([part.get_parameter("weight") for part in self])
+        """One linear with a copy of all weights."""
+        weight = self.weight
         rows, cols = weight.shape
         linear = nn.Linear(cols, rows, self.bias is not None, "meta", weight.dtype)
         linear.weight = nn.Parameter(weight, requires_grad=False)

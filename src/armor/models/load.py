@@ -23,11 +23,8 @@ from armor.models.folder import ModelFolder, one_line_errors
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 #: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
 _EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
-#: What other methods store beside (or as) a weight of theirs.
-_FOREIGN_PARTS = re.compile(
-    r"(^|_)(scale(s|_inv|_2)?|zeros|zero_points?|qweight|qzeros|g_idx|absmax|quant_map|quant_state.*|"
-    r"weight_packed|weight_shape|codes|codebooks|SCB)$"
-)
+#: How the name of a tensor goes on that other methods store beside one with values.
+_BESIDE = re.compile(r"[._](scales?(_inv|_2)?|zeros|zero_points?|absmax|g_idx|quant_\w+)$")
 _FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
@@ -82,27 +79,27 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
                 f"{folder.path} {fault} {len(names)} of the model's tensors, the first {names[0]}; "
                 "download or write the checkpoint again"
             )
-    check_ignored(folder.path, model, info["unexpected_keys"])
+    if getattr(model, "quantization_method", METHOD) == METHOD:  # other methods know their own
+        check_ignored(folder, model, info["unexpected_keys"])
     return model
 
 
-def check_ignored(path: Path, model: nn.Module, names: Iterable[str]) -> None:
+def check_ignored(folder: ModelFolder, model: nn.Module, names: Iterable[str]) -> None:
     """Raise `ArmorError` if one of the stored tensors that `model` ignores belongs to a weight.
 
-    That is one beside the weight of a linear or an embedding (but a bias, which transformers
-    ignores, too), or one that other methods of compression store with theirs.
-
-    Args:
-        path: of the model's folder.
+    That is one of a linear or an embedding (but a bias), or one that is named after a stored weight
+    as the scales of other methods are.
     """
-    known = dict(model.named_modules())
-    for name in sorted(names):
+    known, ignored = dict(model.named_modules()), set(names)
+    for name in sorted(ignored):
         owner, _, leaf = name.rpartition(".")
-        beside = isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias"
-        if beside or _FOREIGN_PARTS.search(leaf):
+        beside = _BESIDE.sub("", name)
+        if (isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias") or (
+            beside != name and beside in folder.tensors and beside not in ignored
+        ):
             raise ArmorError(
-                f"{path} holds {name}, a part of a weight that the model would ignore: use the"
-                " original model, in float32, float16 or bfloat16"
+                f"{folder.path} holds {name}, a part of a weight that the model would ignore: use"
+                " the original model, in float32, float16 or bfloat16"
             )
 
 

@@ -76,7 +76,8 @@ def _count(experts: nn.Module) -> int:
     for weight in experts.parameters(recurse=False):
         if weight.ndim == 3 and weight.shape[0] < max(weight.shape[1:]):
             return weight.shape[0]
-    said, rows = getattr(experts, "num_experts", 0), list(_rows(experts))
+    said = getattr(experts, "num_experts", getattr(experts, "moe_num_experts", 0))
+    rows = list(_rows(experts))
     stacked = isinstance(said, int) and said > 1 and all(n > said and n % said == 0 for n in rows)
     return said if stacked and rows else 0
 

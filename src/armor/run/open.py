@@ -30,7 +30,7 @@ def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
         ArmorError: see `StreamedModel`, and experts in an unknown layout that are not excluded.
     """
     model = StreamedModel(folder, partial(splits, config=config), config.model)
-    check_ignored(folder.path, model.model, ignored(model))
+    check_ignored(folder, model.model, ignored(model))
     skipped = [glob for glob, rules in config.overrides.items() if rules.get("skip")]
     found = [
         f"{name}.{key} ({'x'.join(map(str, weight.shape))})"

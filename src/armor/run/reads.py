@@ -27,7 +27,7 @@ def unusual_uses(model: StreamedModel) -> dict[str, str]:
     structure = model.structure
     found: dict[str, str] = {}
     outside = [m for name, m in model.model.named_modules() if not _is_in_block(name, model)]
-    tokens = torch.arange(_TOKENS, device="cpu")[None]
+    tokens = torch.arange(_TOKENS, dtype=torch.int64, device="cpu")[None]
     kinds: dict[Any, dict[str, str]] = {}
     # What cannot run on zeros is left to the run itself, which says what is wrong with it.
     with suppress(Exception), _zeros(outside), _zeros(structure.blocks[0].modules()):
@@ -58,7 +58,7 @@ def _kind(block: nn.Module) -> tuple[Any, ...]:
 
 @contextmanager
 def _zeros(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While active, parameters on the meta device are zeros, of which memory is not used up."""
+    """While active, parameters on the meta device are zeros, all one number in memory."""
     empty = [
         (module._parameters, name, parameter)
         for module in modules
@@ -69,8 +69,8 @@ def _zeros(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         for holder, name, parameter in empty:
             if id(parameter) not in made:
-                zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device="cpu")
-                made[id(parameter)] = nn.Parameter(zeros, requires_grad=False)
+                zero = torch.zeros((), dtype=parameter.dtype, device="cpu")
+                made[id(parameter)] = nn.Parameter(zero.expand(parameter.shape), False)
             holder[name] = made[id(parameter)]
         yield
     finally:
