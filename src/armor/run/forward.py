@@ -28,12 +28,14 @@ class Passed:
     Attributes:
         stages: of each part, see `jobs.Advanced`. after: hidden states after the block, by part.
         reached: tokens that were sent to each linear in an expert.
+        repeated: linears that one batch was given to several times, but for those in experts.
         moments: second moments by the first linear of each stage, where they were asked for.
     """
 
     stages: list[list[list[str]]] = field(default_factory=list)
     after: list[Handle] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
+    repeated: set[str] = field(default_factory=set)
     moments: dict[str, Moments] = field(default_factory=dict)
 
 
@@ -78,6 +80,7 @@ class Forward:
             passed.stages.append(advanced.stages)
             passed.after.append(after)
             passed.reached.update(advanced.reached)
+            passed.repeated |= advanced.repeated
             for handle in summed:
                 parts = self._engine.fetch(handle)
                 for head, count in advanced.tokens.items():

@@ -8,7 +8,8 @@ Every one gets the `Worker` of its process first. `hidden` is a part of the wind
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +40,13 @@ class Advanced:
         stages: linears that are given one tensor, by path in the block, in the order they run.
         tokens: of the first linear of each stage whose moments were summed.
         reached: of each linear in an expert, the tokens that were sent to it.
+        repeated: the other linears that one batch was given to several times.
     """
 
     stages: list[list[str]]
     tokens: dict[str, int]
     reached: dict[str, int]
+    repeated: set[str]
 
 
 def advance_dense(
@@ -72,6 +75,7 @@ def advance_dense(
     inputs_of: dict[str, list[Tensor]] = {}
     moments: dict[str, Moments] = {}
     reached: dict[str, int] = {}
+    repeated: set[str] = set()
     after: Tensors = {}
     for batch, state in states(hidden):
         call = worker.call(index, batch, own)
@@ -80,6 +84,7 @@ def advance_dense(
         )
         after |= left.named(batch)
         found.append([names for names, _ in stages])
+        repeated |= _repeated(found[-1], block.routed)
         for (head, *others), inputs in stages:
             if any(layer.holds(head) for layer in block.routed):
                 for name in (head, *others):
@@ -92,10 +97,19 @@ def advance_dense(
     if keep:
         worker.keep_dense_inputs(index, part, inputs_of)
     tokens = {head: total.tokens for head, total in moments.items()}
-    value = Advanced(merge_stages(found), tokens, reached)
+    value = Advanced(merge_stages(found), tokens, reached, repeated)
     if not sums:
         return Result(value, (after,))
     return Result(value, (after, {head: total.sums()["second"] for head, total in moments.items()}))
+
+
+def _repeated(stages: Iterable[list[str]], routed: Iterable[Routed]) -> set[str]:
+    counts = Counter(name for names in stages for name in names)
+    return {
+        name
+        for name, count in counts.items()
+        if count > 1 and not any(layer.holds(name) for layer in routed)
+    }
 
 
 def advance_pruned(

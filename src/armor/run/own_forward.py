@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from armor.calibrate.call import BlockCall
@@ -40,6 +41,7 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
     Raises:
         ArmorError: they differ, or the model has buffers that are not those of an ordinary load.
     """
+    _check_cache(model.folder.config)
     check_buffers(model.folder, model.model)
     chosen = sorted({0, len(windows) // 2, len(windows) - 1})
     if not torch.cuda.is_available():
@@ -73,6 +75,17 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
     if compared.head_input is not None:
         streamed = head_input(model, compared.state.hidden, calls[-1])
         compared.compare(compared.head_input, streamed, "what follows its blocks")
+
+
+def _check_cache(config: Any) -> None:
+    """Raise `ArmorError` where blocks share keys and values in a cache, which runs do not have."""
+    shared = getattr(config.get_text_config(), "num_kv_shared_layers", 0)
+    if shared and int(transformers.__version__.split(".")[0]) < 5:
+        raise ArmorError(
+            f"the last {shared} blocks of the model share keys and values, which version"
+            f" {transformers.__version__} of transformers does only when it generates: install"
+            " transformers>=5"
+        )
 
 
 class _Comparison:

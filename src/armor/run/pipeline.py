@@ -160,6 +160,7 @@ class Pipeline:
         passed = self._forward.advance_dense(
             index, {"hidden": dense or pruned}, keep=dense is not None, sums=False
         )
+        self._check_called_once(index, passed)
         for wave in self._waves(index, passed):
             for group in self._groups(index, wave):
                 first = group[0][0]
@@ -266,6 +267,19 @@ class Pipeline:
                 f" --exclude {idle[0]}"
             )
         return found
+
+    def _check_called_once(self, index: int, passed: Passed) -> None:
+        """Refuse a linear that is called several times when its block runs once.
+
+        Two streams could not be paired call by call; in experts they are paired token by token.
+        """
+        for linear in passed.repeated:
+            name = self._names.name(index, linear)
+            if name in self._plans:
+                raise ArmorError(
+                    f"{name} is called more than once when its block runs: leave it dense with"
+                    f" --exclude {name}"
+                )
 
     def _groups(self, index: int, wave: Wave) -> list[list[list[str]]]:
         """The stages of a wave with missing layers, in groups that one pass serves."""
