@@ -131,9 +131,7 @@ def add(folder: Path, **tensors: torch.Tensor) -> None:
     save_file(load_file(file) | named, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "name", ["q_proj__weight_scale", "k_proj__weight_scale_inv", "v_proj__zeros", "o_proj__qweight"]
-)
+@pytest.mark.parametrize("name", ["q_proj__scale", "v_proj__zeros", "o_proj__lut"])
 def test_parts_of_weights_that_the_model_would_ignore(folder: Path, name: str) -> None:
     add(folder, **{name: torch.ones(1)})
     refused(
@@ -141,14 +139,6 @@ def test_parts_of_weights_that_the_model_would_ignore(folder: Path, name: str) -
     )
     with pytest.raises(ArmorError, match="a part of a weight that the model would ignore"):
         open_model(ModelFolder.open(folder), PruneConfig())
-
-
-def test_scales_of_a_fused_tensor(folder: Path) -> None:
-    """Named after a stored tensor, where no linear is theirs."""
-    file = folder / "model.safetensors"
-    scale = {"model.norm.weight_scale": torch.ones(1)}
-    save_file(load_file(file) | scale, file, metadata={"format": "pt"})
-    refused(folder, "holds model.norm.weight_scale")
 
 
 def test_other_tensors_beside_the_weights_are_ignored(folder: Path) -> None:

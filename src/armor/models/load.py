@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +25,6 @@ from armor.models.tied import untie_own_weights
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 #: A config may describe a little more than is stored: numbers of parameters, bytes of buffers.
 _EXTRA_PARAMETERS, _EXTRA_BUFFERS = 1 << 20, 1 << 30
-#: How the name of a tensor goes on that other methods store beside one with values.
-_BESIDE = re.compile(r"[._](scales?(_inv|_2)?|zeros|zero_points?|absmax|g_idx|quant_\w+)$")
 _FOREIGN = 16  # weights to a stored number, in the densest packing of other methods (2 bits)
 
 
@@ -87,18 +84,14 @@ def read_model(folder: ModelFolder, **kwargs: Any) -> Any:
 
 
 def check_ignored(folder: ModelFolder, model: nn.Module, names: Iterable[str]) -> None:
-    """Raise `ArmorError` if one of the stored tensors that `model` ignores belongs to a weight.
+    """Raise `ArmorError` if `model` ignores a stored tensor, no bias, of a linear or an embedding.
 
-    That is one of a linear or an embedding (but a bias), or one that is named after a stored weight
-    as the scales of other methods are.
+    Without it the weight may have other values.
     """
-    known, ignored = dict(model.named_modules()), set(names)
-    for name in sorted(ignored):
+    known = dict(model.named_modules())
+    for name in sorted(names):
         owner, _, leaf = name.rpartition(".")
-        beside = _BESIDE.sub("", name)
-        if (isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias") or (
-            beside != name and beside in folder.tensors and beside not in ignored
-        ):
+        if isinstance(known.get(owner), (nn.Linear, nn.Embedding)) and leaf != "bias":
             raise ArmorError(
                 f"{folder.path} holds {name}, a part of a weight that the model would ignore: use"
                 " the original model, in float32, float16 or bfloat16"
