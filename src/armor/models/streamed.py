@@ -136,12 +136,13 @@ class StreamedModel:
         names = [
             name
             for name in self.stored
-            if name.startswith(first) or not (name.startswith(blocks) or self._of_head_alone(name))
+            if name.startswith(first) or not (name.startswith(blocks) or self.of_head_alone(name))
         ]
         with self.loaded(names):
             yield
 
-    def _of_head_alone(self, name: str) -> bool:
+    def of_head_alone(self, name: str) -> bool:
+        """Whether a tensor is the output head's, and not shared with the embeddings."""
         return name.rpartition(".")[0] == self.head and name not in self._aliases
 
     def _names(self, prefix: str) -> list[str]:

@@ -53,7 +53,7 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
     outside = [
         name
         for name in model.stored
-        if not name.startswith(blocks) and name.rpartition(".")[0] != model.head
+        if not name.startswith(blocks) and not model.of_head_alone(name)
     ]
     handle = None
     if model.head is not None:
