@@ -194,12 +194,17 @@ def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -
         return hidden.new_zeros(*tokens.shape, embeddings.weight.shape[1])
 
     embeddings = model.get_input_embeddings()
+    weight = embeddings.weight
     embeddings.forward = embed
+    if weight.is_meta:  # some models read a row of it; these zeros take no memory
+        zeros = hidden.new_zeros(1).expand(weight.shape)
+        embeddings.weight = nn.Parameter(zeros, requires_grad=False)
     try:
         with replaced(structure, forward):
             yield
     finally:
         del embeddings.forward
+        embeddings.weight = weight
 
 
 @contextmanager
