@@ -181,22 +181,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def write_architectures(page: Path) -> None:
-    """Write the table of all model types, with counts."""
-    counts = Counter(outcome.partition(":")[0] for _, outcome in _outcomes.values())
+    """Write what became of the types that ran into the table of all, with counts."""
+    before, rest = page.read_text().split("<!-- architectures -->")
+    old, after = rest.split("<!-- /architectures -->")
+    rows = {kind: tuple(about) for kind, *about in table_rows(old)} | _outcomes
+    counts = Counter(outcome.partition(":")[0] for _, outcome in rows.values())
     lines = [
-        f"Of the {len(_outcomes)} causal types of transformers {transformers.__version__},"
+        f"Of the {len(rows)} causal types of transformers {transformers.__version__},"
         f" {counts['works']} work, {counts['refused']} are refused with the line below, and of"
         f" {counts['not tried']} no tiny random model could be made.",
         "",
         "| model type | class | what becomes of it |",
         "|---|---|---|",
-        *(
-            f"| {kind} | {name} | {outcome} |"
-            for kind, (name, outcome) in sorted(_outcomes.items())
-        ),
+        *(f"| {kind} | {' | '.join(about)} |" for kind, about in sorted(rows.items())),
     ]
-    before, rest = page.read_text().split("<!-- architectures -->")
-    after = rest.split("<!-- /architectures -->")[1]
     table = "\n".join(lines)
     page.write_text(f"{before}<!-- architectures -->\n{table}\n<!-- /architectures -->{after}")
 

@@ -124,12 +124,26 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_a_linear_with_a_forward_of_its_own_is_no_layer() -> None:
+def test_a_linear_that_computes_something_else_is_no_layer() -> None:
     model = build("LlamaConfig", "LlamaForCausalLM", SIZES)
     model.model.layers[0].mlp.up_proj = Doubled(32, 64, bias=False)
     structure = find_structure(model)
     assert "model.layers.0.mlp.up_proj" not in structure.linears(0)
     assert "model.layers.1.mlp.up_proj" in structure.linears(1)
+
+
+class WrittenOut(nn.Linear):
+    """As Falcon's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = x @ self.weight.T
+        return hidden if self.bias is None else hidden + self.bias
+
+
+def test_a_linear_that_writes_its_product_out_is_a_layer() -> None:
+    model = build("LlamaConfig", "LlamaForCausalLM", SIZES)
+    model.model.layers[0].mlp.up_proj = WrittenOut(32, 64, bias=False)
+    assert "model.layers.0.mlp.up_proj" in find_structure(model).linears(0)
 
 
 @pytest.mark.parametrize("names", [*ROUTERS][:3], ids=lambda names: names[1])

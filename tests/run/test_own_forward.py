@@ -128,7 +128,7 @@ def test_a_model_that_calls_its_blocks_in_a_row_passes(
         ("between", r"what layers\.2 is given differs .* relative error of 0\.091"),
         ("after", "what follows its blocks differs"),
         ("notes", r"layers\.1 differs"),
-        ("error", "ToyForCausalLM does not run block by block: RuntimeError: no two"),
+        ("error", "cannot be run on text, block by block: such a model is not supported"),
         ("buffer", "other values in its buffer scale"),
     ],
 )

@@ -196,12 +196,18 @@ def after_blocks(model: Any, structure: Structure, hidden: Tensor, form: Form) -
     tables = token_tables(model, structure)
     for table in tables.values():
         table.forward = zeros(table.weight.shape[1])
+    weights = {name: table.weight for name, table in tables.items() if table.weight.is_meta}
+    for name, weight in weights.items():  # some models read a row; these zeros take no memory
+        nothing = hidden.new_zeros(1).expand(weight.shape)
+        tables[name].weight = nn.Parameter(nothing, requires_grad=False)
     try:
         with replaced(structure, forward):
             yield
     finally:
         for table in tables.values():
             del table.forward
+        for name, weight in weights.items():
+            tables[name].weight = weight
 
 
 def token_tables(model: Any, structure: Structure) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from armor.errors import ArmorError
 from armor.models.decoder import decoder_lists
+from armor.models.linears import computes_linear
 from armor.models.routed import find_routers
 
 REMEDY = "describe it in a recipe (docs/recipe.md)"
@@ -36,7 +37,7 @@ class Structure:
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """The linears of block `index` by their name in the model.
 
-        Those in routers are none of them, nor are those with a forward of their own.
+        Those in routers are none of them, nor are those that compute something else.
         """
         block = self.blocks[index]
         routers = tuple(f"{router}." for router in find_routers(block))
@@ -44,7 +45,7 @@ class Structure:
             f"{self.prefix}.{index}.{name}": module
             for name, module in block.named_modules()
             if isinstance(module, nn.Linear)
-            and type(module).forward is nn.Linear.forward
+            and computes_linear(type(module))
             and not f"{name}.".startswith(routers)
             and any(fnmatchcase(name, glob) for glob in self.globs)
         }
