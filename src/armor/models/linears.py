@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import torch
 from torch import nn
 
 
-@cache
-def computes_linear(kind: Any) -> bool:
+def computes_linear(kind: type[nn.Linear]) -> bool:
     """Whether ``x W^T + bias`` is what a linear of this class gives: its forward is tried.
 
     Some models write it out themselves (Falcon); others scale it or choose from it (routers).
