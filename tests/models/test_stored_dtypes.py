@@ -62,15 +62,18 @@ def test_a_scale_beside_a_weight_is_not_dropped(folder: Path, leaf: str) -> None
 
 
 def test_integers_and_masks_that_the_model_does_not_learn_are_fine(folder: Path) -> None:
-    change(
-        folder,
-        position_ids=torch.arange(8),
-        bias=torch.ones(4, 4, dtype=torch.bool),
-        k_scale=torch.ones(1),
-    )
+    beside = {
+        "position_ids": torch.arange(8),
+        "bias": torch.ones(4, 4, dtype=torch.bool),  # GPT-2's causal mask
+        "k_scale": torch.ones(1),
+    }
+    attention = NAME.replace("mlp.up_proj.weight", "self_attn.")
+    file = folder / "model.safetensors"
+    stored_now = load_file(file) | {attention + leaf: tensor for leaf, tensor in beside.items()}
+    save_file(stored_now, file, metadata={"format": "pt"})
     opened = ModelFolder.open(folder)
     assert StreamedModel(opened).dtype(NAME) == torch.float32
     load_model(opened)
     for leaf in ("position_ids", "bias"):
-        stored = opened.tensors[NAME.removesuffix("weight") + leaf]
+        stored = opened.tensors[attention + leaf]
         assert not stored.load().is_floating_point()

@@ -39,4 +39,5 @@ def test_the_model_is_opened_once(
     count(AutoModelForCausalLM, "from_config")
     armor.prune(tiny_model, settings(), tmp_path / "out", workers=1)
     once = dict.fromkeys(("read_file", "read_json", "from_pretrained"), 1)
-    assert calls == once | {"from_config": 3}
+    # For the run, and without weights to see that the result could be loaded.
+    assert calls == once | {"from_config": 2}

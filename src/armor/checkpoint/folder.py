@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from armor.checkpoint.lock import Lock
@@ -49,7 +49,8 @@ def building(out: Path, replace: bool = False) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArmorError(f"cannot write to {out.parent}: {error.strerror}") from None
-    with full_disk(out.parent), _lock(out) as lock:
+    lock = _lock(out)
+    with full_disk(out.parent), closing(lock), lock:
         if not replace:
             check_output(out)  # again: the one that held the lock may have made it
         _remove_leftovers(out)

@@ -84,9 +84,14 @@ class Lock:
     def release(self) -> None:
         """Let the next one in."""
         self._released.set()
-        if self._path is not None and self.is_held():
+        # (Empty: the file was not written yet when an interrupt came.)
+        if self._path is not None and (self.is_held() or _is_empty(self._path)):
             self._path.unlink(missing_ok=True)
         self._path = None
+
+    def close(self) -> None:
+        """`release`, for `contextlib.closing` around the lock: interrupts come at any line."""
+        self.release()
 
     def is_held(self) -> bool:
         """Whether this object holds the lock."""
@@ -100,14 +105,17 @@ class Lock:
                 return False
         path = self._named(max(owners, default=0) + 1)
         self._owner = Owner.here(secrets.token_hex(8))
+        self._path = path
         try:
             _create(path, self._owner.to_json())
         except FileExistsError:
+            self._path = None
             return False
         # What was there a moment ago may have been another's by the time the file was created.
         others = {number: file for number, file in self._files().items() if file != path}
         if {number: _read(file) for number, file in others.items()} != owners:
             path.unlink(missing_ok=True)
+            self._path = None
             return False
         for number, file in others.items():
             logging.getLogger("armor").warning(
@@ -116,7 +124,6 @@ class Lock:
                 file,
             )
             file.unlink(missing_ok=True)
-        self._path = path
         return True
 
     def _is_dead(self, owner: Owner | None, path: Path) -> bool:
@@ -181,6 +188,10 @@ def _read(path: Path) -> Owner | None:
         return None
 
 
+def _is_empty(path: Path) -> bool:
+    return path.exists() and not path.stat().st_size
+
+
 def _create(path: Path, text: str) -> None:
     """Raises `FileExistsError` if there is such a file, whoever made it and whenever."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -190,6 +201,6 @@ def _create(path: Path, text: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError:
+    except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -73,7 +73,7 @@ class StreamedModel:
         }
         config = files.config
         own_head = self.head is not None and not self.tied
-        if own_head and self.folder.config.get_text_config().tie_word_embeddings:
+        if own_head and _ties_by_config(self.folder.config):
             config = _untied(config)
         return ModelFiles(files.path, config, tensors)
 
@@ -190,3 +190,7 @@ def _untied(config: dict[str, Any]) -> dict[str, Any]:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _ties_by_config(config: Any) -> bool:
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,14 @@ class Progress:
     resumed: Callable[[dict[str, LayerRecord], list[str]], None] = lambda records, damaged: None
 
 
-@torch.inference_mode(False)  # a size needs gradients, whatever the caller's mode
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Whatever default device and mode the caller has set; a size needs gradients."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
+
+
+@_plain_torch()
 def prune(
     model: str | Path,
     config: PruneConfig,
