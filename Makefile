@@ -9,9 +9,6 @@ READY_TF4 := $(TF4)/.ready
 # torch goes first: a later resolve then keeps it instead of replacing it.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-# What touches transformers: loading, saving, finding the layers, the whole command line.
-COMPAT_TESTS ?= tests/demo tests/checkpoint tests/families tests/run/test_prune.py
-
 # What most changes break first, in under a minute on two cores: one matrix, one model, the plan, the
 # pages; no worker processes, no interpreted GPU kernels, no commands from end to end.
 QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests/test_recipe.py \
@@ -44,6 +41,7 @@ lint: $(READY)
 docs: $(READY_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# What touches transformers (loading, saving, finding the layers, the command line), on the oldest.
 compat: $(READY_TF4)
 	$(TF4)/bin/python -m pytest -n auto --dist loadfile -m transformers_compat
 
