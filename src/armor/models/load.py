@@ -173,8 +173,11 @@ def empty_model(folder: ModelFolder) -> Any:
             f"{folder.path}: config.json describes {asked:.3g} parameters, its files hold"
             f" {stored:.3g}: copy or download the model again"
         )
-    if any(buffer.is_meta for buffer in model.buffers()):
-        beside = sum(buffer.numel() for buffer in model.buffers())
+    # Some versions of transformers keep such tables as plain attributes.
+    plain = [value for module in model.modules() for value in vars(module).values()]
+    tables = [table for table in (*model.buffers(), *plain) if isinstance(table, Tensor)]
+    if any(table.is_meta for table in tables):
+        beside = sum(table.numel() for table in tables)
         raise ArmorError(
             f"{folder.path}: config.json asks for {beside:.3g} numbers beside the weights: copy or"
             " download the model again"

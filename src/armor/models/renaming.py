@@ -2,12 +2,14 @@
 
 Most names are the same. transformers 5 has names of its own for a few models, whose checkpoints it
 still writes with the old ones (Mixtral's ``block_sparse_moe`` is ``mlp``), and makes some
-parameters of several stored tensors (fused experts). transformers 4 has no such rules.
+parameters of several stored tensors (fused experts). transformers 4 only renames, for models of
+images and text.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,7 +107,7 @@ def _locator(model: Any) -> Callable[[str], tuple[str, str | None]]:
         try:
             from transformers.core_model_loading import rename_source_key
         except ImportError:
-            return original, None
+            return _renamed_by_version_4(model, original), None
         renamed: tuple[str, str | None] = rename_source_key(
             original, renamings, converters, base, held
         )
@@ -138,9 +140,19 @@ def tensor_renaming(model: Any) -> Callable[[str], str]:
     def renamed(name: str) -> str:
         for rule in renamings:
             name, _ = rule.rename_source_key(name)
-        return name
+        return _renamed_by_version_4(model, name)
 
     return renamed
+
+
+def _renamed_by_version_4(model: Any, name: str) -> str:
+    """By the patterns that a class of transformers 4 has itself; the first that matches counts."""
+    patterns: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+    for pattern, replacement in patterns.items():
+        name, count = re.subn(pattern, replacement, name)
+        if count:
+            break
+    return name
 
 
 def layer_renaming(model: Any) -> Callable[[str], str]:
