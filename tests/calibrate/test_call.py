@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,18 @@ def test_other_values_that_differ_are_refused() -> None:
     for table in ((1, 3), (1, 2, 3), (1, None)):
         with pytest.raises(ArmorError, match="from batch to batch"):
             calls.add("2", [_call(torch.zeros(4), table=table)])
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda t: SimpleNamespace(t=[t]), lambda t: t.numpy(), lambda t: {t.item()}]
+)
+def test_objects_count_by_what_they_hold(kind: Any) -> None:
+    """One that differs cannot be kept for each batch, nor the first one's be used for all."""
+    calls = BlockCalls()
+    for batch in "01":
+        assert calls.add(batch, [_call(torch.zeros(4), kind(torch.tensor([1])))]) == [{}]
+    with pytest.raises(ArmorError, match="another 'shared' from batch to batch"):
+        calls.add("2", [_call(torch.zeros(4), kind(torch.tensor([2])))])
 
 
 @pytest.mark.parametrize("kind", [dict, UserDict])

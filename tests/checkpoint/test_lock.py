@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -101,11 +100,13 @@ def test_a_process_elsewhere_counts_by_its_signs_of_life(
     assert "node7" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', json.dumps({"pid": "x"})])
-def test_a_file_cut_off_counts_by_its_age(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"pid": 1}', b'{"pid": "x"}', b"\xff\xfe\x80"]
+)
+def test_a_file_cut_off_counts_by_its_age(tmp_path: Path, text: bytes) -> None:
     """A process that dies between creating and writing it, or is about to write it."""
     path = tmp_path / "lock.1"
-    path.write_text(text)
+    path.write_bytes(text)
     with pytest.raises(ArmorError, match="somebody works in"):
         a_lock(tmp_path).take()
     os.utime(path, (0, path.stat().st_mtime - 2 * SILENCE))

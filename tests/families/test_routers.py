@@ -92,6 +92,25 @@ ROUTERS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
         "mlp.gate",
     ),
     ("PhimoeConfig", "PhimoeForCausalLM"): ({**SIZES, "num_local_experts": 4}, "mlp.router"),
+    # Its experts are rows of embeddings, its router chooses by two halves of their numbers.
+    ("DogeConfig", "DogeForCausalLM"): (
+        {**SIZES, "is_moe": True, "num_experts": 64, "num_experts_per_tok": 4},
+        "mlp.router_gate",
+    ),
+    ("Gemma3nTextConfig", "Gemma3nForCausalLM"): (
+        {
+            **SIZES,
+            "head_dim": 8,
+            "vocab_size_per_layer_input": 128,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 8,
+            "num_kv_shared_layers": 0,
+            "intermediate_size": [64] * 2,
+            "activation_sparsity_pattern": [0.0] * 2,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "altup.modality_router",
+    ),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import armor
 from armor.config import PruneConfig
@@ -22,7 +23,6 @@ from armor.run.prune import Progress
 from armor.text.windows import token_windows
 
 Settings = Callable[..., PruneConfig]
-ROUTER = "*.modality_router"  # Gemma 3n calls it twice in a block
 Weights = Callable[[Path], dict[str, bytes]]
 
 if not hasattr(transformers, "Gemma4ForCausalLM"):
@@ -77,12 +77,6 @@ def model(
     return folder
 
 
-@pytest.fixture
-def quick(settings: Settings) -> Settings:
-    """A quick run without the routers."""
-    return lambda **changes: settings(exclude=(ROUTER,), **changes)
-
-
 def _energies(folder: Path, windows: Tensor, names: set[str]) -> dict[str, float]:
     """E|W x|^2 of linears, by the model in memory, window by window."""
     model, sums = load_model(folder, torch.float32), dict.fromkeys(names, 0.0)
@@ -103,9 +97,11 @@ def _energies(folder: Path, windows: Tensor, names: set[str]) -> dict[str, float
     return sums
 
 
-def test_every_batch_gets_its_own_arguments(model: Path, quick: Settings, tmp_path: Path) -> None:
+def test_every_batch_gets_its_own_arguments(
+    model: Path, settings: Settings, tmp_path: Path
+) -> None:
     """Three batches, the last one as large as the first; the dense model's statistics."""
-    config = quick(method="nowag", samples=20)
+    config = settings(method="nowag", samples=20)
     armor.prune(model, config, tmp_path / "out", workers=1)
     record = json.loads((tmp_path / "out" / "armor_run.json").read_text())["layers"]
     windows = token_windows(config.calibration, load_tokenizer(model), 20, 16, config.seed)
@@ -114,11 +110,11 @@ def test_every_batch_gets_its_own_arguments(model: Path, quick: Settings, tmp_pa
 
 
 def test_all_engines_write_the_bytes_of_the_plain_run(
-    model: Path, quick: Settings, weights: Weights, tmp_path: Path
+    model: Path, settings: Settings, weights: Weights, tmp_path: Path
 ) -> None:
     """Both streams; more windows than one batch has; files, workers, an interruption."""
-    prune_plainly(model, quick(), tmp_path / "plain")
-    armor.prune(model, quick(), tmp_path / "files", workers=1, memory_budget=0)
+    prune_plainly(model, settings(), tmp_path / "plain")
+    armor.prune(model, settings(), tmp_path / "files", workers=1, memory_budget=0)
     assert weights(tmp_path / "files") == weights(tmp_path / "plain")
     left = [15]
 
@@ -130,19 +126,19 @@ def test_all_engines_write_the_bytes_of_the_plain_run(
     with pytest.raises(KeyboardInterrupt):
         armor.prune(
             model,
-            quick(),
+            settings(),
             tmp_path / "out",
             workers=2,
             progress=Progress(finished=stop),
         )
-    armor.prune(model, quick(), tmp_path / "out", workers=2)
+    armor.prune(model, settings(), tmp_path / "out", workers=2)
     assert weights(tmp_path / "out") == weights(tmp_path / "plain")
 
 
-def test_a_size(model: Path, quick: Settings, tmp_path: Path) -> None:
+def test_a_size(model: Path, settings: Settings, tmp_path: Path) -> None:
     result = armor.prune(
         model,
-        quick(block_size=None, size=0.99, samples=12),
+        settings(block_size=None, size=0.99, samples=12),
         tmp_path / "out",
         workers=1,
     )
@@ -150,11 +146,12 @@ def test_a_size(model: Path, quick: Settings, tmp_path: Path) -> None:
 
 
 def test_a_linear_that_is_called_twice_is_refused(
-    settings: Settings, tiny_model: Path, tmp_path: Path
+    settings: Settings, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "gemma3n"
-    shutil.copytree(tiny_model, folder)
-    _model("gemma3n", 0).eval().save_pretrained(folder)
-    config = settings(include=(ROUTER,), method="wanda")
-    with pytest.raises(ArmorError, match="modality_router is called more than once"):
-        armor.prune(folder, config, tmp_path / "out", workers=1)
+    def forward(mlp: Any, x: Tensor) -> Tensor:
+        gated: Tensor = mlp.down_proj(mlp.gate_proj(x) * mlp.gate_proj(2 * x) * mlp.up_proj(x))
+        return gated
+
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    with pytest.raises(ArmorError, match="gate_proj is called more than once"):
+        armor.prune(tiny_model, settings(method="wanda"), tmp_path / "out", workers=1)

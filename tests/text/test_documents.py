@@ -12,6 +12,7 @@ import pytest
 
 from armor.errors import ArmorError
 from armor.text import documents as module
+from armor.text.chats import Chat
 from armor.text.documents import Documents
 from armor.text.hub import HubDataset
 from armor.text.sources import check_text, parse_source, read_text
@@ -51,6 +52,25 @@ def test_no_window_of_blank_lines(byte_tokenizer: Any) -> None:
     windows = token_windows(texts, byte_tokenizer, 4, 16)
     assert all(bytes(row.tolist()).strip() for row in windows)
     assert byte_tokenizer.decode(windows[0].tolist()) == "a" * 16
+
+
+def test_halves_of_characters_are_replaced(tmp_path: Path, byte_tokenizer: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "a \ud83d b \ud83d\ude00"}) + "\n")
+    for source in (path, [json.loads(path.read_text())["text"]]):
+        assert read_text(source) == "a \ufffd b \U0001f600"
+        assert token_windows(source, byte_tokenizer, 1, 8).shape == (1, 8)
+        assert parse_source(source).record()
+
+
+def test_a_chat_beside_an_empty_text_counts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    chat = {"text": "", "messages": [{"role": "user", "content": "hello"}]}
+    rows = [chat, {"text": " ", "messages": None}, {"text": "own", "messages": chat["messages"]}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second, third = parse_source(path).documents("train")
+    assert isinstance(first, Chat)
+    assert (second, third) == (" ", "own")
 
 
 @pytest.mark.parametrize("rows", [[None, None], ["", " \n"], [{"text": None}], []])

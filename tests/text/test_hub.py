@@ -77,6 +77,10 @@ def test_a_data_set_of_chats(tmp_path: Path) -> None:
         ([{"text": None, "title": "a"}] * 3, "text"),
         ([{"messages": None, "id": "a"}, {"messages": [], "id": "b"}], "messages"),
         ([{"conversations": [], "id": "a"}], "conversations"),
+        (
+            [{"text": None, "messages": []}, {"text": "", "messages": [{"role": "user"}]}],
+            "messages",
+        ),
         ([{"body": None, "n": 1}, {"body": "a", "n": 2}], "body"),
         ([{"text": 3, "body": "a"}], "body"),
     ],

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -159,8 +160,25 @@ def _differences(
                 same[pair] = known.dtype == leaf.dtype and torch.equal(known, leaf)
             if not same[pair]:
                 yield name, leaf.contiguous()
-        elif type(leaf) is not type(known) or (isinstance(leaf, _CONSTANT) and leaf != known):
+        elif not _alike(known, leaf):
             raise _varying(name)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two arguments, of whatever type, say the same."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or isinstance(one, nn.Module):
+        return False
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if hasattr(one, "__dict__") and not callable(one):
+        return _alike(vars(one), vars(other))
+    return bool(np.all(one == other))
 
 
 def _varying(name: str) -> ArmorError:

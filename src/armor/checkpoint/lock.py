@@ -183,7 +183,7 @@ class Lock:
 
 def _read(path: Path) -> Owner | None:
     try:
-        return Owner.parse(path.read_text())
+        return Owner.parse(path.read_text(errors="replace"))
     except FileNotFoundError:
         return None
 

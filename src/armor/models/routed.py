@@ -56,9 +56,12 @@ def find_routed(block: nn.Module) -> list[Routed]:
 
 
 def find_routers(block: nn.Module) -> set[str]:
-    """The paths of all routers in a decoder block, also of experts that are no modules."""
+    """The paths of all routers in a decoder block: also of experts that are no modules, and what
+    is called so, by its name or its class."""
     found = set()
     for path, module in block.named_modules():
+        if "router" in path.rpartition(".")[2] or type(module).__name__.endswith("Router"):
+            found.add(path)
         for name, experts in module.named_children():
             count = _count(experts)
             router = _router(module, name, count) if count > 1 else None

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from armor.calibrate.call import BlockCall
+from armor.calibrate.call import BlockCall, BlockCalls
 from armor.calibrate.form import hidden_in
 from armor.calibrate.state import State
 from armor.calibrate.stream import Stop, open_stream, replaced
@@ -47,7 +47,12 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
     if not torch.cuda.is_available():
         device = "cpu"  # the run's device is that of a cluster
     with model.first_block_loaded(), torch.no_grad():
-        ((hidden, calls),) = open_stream(model.model, model.structure, [windows[chosen]])
+        # Another batch first: what is held once for all of them is that one's.
+        batches = [windows[chosen].roll(1, 0), windows[chosen]]
+        (_, other), (hidden, given) = open_stream(model.model, model.structure, batches)
+    of_both = BlockCalls()
+    of_both.add("other", other)
+    calls = [of_both.of(i, "own", own) for i, own in enumerate(of_both.add("own", given))]
     compared = _Comparison(model, State(hidden), calls, device)
     blocks = f"{model.structure.prefix}."
     outside = [

@@ -146,7 +146,7 @@ class Store:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif not path.name.startswith(f"{LOCK}."):
+            elif not path.name.removeprefix(f"{LOCK}.").isdecimal():
                 path.unlink(missing_ok=True)
         self._lock.release()
         with suppress(OSError):  # the next run has made it its own

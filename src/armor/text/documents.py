@@ -41,9 +41,9 @@ class Documents:
                 continue
             found = True
             if isinstance(document, str):
-                yield document
+                yield well_formed(document)
             elif self._template is not None:
-                yield self._template.render(document)
+                yield well_formed(self._template.render(document))
         if not found:
             raise ArmorError(
                 f"{self.source.name} holds no text: {self.skipped:,} rows, all of them empty;"
@@ -58,6 +58,15 @@ class Documents:
 
 def _is_text(document: str | Chat) -> bool:
     return isinstance(document, Chat) or bool(document.strip())
+
+
+def well_formed(text: str) -> str:
+    """`text`, where halves of a character, which no tokenizer takes, are U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 @cache  # a comparison reads a text once for every model

@@ -44,5 +44,5 @@ class GivenTexts(Source):
 
     def record(self) -> dict[str, Any]:
         """Their number and SHA-256."""
-        digest = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+        digest = hashlib.sha256("\0".join(self.texts).encode(errors="surrogatepass")).hexdigest()
         return {"texts": len(self.texts), "sha256": digest}

@@ -32,12 +32,19 @@ def row_document(row: Any, field: str, where: str, file: str) -> Document:
         raise ArmorError(f"{where}: not a JSON object")
     fields = (field, *CHAT_FIELDS) if field == TEXT_FIELD else (field,)
     present = [row[name] for name in fields if name in row]
-    value = next((value for value in present if value is not None), None)
+    value = next(
+        (value for value in (*filter(_holds, present), *present) if value is not None), None
+    )
     if isinstance(value, (str, list)) or (value is None and (present or not row)):
         return value_document(value, where)
     texts = ", ".join(key for key, value in row.items() if isinstance(value, str))
     remedy = f"name one: {file}:FIELD" if texts else 'write each document as {"text": "..."}'
     raise ArmorError(f"{where}: no text field {field!r} (text fields: {texts or 'none'}); {remedy}")
+
+
+def _holds(value: Any) -> bool:
+    """Whether there is anything in a field."""
+    return bool(value.strip() if isinstance(value, str) else value)
 
 
 def value_document(value: Any, where: str) -> Document:
@@ -61,10 +68,14 @@ def text_column(head: Sequence[dict[str, Any]], name: str) -> str:
         ArmorError: there is no such column, or there are several.
     """
     columns = list(head[0]) if head else []
+    fitting = []
     for column, kind in ((TEXT_FIELD, str), *((field, list) for field in CHAT_FIELDS)):
         values = [row.get(column) for row in head]
         if column in columns and all(value is None or isinstance(value, kind) for value in values):
-            return column
+            fitting.append(column)
+    if fitting:
+        filled = (column for column in fitting if any(_holds(row.get(column)) for row in head))
+        return next(filled, fitting[0])
     strings = [key for key in columns if any(isinstance(row.get(key), str) for row in head)]
     if len(strings) != 1:
         found = ", ".join(strings) or "none"
