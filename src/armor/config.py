@@ -10,7 +10,7 @@ from armor.errors import ArmorError
 from armor.methods import METHODS
 from armor.recipe import check_description, check_overrides
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
-from armor.text.bos import BOS_CHOICES
+from armor.text.bos import BOS_CHOICES, bos_choice
 
 OBJECTIVES = ("full", "diag")
 TARGETS = ("compensated", "dense")
@@ -43,7 +43,7 @@ class PruneConfig:
         samples: number of calibration windows.
         seq_len: tokens per calibration window; None takes min(2048, the model's context).
         bos: whether each window begins with the tokenizer's BOS token, one of its `seq_len` tokens:
-            "yes", "no", or "auto": where the tokenizer itself puts it before a text.
+            "always", "never", or "auto": where the tokenizer itself puts it before a text.
         shrinkage: alpha in ``X = (1-alpha) X + alpha diag(X)`` ("full" only).
         damping: lambda in ``X + lambda mean(diag X) I`` ("full" only).
         target_damping: lambda' of the compensated target.
@@ -67,7 +67,7 @@ class PruneConfig:
     size: float | None = None
     samples: int = 128
     seq_len: int | None = None
-    bos: str = "no"
+    bos: str = "auto"
     shrinkage: float = 0.5
     damping: float = 0.1
     target_damping: float = 1e-2
@@ -83,6 +83,7 @@ class PruneConfig:
             value = getattr(self, name)
             if not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "bos", bos_choice(self.bos))
         _one_of("method", self.method, tuple(METHODS))
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("target", self.target, TARGETS)

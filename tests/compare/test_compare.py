@@ -127,35 +127,36 @@ def test_the_numbers(tiny_model: Path, text: Path, tmp_path: Path) -> None:
 
 
 def test_bos(tiny_bos_model: Path, text: Path, tmp_path: Path) -> None:
-    """In calibration, in evaluation and in what is printed; a folder without it stays as it is."""
+    """In calibration, in evaluation and in what is printed."""
     out = tmp_path / "out"
     arguments = ["compare", str(tiny_bos_model), "--methods", "wanda", "--calibration", str(text)]
     arguments += ["--ppl", str(text), "--out", str(out), "--samples", "4", "--seq-len", "32"]
     arguments += ["--device", "cpu", "--log", "off"]
     found, shown, weights = {}, {}, {}
-    for bos in ("no", "auto", "yes"):
+    for bos in ("never", "auto", "always"):
         result = CliRunner().invoke(app, [*arguments, "--bos", bos])
         assert result.exception is None
         shown[bos] = result.stdout
         found[bos] = json.loads((out / "results.json").read_text())
         weights[bos] = (out / "wanda" / "model.safetensors").read_bytes()
-    assert [found[bos]["bos"] for bos in found] == ["no", "yes", "yes"]
-    assert found["auto"]["rows"] == found["yes"]["rows"]  # known: yes is what auto meant
-    assert found["no"]["rows"][0] != found["yes"]["rows"][0]
-    assert weights["auto"] == weights["yes"] != weights["no"]
-    assert "every window begins with the BOS token" in shown["yes"]
-    assert "BOS" not in shown["no"]
+    assert [found[bos]["bos"] for bos in found] == ["never", "always", "always"]
+    assert found["auto"]["rows"] == found["always"]["rows"]  # known: it is what auto meant
+    assert found["never"]["rows"][0] != found["always"]["rows"][0]
+    assert weights["auto"] == weights["always"] != weights["never"]
+    for bos, words in (("never", "no BOS"), ("always", "with BOS"), ("auto", "with BOS")):
+        assert f"windows of 32 tokens, {words}" in " ".join(shown[bos].split())
+    assert "in windows of 32 tokens, with BOS." in (out / "report.html").read_text()
 
 
-def test_what_was_made_without_a_choice_of_bos_stays_known(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_what_earlier_versions_made_stays_known(tmp_path: Path, tiny_model: Path) -> None:
+    """First there was no choice of BOS, then its names were yes and no."""
     store = checkpoints.Checkpoints(tmp_path, str(tiny_model))
-    config = PruneConfig(calibration=("a text",))
+    config = PruneConfig(calibration=("a text",), bos="never")
     old = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
     del old["bos"]
     assert store._key(config) == key_of(model_id(tiny_model), old)
-    assert store._key(config) != store._key(PruneConfig(calibration=("a text",), bos="yes"))
+    config = PruneConfig(calibration=("a text",), bos="always")
+    assert store._key(config) == key_of(model_id(tiny_model), {**old, "bos": "yes"})
 
 
 def test_an_interrupted_comparison_goes_on(

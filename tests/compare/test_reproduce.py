@@ -60,13 +60,14 @@ def test_the_page_is_filled_and_a_second_run_adds_what_is_missing(
     value = data["tasks"]["dense"][0]["value"]
     assert f"| dense | {100 * value:.2f} / 74.19 |" in page
     assert f"| sparsegpt | {data['rows'][1]['perplexity']['wikitext2']:.3f} / - |" in page
+    assert "- perplexity: windows of 32 tokens, no BOS" in page
     assert (out / "report.html").is_file()
 
 
 def test_refusals(arguments: list[str], tmp_path: Path) -> None:
     for more, message in (
         (["--seq-len", "129"], "--seq-len 129 is longer than the model's context 128"),
-        (["--bos", "yes"], "has no BOS token"),
+        (["--bos", "always"], "has no BOS token"),
         (["--published", "GPT-2"], "no figures of 'GPT-2'"),
         (["--tasks", "zzz"], "unknown task 'zzz'"),
         (["--ppl", "other=" + str(tmp_path / "absent")], "cannot read"),

@@ -100,17 +100,17 @@ def test_bos_is_shown_and_kept_apart(
     text.write_text("a text to be read " * 40)
     arguments = [str(tiny_bos_model), "--ppl", str(text), "--seq-len", "32", "--device", "cpu"]
     shown = {}
-    for bos in ("no", "yes", "auto"):
+    for bos in ("never", "yes", "auto"):
         result = CliRunner().invoke(app, [*arguments, "--json", str(file), "--bos", bos])
         assert result.exception is None
         shown[bos] = result.stdout
-    assert "32 with BOS" in shown["yes"]
-    assert "BOS" not in shown["no"]
+    assert "32 with BOS" in shown["yes"]  # the name of always in earlier versions
+    assert "32 no BOS" in shown["never"]
     assert "1 known from" in " ".join(shown["auto"].split())  # the same as yes
     rows = json.loads(file.read_text())["perplexity"]
     assert sorted(row["bos"] for row in rows) == [False, True]
     assert rows[0]["perplexity"] != rows[1]["perplexity"]
-    assert "has no BOS token" in refused(app, str(tiny_model), *arguments[1:], "--bos", "yes")
+    assert "has no BOS token" in refused(app, str(tiny_model), *arguments[1:], "--bos", "always")
     assert "unknown --bos 'of'" in refused(app, *arguments, "--bos", "of")
 
 

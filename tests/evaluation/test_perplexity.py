@@ -154,7 +154,7 @@ class Beginning(Letters):
         return {"input_ids": [1, *ids] if add_special_tokens else ids}
 
 
-@pytest.mark.parametrize("bos", ["yes", "auto"])
+@pytest.mark.parametrize("bos", ["always", "auto"])
 def test_windows_that_begin_with_bos(table: Table, bos: str) -> None:
     """Each is BOS and 9 tokens of text, and all 9 are predicted."""
     result = evaluate(table, Beginning(), [TEXT], seq_len=10, bos=bos)
@@ -173,11 +173,11 @@ def test_windows_that_begin_with_bos(table: Table, bos: str) -> None:
 
 def test_bos_only_where_it_is_asked_for(table: Table) -> None:
     plain = evaluate(table, Letters(), [TEXT], seq_len=10)
-    for tokenizer, bos in ((Letters(), "auto"), (Beginning(), "no")):
+    for tokenizer, bos in ((Letters(), "auto"), (Beginning(), "never")):
         assert evaluate(table, tokenizer, [TEXT], seq_len=10, bos=bos) == plain
     assert not plain.bos
     with pytest.raises(ArmorError, match="has no BOS token"):
-        evaluate(table, Letters(), [TEXT], seq_len=10, bos="yes")
+        evaluate(table, Letters(), [TEXT], seq_len=10, bos="always")
 
 
 def test_a_bos_that_the_model_does_not_know(table: Table) -> None:
@@ -185,7 +185,7 @@ def test_a_bos_that_the_model_does_not_know(table: Table) -> None:
         bos_token_id = 128
 
     with pytest.raises(ArmorError, match="gives id 128, but the model knows 128"):
-        evaluate(table, Beyond(), [TEXT], seq_len=10, bos="yes")
+        evaluate(table, Beyond(), [TEXT], seq_len=10, bos="always")
 
 
 def test_logits_that_are_not_finite() -> None:
@@ -204,6 +204,7 @@ def test_equals_a_plain_transformers_loop(shared: Path, name: str) -> None:
         file,
         seq_len=256,
         max_chars=6_000,
+        bos="never",
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -234,7 +235,6 @@ def test_stated_figures_of_the_small_models(shared: Path, name: str) -> None:
     model, tokenizer = load_model(folder, torch.float32), load_tokenizer(folder)
     texts = ("tinystories/tinystories_valid_sample.txt", "wikitext2/wikitext2-raw-test.txt")
     for text, stated in zip(texts, STATED[name], strict=True):
-        result = evaluate(
-            model, tokenizer, shared / "data" / text, seq_len=256, max_chars=1_000_000
-        )
+        file = shared / "data" / text
+        result = evaluate(model, tokenizer, file, seq_len=256, max_chars=1_000_000, bos="never")
         assert f"{result.perplexity:.4f}" == f"{stated:.4f}"

@@ -60,7 +60,7 @@ def test_it_says_which_text_a_figure_is_from(
     assert f">{OTHER}</span>" in page()
     fit = page(source="c.txt")  # what make_checkpoint's record names
     assert f">{FIT}</span>" in fit
-    assert f"windows of 256 tokens, {FIT}" in fit
+    assert f"windows of 256 tokens, no BOS, {FIT}" in fit
     unknown = page(source="elsewhere/c.txt")
     assert FIT not in unknown
     assert OTHER not in unknown

@@ -1,4 +1,4 @@
-"""BOS before every window: yes, no, or as the tokenizer does."""
+"""BOS before every window: always, never, or as the tokenizer does."""
 
 from __future__ import annotations
 
@@ -32,36 +32,37 @@ def test_auto_does_as_the_tokenizer(
     byte_tokenizer: Any, bare_bos_tokenizer: Any, bos_tokenizer: Any
 ) -> None:
     for tokenizer, auto in (
-        (byte_tokenizer, "no"),
-        (bare_bos_tokenizer, "no"),
-        (bos_tokenizer, "yes"),
+        (byte_tokenizer, "never"),
+        (bare_bos_tokenizer, "never"),
+        (bos_tokenizer, "always"),
     ):
         assert resolve_bos("auto", tokenizer) == auto
-        assert resolve_bos("no", tokenizer) == "no"
-    assert resolve_bos("yes", bare_bos_tokenizer) == "yes"
+        assert resolve_bos("never", tokenizer) == resolve_bos("no", tokenizer) == "never"
+    for name in ("always", "yes"):
+        assert resolve_bos(name, bare_bos_tokenizer) == "always"
 
 
 def test_refusals(byte_tokenizer: Any, bos_tokenizer: Any) -> None:
-    with pytest.raises(ArmorError, match="has no BOS token; take --bos no or auto"):
-        token_windows(TEXT, byte_tokenizer, 1, 8, bos="yes")
-    with pytest.raises(ArmorError, match="unknown --bos 'maybe'; valid: auto, yes, no"):
+    with pytest.raises(ArmorError, match="has no BOS token; take --bos never or auto"):
+        token_windows(TEXT, byte_tokenizer, 1, 8, bos="always")
+    with pytest.raises(ArmorError, match="unknown --bos 'maybe'; valid: auto, always, never"):
         resolve_bos("maybe", byte_tokenizer)
-    with pytest.raises(ArmorError, match="unknown bos 'maybe'; valid: auto, yes, no"):
+    with pytest.raises(ArmorError, match="unknown bos 'maybe'; valid: auto, always, never"):
         PruneConfig(bos="maybe")
     with pytest.raises(ArmorError, match="nothing but BOS; take --seq-len 2"):
-        token_windows(TEXT, bos_tokenizer, 1, 1, bos="yes")
+        token_windows(TEXT, bos_tokenizer, 1, 1, bos="always")
 
 
 def test_a_window_is_bos_and_one_token_less_of_text(bos_tokenizer: Any) -> None:
     tokenizer = bos_tokenizer
     ids = tokenizer(TEXT[0], add_special_tokens=False)["input_ids"]
-    for choice in ("yes", "auto"):
+    for choice in ("always", "auto"):
         windows = token_windows(TEXT, tokenizer, 5, 6, bos=choice)
         assert windows.tolist() == [[END, *ids[i : i + 5]] for i in range(0, 25, 5)]
-    plain = token_windows(TEXT, tokenizer, 5, 5, bos="no")
+    plain = token_windows(TEXT, tokenizer, 5, 5, bos="never")
     assert plain.equal(windows[:, 1:])
-    drawn = token_windows(TEXT, tokenizer, 3, 6, seed=1, bos="yes")
-    assert drawn[:, 1:].equal(token_windows(TEXT, tokenizer, 3, 5, seed=1))
+    drawn = token_windows(TEXT, tokenizer, 3, 6, seed=1, bos="always")
+    assert drawn[:, 1:].equal(token_windows(TEXT, tokenizer, 3, 5, seed=1, bos="never"))
 
 
 def test_a_run_writes_down_what_was_used(tiny_bos_model: Path, tmp_path: Path) -> None:
@@ -69,11 +70,18 @@ def test_a_run_writes_down_what_was_used(tiny_bos_model: Path, tmp_path: Path) -
         calibration=("a text to be read " * 40,), samples=4, seq_len=16, method="wanda"
     )
     used, weights = {}, {}
-    for choice in ("no", "auto", "yes"):
+    for choice in ("never", "auto", "always"):
         changed = PruneConfig(**{**config.to_dict(), "bos": choice})
         out = prune(str(tiny_bos_model), changed, tmp_path / choice).out
         used[choice] = read_json(out / "armor_run.json")["config"]["bos"]
         weights[choice] = (out / "model.safetensors").read_bytes()
-    assert used == {"no": "no", "auto": "yes", "yes": "yes"}
-    assert weights["auto"] == weights["yes"] != weights["no"]
-    assert armor.PruneConfig.from_dict({"seed": 1}).bos == "no"
+    assert used == {"never": "never", "auto": "always", "always": "always"}
+    assert weights["auto"] == weights["always"] != weights["never"]
+
+
+def test_names_of_earlier_versions_are_read() -> None:
+    for old, new in (("yes", "always"), ("no", "never")):
+        stored = {**PruneConfig().to_dict(), "bos": old}
+        assert armor.PruneConfig.from_dict(stored) == PruneConfig(bos=new)
+        assert PruneConfig(bos=old).to_dict()["bos"] == new
+    assert armor.PruneConfig.from_dict({"seed": 1}).bos == "auto"

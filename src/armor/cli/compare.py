@@ -40,7 +40,7 @@ def compare_command(
     block_size: BlockSize = "auto",
     samples: Samples = 128,
     seq_len: SeqLen = None,
-    bos: Bos = "no",
+    bos: Bos = "auto",
     max_chars: MaxChars = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -54,11 +54,10 @@ def compare_command(
     Example: [bold]armor compare MODEL --methods sparsegpt,armor,armor:block_size=8
     --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
-    from armor.cli.display import bos_of_model, show_comparison
+    from armor.cli.display import show_comparison
     from armor.device import resolve_device
     from armor.text.sources import check_text
 
-    bos = bos_of_model(model, bos)
     settings = parse_methods(
         methods,
         calibration=calibration,

@@ -10,32 +10,19 @@ from rich.console import Console
 
 from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import recording
-from armor.cli.table import BOS_NOTE, GAP_NOTE, comparison_table
+from armor.cli.table import comparison_note, comparison_table
 from armor.compare.checkpoints import DENSE
-from armor.compare.compare import Windows, compare
+from armor.compare.compare import Windows, compare, decide_bos
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.events import combine_progress
-from armor.models.load import load_tokenizer
 from armor.report import collect, name_comparison, write_report
 from armor.run.describe import describe_config
 from armor.run.prune import Progress
-from armor.text.bos import resolve_bos
 from armor.text.source import TextLike
 
 #: The log of a comparison, in its folder.
 EVENTS = "events.jsonl"
-
-
-def bos_of_model(model: str, choice: str) -> str:
-    """What ``--bos`` means for `model`: "yes" or "no"; for "no" its tokenizer is not loaded.
-
-    Raises:
-        ArmorError: an unknown choice, no such model, or no BOS token.
-    """
-    if choice == "no":
-        return choice
-    return resolve_bos(choice, load_tokenizer(model))
 
 
 def show_comparison(
@@ -46,7 +33,7 @@ def show_comparison(
     title: str,
     seq_len: int | None = None,
     max_chars: int | None = None,
-    bos: str = "no",
+    bos: str = "auto",
     log: str | None = None,
     tensorboard: Path | None = None,
     device: str = "cpu",
@@ -55,9 +42,10 @@ def show_comparison(
     """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`.
 
     Args:
-        title: of the report. bos: "yes" or "no". device: "cpu" or "cuda".
+        title: of the report. device: "cpu" or "cuda".
         log, tensorboard: see `recording`. The others: see `compare`.
     """
+    bos, settings = decide_bos(model, bos, settings)
     configs = {label: describe_config(config) for label, config in settings.items()}
     about = {"model": model, "configs": configs}
     with (
@@ -97,7 +85,7 @@ def show_comparison(
                 recorder.emit("measured", label=row.label, text=text, perplexity=perplexity)
     console = Console(highlight=False)
     console.print(comparison_table(rows))
-    console.print(f"[dim]{GAP_NOTE}{BOS_NOTE if bos == 'yes' else ''}[/dim]")
+    console.print(f"[dim]{comparison_note(seq_len, bos)}[/dim]")
     name_comparison(out, title)
     report = out / "report.html"
     write_report(collect(out), report)

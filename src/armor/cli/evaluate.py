@@ -36,7 +36,7 @@ def evaluate_command(
         ),
     ] = None,
     seq_len: SeqLen = None,
-    bos: Bos = "no",
+    bos: Bos = "auto",
     max_chars: MaxChars = None,
     tasks: Annotated[
         str,

@@ -25,8 +25,8 @@ SeqLen = Annotated[
 Bos = Annotated[
     str,
     typer.Option(
-        metavar="auto|yes|no",
-        help="Begin each window with the BOS token; auto: where the tokenizer does.",
+        metavar="auto|always|never",
+        help="Begin each window with the BOS token; auto: if the tokenizer adds it.",
     ),
 ]
 BlockSize = Annotated[str, typer.Option(metavar="auto|N", help="Wrapper block, a multiple of 4.")]

@@ -120,7 +120,7 @@ def prune_command(
     size: Size = None,
     samples: Samples = 128,
     seq_len: SeqLen = None,
-    bos: Bos = "no",
+    bos: Bos = "auto",
     include: Include = None,
     exclude: Exclude = None,
     recipe: Recipe = None,

@@ -77,7 +77,7 @@ def reproduce_command(
     block_size: BlockSize = "128",
     samples: Samples = 128,
     seq_len: Window = None,
-    bos: Bos = "no",
+    bos: Bos = "never",
     max_chars: MaxChars = None,
     limit: Limit = None,
     batch_size: BatchSize = 8,
@@ -95,13 +95,15 @@ def reproduce_command(
 
     Example: [bold]armor reproduce paper --model Qwen/Qwen2.5-7B --out repro[/bold]
     """
-    from armor.cli.display import bos_of_model, show_comparison
+    from armor.cli.display import show_comparison
     from armor.compare.checkpoints import DENSE
+    from armor.compare.compare import bos_of_model
     from armor.compare.labels import parse_methods
     from armor.compare.sheet import Sheet
     from armor.device import resolve_device
     from armor.evaluation.tasks import parse_tasks
     from armor.models.folder import ModelFolder
+    from armor.text.bos import bos_words
     from armor.text.sources import check_text
     from armor.text.windows import check_window, context_length, default_window
 
@@ -130,8 +132,7 @@ def reproduce_command(
         "model": model,
         "in the paper": name or "this model is not among the paper's",
         "calibration": f"{samples} windows of {window} tokens of {calibration}",
-        "perplexity": f"windows of {window} tokens"
-        + (", the first of them BOS, also in calibration" if bos == "yes" else "")
+        "perplexity": f"windows of {window} tokens, {bos_words(bos == 'always')}, as in calibration"
         + (f", the first {max_chars:,} characters" if max_chars else ""),
         "wrapper block": block_size,
         "device": where,

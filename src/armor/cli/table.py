@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from armor.text.bos import bos_words
+
 if TYPE_CHECKING:
     from armor.compare.row import Row
 
@@ -24,7 +26,7 @@ def perplexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{value:.4f}",
             "-" if low is None or high is None else f"{(high - low) / 2:.3f}",
             f"{row['bits_per_byte']:.4f}",
-            f"{row['seq_len']}{' with BOS' if row.get('bos') else ''}",
+            f"{row['seq_len']} {bos_words(bool(row.get('bos')))}",
             f"{row['tokens']:,}",
         )
     return table
@@ -98,8 +100,12 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-GAP_NOTE = (
-    "gap left: share of the best baseline's perplexity gap to dense that remains (worst text);\n"
-    "linears: bytes of the decoder's linear layers as stored"
-)
-BOS_NOTE = "\nevery window begins with the BOS token (--bos)"
+def comparison_note(seq_len: int | None, bos: str) -> str:
+    """What stands below `comparison_table`; `bos` is "always" or "never"."""
+    window = f"{seq_len} tokens" if seq_len else "the context, at most 2048 tokens"
+    return (
+        f"perplexity: windows of {window}, {bos_words(bos == 'always')};\n"
+        "gap left: share of the best baseline's perplexity gap to dense that remains"
+        " (worst text);\n"
+        "linears: bytes of the decoder's linear layers as stored"
+    )

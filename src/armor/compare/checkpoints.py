@@ -110,8 +110,11 @@ class Checkpoints:
 
     def _key(self, config: PruneConfig) -> str:
         settings = config.to_dict() | {"calibration": parse_source(config.calibration).identity()}
-        if config.bos == "no":
-            del settings["bos"]  # what was made before there was a choice stays known
+        # What earlier versions made stays known: by the names that these choices had.
+        if config.bos == "never":
+            del settings["bos"]
+        elif config.bos == "always":
+            settings["bos"] = "yes"
         return key_of(self._model_id, settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from armor.compare.checkpoints import DENSE, Checkpoints
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
+from armor.models.load import load_tokenizer
 from armor.run.prune import Progress
 from armor.run.shared import Shared
+from armor.text.bos import bos_choice, resolve_bos
 from armor.text.source import TextLike
 
 #: The folder of the measurements, one file a label.
@@ -32,7 +35,7 @@ def compare(
     *,
     seq_len: int | None = None,
     max_chars: int | None = None,
-    bos: str = "no",
+    bos: str = "auto",
     device: str = "cpu",
     on_start: Callable[[str], Progress] = lambda label: Progress(),
     on_text: Callable[[str, str], Windows] = lambda label, text: lambda done, total: None,
@@ -50,8 +53,8 @@ def compare(
         settings: by label.
         texts: evaluation texts by name.
         out: folder for one checkpoint a label, results.json and the measurements.
-        bos: "yes" or "no": whether windows of the texts begin with BOS; how the models are
-            calibrated, `settings` say.
+        bos: "auto", "always" or "never": whether windows of the texts begin with BOS; how the
+            models are calibrated, `settings` say.
         device: "cpu" or "cuda", to prune and to evaluate on.
         on_start: called with each label (and "dense") before its work; gives its display.
         on_text: called with a label and a text's name before it is read; gives what is called with
@@ -63,6 +66,7 @@ def compare(
     """
     if Path(model).is_dir():
         check_outside(out, Path(model))
+    bos, settings = decide_bos(model, bos, settings)
     out.mkdir(parents=True, exist_ok=True)
     lock = Lock(out / ".lock", f"another comparison is working in {out}", "choose another --out")
     rows: list[Row] = []
@@ -90,12 +94,33 @@ def compare(
     return with_gaps(rows)
 
 
-def measurement(out: Path, label: str, model: str, device: str, bos: str = "no") -> Measurement:
+def measurement(out: Path, label: str, model: str, device: str, bos: str = "auto") -> Measurement:
     """What is measured about one label of the comparison in `out`."""
     folder = out / MEASURED
     folder.mkdir(exist_ok=True)
     checkpoint = model if label == DENSE else str(out / label)
     return Measurement(checkpoint, device, folder / f"{label}.json", bos=bos)
+
+
+def bos_of_model(model: str, choice: str) -> str:
+    """What ``--bos`` means for `model`: "always" or "never", for which no tokenizer is loaded.
+
+    Raises:
+        ArmorError: an unknown choice, no such model, or no BOS token.
+    """
+    if bos_choice(choice) == "never":
+        return "never"
+    return resolve_bos(choice, load_tokenizer(model))
+
+
+def decide_bos(
+    model: str, bos: str, settings: Mapping[str, PruneConfig]
+) -> tuple[str, dict[str, PruneConfig]]:
+    """`bos` and the settings, whose own it may differ from, as `bos_of_model` decides them."""
+    decide = cache(partial(bos_of_model, model))
+    return decide(bos), {
+        label: replace(config, bos=decide(config.bos)) for label, config in settings.items()
+    }
 
 
 def with_gaps(rows: Sequence[Row]) -> list[Row]:

@@ -15,7 +15,7 @@ from armor.evaluation.perplexity import evaluate
 from armor.evaluation.record import Record, key_of, model_id
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
-from armor.text.bos import resolve_bos
+from armor.text.bos import bos_choice, resolve_bos
 from armor.text.source import TextLike
 from armor.text.sources import parse_source
 
@@ -38,7 +38,7 @@ class Measurement:
         record: Path | None = None,
         fresh: bool = False,
         reference: str | None = None,
-        bos: str = "no",
+        bos: str = "auto",
     ) -> None:
         """Find the model; its weights are read when they are first needed.
 
@@ -48,7 +48,7 @@ class Measurement:
             record: JSON file that keeps the results; see `Record`.
             fresh: measure again what `record` holds.
             reference: folder or Hub id of a model to compare predictions with; on the same device.
-            bos: "yes", "no" or "auto": whether windows of text begin with BOS; see `evaluate`.
+            bos: "auto", "always" or "never": whether windows begin with BOS; see `evaluate`.
 
         Raises:
             ArmorError: no such model, or one whose pruning is not finished.
@@ -95,9 +95,10 @@ class Measurement:
 
     @cached_property
     def bos(self) -> str:
-        """Whether windows begin with BOS, "yes" or "no". Raises `ArmorError`: there is none."""
-        # Without a tokenizer where none is needed: what is known already loads nothing.
-        return "no" if self._bos == "no" else resolve_bos(self._bos, self.tokenizer)
+        """Whether windows begin with BOS: "always" or "never". Raises `ArmorError`: no BOS."""
+        # "never" needs no tokenizer: what is known already loads nothing.
+        never = bos_choice(self._bos) == "never"
+        return "never" if never else resolve_bos(self._bos, self.tokenizer)
 
     def perplexity(
         self,
@@ -154,7 +155,7 @@ class Measurement:
     def _key(self, text: TextLike, seq_len: int | None, max_chars: int | None) -> str:
         folder = self._reference_folder
         other = [] if folder is None else [model_id(folder.path)]
-        if self.bos == "yes":
+        if self.bos == "always":
             other.append("bos")
         return key_of(
             "perplexity", parse_source(text).identity(), seq_len, max_chars, self.device, *other

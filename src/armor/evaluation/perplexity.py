@@ -70,7 +70,7 @@ def evaluate(
     max_chars: int | None = None,
     batch_size: int | None = None,
     reference: Any = None,
-    bos: str = "no",
+    bos: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PerplexityResult:
     """Perplexity of `model` on a text, and how far its predictions are from a reference's.
@@ -90,7 +90,7 @@ def evaluate(
         batch_size: windows a forward pass; None bounds the logits to 256 MiB.
         reference: another causal language model over the same vocabulary, usually the dense one;
             it reads the same batches.
-        bos: "yes", "no" or "auto"; see `armor.text.bos`.
+        bos: "auto", "always" or "never"; see `armor.text.bos`.
         progress: called with the windows done and their number.
 
     Raises:

@@ -16,6 +16,7 @@ from armor.compare.row import Row
 from armor.errors import ArmorError
 from armor.report.data import Layer, Report, Run, Sizes
 from armor.report.schema import BENCH, COMPARISON, Fields, eval_fields, fits
+from armor.text.bos import bos_choice, bos_words
 
 
 def name_comparison(folder: Path, title: str) -> None:
@@ -83,7 +84,9 @@ def _comparison(folder: Path, found: Report) -> Report:
 def _notes(data: dict[str, Any]) -> dict[str, str]:
     """What was read of each text."""
     window, most = data.get("seq_len"), data.get("max_chars")
-    notes = {"evaluation window": f"{window} tokens" if window else "the context, at most 2048"}
+    begins = bos_choice(data.get("bos")) == "always"
+    tokens = f"{window} tokens" if window else "the context, at most 2048 tokens"
+    notes = {"evaluation window": f"{tokens}, {bos_words(begins)}"}
     return notes | ({"evaluated on": f"the first {most:,} characters"} if most else {})
 
 

@@ -11,6 +11,7 @@ from armor.report.data import Report, Run
 from armor.report.metrics import METRICS
 from armor.report.numbers import duration, percent, perplexity, size
 from armor.report.texts import measured_on
+from armor.text.bos import bos_words
 
 if TYPE_CHECKING:
     from armor.compare.row import Row
@@ -70,7 +71,7 @@ def _quality(best: Row, report: Report) -> list[Tile]:
 def _measured(row: Mapping[str, Any], calibration: Any) -> list[Tile]:
     """The chief figures of a text."""
     text = PurePath(row["source"]).stem
-    note = f"windows of {row['seq_len']} tokens"
+    note = f"windows of {row['seq_len']} tokens, {bos_words(row.get('bos', False))}"
     if (measured := measured_on(calibration, row["source"])) is not None:
         note += f", {measured}"
     return [

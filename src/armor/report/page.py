@@ -22,6 +22,7 @@ from armor.report.style import css
 from armor.report.summary import best_row, summary, summary_of_run
 from armor.report.svg import to_svg
 from armor.report.texts import measured_on
+from armor.text.bos import bos_words
 
 #: Rows of a table of layers; of more layers, those with the largest error.
 MOST_ROWS = 400
@@ -145,6 +146,7 @@ def _evaluation(name: str, data: dict[str, Any], calibration: Any) -> dict[str, 
         "data": data,
         "metrics": metrics_of(rows),
         "rows": rows,
+        "bos": [bos_words(row.get("bos", False)) for row in rows],
         "on": [measured_on(calibration, row["source"]) for row in rows],
         "references": dict.fromkeys(row["reference"] for row in rows if "reference" in row),
     }

@@ -20,6 +20,10 @@ def _number(value: Any) -> bool:
     return number(value) is not None
 
 
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _positive(value: Any) -> bool:
     return 0.0 < (number(value) or 0.0) < 1e30
 
@@ -58,6 +62,7 @@ def eval_fields() -> dict[str, Fields]:
             "seq_len": _count,
             "tokens": _count,
             "reference": _optional(_text),
+            "bos": _optional(_flag),
             **figures,
         },
         "tasks": {
@@ -91,6 +96,7 @@ _HEAD: Fields = {
     "machine": lambda value: value is None or isinstance(value, dict),
     "seq_len": _count_or_null,
     "max_chars": _count_or_null,
+    "bos": lambda value: value is None or _text(value),
     "texts": lambda value: value is None or isinstance(value, dict),
 }
 

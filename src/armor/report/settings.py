@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from armor.text.bos import bos_choice
+
 #: What steers the factorisation; a baseline has none of it.
 _ARMOR_ONLY = frozenset(
     {
@@ -48,7 +50,7 @@ def _readable(config: Mapping[str, Any]) -> dict[str, str]:
     # Either a size or these decide on the blocks.
     unused |= {"size"} if config.get("size") is None else {"block_size", "overhead_budget"}
     return {
-        name.replace("_", " "): _text(value)
+        name.replace("_", " "): _text(bos_choice(value) if name == "bos" else value)
         for name, value in config.items()
         if name not in unused and value not in ((), [], {})
     }

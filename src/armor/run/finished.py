@@ -17,6 +17,7 @@ from armor.errors import ArmorError
 from armor.run.describe import record_config
 from armor.run.manifest import differences, digest
 from armor.run.record import VERSIONS
+from armor.text.bos import bos_choice
 from armor.versions import versions
 
 _START_OVER = "--fresh starts over, or choose another --out"
@@ -67,6 +68,8 @@ def _difference(written: Mapping[str, Any], config: PruneConfig) -> str:
     if not isinstance(config_then, dict) or not isinstance(versions_then, dict):
         return "its record is damaged"
     now = json.loads(json.dumps(record_config(config)))
+    # Earlier versions had other names for it, and before those no choice.
+    config_then["bos"] = bos_choice(config_then.get("bos", "never"))
     # The text may be the same under another name; what differs is said first of the rest.
     text = {"calibration": now.pop("calibration")}
     text_then = {"calibration": config_then.pop("calibration", None)}

@@ -75,7 +75,7 @@ def token_windows(
     samples: int,
     seq_len: int,
     seed: int = 0,
-    bos: str = "no",
+    bos: str = "auto",
 ) -> Tensor:
     """`samples` non-overlapping windows of `seq_len` tokens of the text.
 
@@ -90,7 +90,7 @@ def token_windows(
     Args:
         source: see `armor.text.sources.parse_source`.
         tokenizer: a Hugging Face tokenizer; its chat template writes chats as text.
-        bos: "yes", "no" or "auto"; see `armor.text.bos`.
+        bos: "auto", "always" or "never"; see `armor.text.bos`.
 
     Returns:
         int64 (samples, seq_len).
