@@ -137,9 +137,11 @@ def measure(case: Case, changes: dict[str, Any] | None, args: argparse.Namespace
     seconds = 0.0
     if changes is not None:
         calibration = str(args.shared / CALIBRATION[case.domain])
-        config = PruneConfig(**{**BASE, **changes}, calibration=calibration, seq_len=WINDOW)
+        config = PruneConfig(
+            **{**BASE, **changes}, calibration=calibration, seq_len=WINDOW, bos="never"
+        )
         seconds = prune(model, config, folder).seconds
-    work = Measurement(str(model if changes is None else folder))
+    work = Measurement(str(model if changes is None else folder), bos="never")
     found = {
         name: work.perplexity(str(args.shared / text), WINDOW, args.max_chars)
         for name, text in TEXTS.items()
@@ -258,7 +260,8 @@ def tables(store: Store) -> str:
         "# Ablation",
         "",
         f"{store.about['machine']['cpu']}; the first {store.about['max_chars']:,} characters of "
-        f"each text in windows of {WINDOW} tokens; perplexity, and percent above the dense model.",
+        f"each text in windows of {WINDOW} tokens, no BOS; perplexity, and percent above the dense "
+        "model.",
         f"What a line does not say: {', '.join(f'{k} {v}' for k, v in said({}).items())}.",
     ]
     for case in CASES:

@@ -88,6 +88,7 @@ def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) 
         config = PruneConfig(
             calibration=str(args.shared / CALIBRATION[case.domain]),
             seq_len=WINDOW,
+            bos="never",
             seed=seed,
             **changes,
         )
@@ -98,7 +99,9 @@ def run(case: Case, block: int, seed: int, kind: str, args: argparse.Namespace) 
         record = read_json(folder / "armor_run.json")
         row["size"] = record["budget"]["reached"] if kind == "size" else size
     dense = kind == "dense"
-    work = Measurement(str(model if dense else folder), reference=None if dense else str(model))
+    work = Measurement(
+        str(model if dense else folder), reference=None if dense else str(model), bos="never"
+    )
     for name, text in TEXTS.items():
         found = work.perplexity(str(args.shared / text), WINDOW, args.max_chars)
         found = {"kl": 0.0, "same_top1": 1.0} | found  # of the dense model from itself
@@ -130,8 +133,9 @@ def table(runs: dict[str, Any], about: dict[str, Any]) -> str:
         "# Blocks by a size for the whole, against one block for every layer",
         "",
         f"{about['machine']['cpu']}, 1 or 2 threads; on the first"
-        f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens: perplexity,"
-        " mean KL divergence from the dense model (nats a token) and share of equal top tokens."
+        f" {about['max_chars']:,} characters of each text, windows of {WINDOW} tokens, no BOS:"
+        " perplexity, mean KL divergence from the dense model (nats a token) and share of equal"
+        " top tokens."
         " Mean and [range] over the seeds that draw the calibration windows.",
         "",
         "| model, calibrated on | blocks | size | "

@@ -47,6 +47,7 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
             pattern=pattern,
             block_size=BLOCK,
             seq_len=256,
+            bos="never",
             samples=args.samples,
             seed=seed,
         )
@@ -61,6 +62,7 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
         args.work / name,
         seq_len=256,
         max_chars=chars,
+        bos="never",
     )
     print(*(f"{row.label} {row.perplexity}" for row in rows), sep="\n", flush=True)
     dense = str(args.models_dir / name)
@@ -79,7 +81,8 @@ def perplexities(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def divergence(folder: Path, dense: str, text: Path, chars: int) -> float:
     """Mean KL divergence from the dense model's predictions, nats a token."""
-    work = Measurement(str(folder), record=folder.with_suffix(".kl.json"), reference=dense)
+    record = folder.with_suffix(".kl.json")
+    work = Measurement(str(folder), record=record, reference=dense, bos="never")
     kl: float = work.perplexity(str(text), 256, chars)["kl"]
     print(folder.name, "kl", kl, flush=True)
     return kl
@@ -169,7 +172,8 @@ def page(found: dict[str, Any]) -> str:
         "# Patterns",
         "",
         "Half of the core's entries are kept, under patterns that are ever freer. Windows of 256",
-        f"tokens, also in calibration; float32; armor with its default settings and block {BLOCK}.",
+        "tokens, no BOS, also in calibration; float32; armor with its default settings and block "
+        f"{BLOCK}.",
         "gap left: armor's share of the best baseline's gap to dense, under the same pattern.",
     ]
     for name, model in sorted(found["models"].items()):

@@ -42,7 +42,7 @@ def model_inputs(
     """Every linear of the decoder with the moments of its inputs in the dense model."""
     source = ModelFolder.open(folder)
     model = StreamedModel(source)
-    windows = token_windows(str(text), load_tokenizer(source), samples, seq_len)
+    windows = token_windows(str(text), load_tokenizer(source), samples, seq_len, bos="never")
     opened = open_streams(model, windows)
     batches = [batch for part in opened.hidden for batch in states(part)]
     for index in range(len(model.structure.blocks)):

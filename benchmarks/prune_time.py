@@ -50,6 +50,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "armor", "prune", args.model, *windows]
             command += ["--calibration", args.calibration, "--block-size", args.block_size]
+            command += ["--bos", "never"]  # as the other does
             ours = timed([*command, "--out", f"{folder}/armor"])
             row = {"armor_seconds": ours[0], "armor_peak_bytes": ours[1]}
             if args.other_python:

@@ -33,9 +33,9 @@ MODELS = {
 }
 
 HEAD = [
-    "Windows of 256 tokens, also in calibration; float32; the number after armor is its block",
-    "(auto: by the 10 % budget). gap left: share of the best baseline's gap to dense that is left;",
-    "the first text is of the calibration's domain.",
+    "Windows of 256 tokens, no BOS, also in calibration; float32; the number after armor is its",
+    "block (auto: by the 10 % budget). gap left: share of the best baseline's gap to dense that is",
+    "left; the first text is of the calibration's domain.",
 ]
 
 
@@ -79,8 +79,8 @@ def main() -> None:
         chars = args.max_chars or chars
         settings = {}
         for label, changes in default_labels().items():
-            common = {"calibration": str(args.data_dir / calibration), "seq_len": 256}
-            common |= {"samples": args.samples, **changes}
+            common = {"calibration": str(args.data_dir / calibration), "samples": args.samples}
+            common |= {"seq_len": 256, "bos": "never", **changes}
             if changes.get("method", "armor") != "armor":
                 settings[label] = PruneConfig(**common)
                 continue
@@ -94,6 +94,7 @@ def main() -> None:
             args.work / name,
             seq_len=256,
             max_chars=chars,
+            bos="never",
         )
         print("\n".join(table(rows)), flush=True)
         more = {"max_chars": chars, "samples": args.samples}

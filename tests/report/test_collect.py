@@ -18,7 +18,7 @@ from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.stored_size import StoredSize
 from armor.cli import app
 from armor.errors import ArmorError
-from armor.report import collect
+from armor.report import collect, write_report
 from armor.report.charts.layers import bars_by_kind, highest
 from armor.report.data import Layer
 from armor.report.settings import settings_tables
@@ -81,6 +81,30 @@ def test_settings_are_split() -> None:
     }
     assert differing["objective"] == {"armor-paper": "diag", "armor": "full"}
     assert differing["method"]["wanda"] == "wanda"
+    assert settings_tables({"old": {"bos": "no"}, "new": {"bos": "never"}}) == (
+        {"bos": "never"},
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, "no BOS"),
+        *(({"bos": name}, "no BOS") for name in ("never", "no")),
+        *(({"bos": name}, "with BOS") for name in ("always", "yes")),
+    ],
+)
+def test_a_comparison_says_whether_windows_begin_with_bos(
+    make: Callable[..., Path], tmp_path: Path, known: dict[str, str], words: str
+) -> None:
+    """By its names of today, those of earlier versions, or from before there was a choice."""
+    file = make(tmp_path / "cmp") / "results.json"
+    write_json(file, json.loads(file.read_text()) | known)
+    report = collect(file.parent)
+    assert report.notes["evaluation window"] == f"256 tokens, {words}"
+    write_report(report, tmp_path / "page.html")
+    assert f"in windows of 256 tokens, {words}." in (tmp_path / "page.html").read_text()
 
 
 def test_the_command_writes_page_and_plots(checkpoint: Path, tmp_path: Path) -> None:

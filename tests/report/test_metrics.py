@@ -49,7 +49,13 @@ def test_divergence_is_shown_where_it_was_measured(page: Callable[..., str]) -> 
 
 
 def test_figures_that_are_none_are_refused(page: Callable[..., str]) -> None:
-    for damaged in ({"kl": "low"}, {"kl_ci95": [1]}, {"reference": 3}, {"perplexity": "low"}):
+    for damaged in (
+        {"kl": "low"},
+        {"kl_ci95": [1]},
+        {"reference": 3},
+        {"perplexity": "low"},
+        {"bos": "yes"},
+    ):
         with pytest.raises(ArmorError, match="was not written by armor eval --json"):
             page(**DIVERGENCE | damaged)
 
@@ -61,6 +67,8 @@ def test_it_says_which_text_a_figure_is_from(
     fit = page(source="c.txt")  # what make_checkpoint's record names
     assert f">{FIT}</span>" in fit
     assert f"windows of 256 tokens, no BOS, {FIT}" in fit
+    assert "windows of 256 tokens, with BOS, " in page(bos=True)
+    assert "<td>256 with BOS</td>" in page(bos=True)
     unknown = page(source="elsewhere/c.txt")
     assert FIT not in unknown
     assert OTHER not in unknown

@@ -173,7 +173,7 @@ def test_size_speed_and_evaluation(single: str) -> None:
     assert ["ARMOR", "900", "60.0", "2.00 MB"] in rows
     assert ["q_proj", "1", "1.000", "0.800", "0.500", "2.00×"] in rows
     assert "2 rows" not in str(pictures(single)["Speed against dense by rows of input"])
-    assert ["stories.txt", "2.346", "0.150", "0.6100", "256", "12,345"] in rows
+    assert ["stories.txt", "2.346", "0.150", "0.6100", "256 no BOS", "12,345"] in rows
     assert ["piqa", "0", "acc", "0.7500", "0.0100", "400"] in rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,22 @@ def test_another_model_or_version_is_refused(
     (copied / "armor_run.json").write_text("{}")
     with pytest.raises(ArmorError, match="its record is damaged; --fresh"):
         armor.prune(tiny_model, config, copied)
+
+
+@pytest.mark.parametrize("named", [{"bos": "no"}, {}])
+def test_bos_as_earlier_versions_wrote_it_is_no_difference(
+    finished: tuple[Path, PruneConfig], tiny_model: Path, tmp_path: Path, named: dict[str, str]
+) -> None:
+    """By its former name, or not at all, which was never."""
+    out, config = finished
+    copied = shutil.copytree(out, tmp_path / "out")
+    run = json.loads((copied / "armor_run.json").read_text())
+    assert run["config"].pop("bos") == "never"
+    run["config"] |= named
+    (copied / "armor_run.json").write_text(json.dumps(run))
+    assert armor.prune(tiny_model, config, copied).found
+    with pytest.raises(ArmorError, match="another run: seed was 0 and is 1; --fresh"):
+        armor.prune(tiny_model, replace(config, seed=1), copied)
 
 
 def test_a_damaged_output_is_not_complete(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import armor
 from armor.checkpoint.jsonfile import read_json
@@ -40,6 +42,36 @@ def test_auto_does_as_the_tokenizer(
         assert resolve_bos("never", tokenizer) == resolve_bos("no", tokenizer) == "never"
     for name in ("always", "yes"):
         assert resolve_bos(name, bare_bos_tokenizer) == "always"
+
+
+def gemma_folder(folder: Path) -> Path:
+    """A tokenizer as Gemma's are stored: BOS is added by a template in tokenizer.json."""
+    from tokenizers import Tokenizer, models, processors
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    vocabulary = {word: number for number, word in enumerate([*special, "a", "b"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {f"{word[1:-1]}_token": word for word in special}
+    settings = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma2"}))
+    return folder
+
+
+@pytest.mark.transformers_compat
+def test_auto_is_always_for_gemma(tmp_path: Path) -> None:
+    """Whose models collapse without."""
+    tokenizer = AutoTokenizer.from_pretrained(gemma_folder(tmp_path))
+    assert "Gemma" in type(tokenizer).__name__
+    assert resolve_bos("auto", tokenizer) == "always"
+    windows = token_windows(("abbab" * 4,), tokenizer, 4, 6)
+    assert windows[:, 0].tolist() == [2] * 4
+    assert 2 not in windows[:, 1:]
 
 
 def test_refusals(byte_tokenizer: Any, bos_tokenizer: Any) -> None:
