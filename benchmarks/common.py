@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import runpy
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ import matplotlib as mpl
 import torch
 
 from armor.checkpoint.jsonfile import write_json
+from armor.errors import ArmorError
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,6 +33,19 @@ def shared_folder() -> Path:
     """The small trained models and texts: ``$ARMOR_SHARED``, else ``../shared`` beside the
     repository."""
     return Path(os.environ.get("ARMOR_SHARED", HERE.parents[1] / "shared"))
+
+
+def smollm2_folder() -> Path:
+    """SmolLM2-135M, a real model, as ``make smollm2`` fetches it.
+
+    Raises:
+        ArmorError: it has not.
+    """
+    script = runpy.run_path(str(HERE.parent / "scripts" / "fetch_smollm2.py"))
+    folder: Path = script["default_folder"]()
+    if not script["is_there"](folder):
+        raise ArmorError(f"no SmolLM2-135M in {folder}: make smollm2, or set ARMOR_SMOLLM2")
+    return folder
 
 
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:

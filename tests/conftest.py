@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,6 +79,16 @@ def shared() -> Path:
     folder = Path(os.environ.get("ARMOR_SHARED", beside))
     if not (folder / "models").is_dir():
         pytest.skip(f"no shared models in {folder}; set ARMOR_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M, a real model; skips where `make smollm2` has not fetched it."""
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "fetch_smollm2.py"))
+    folder: Path = script["default_folder"]()
+    if not script["is_there"](folder):
+        pytest.skip(f"no SmolLM2-135M in {folder}: make smollm2, or set ARMOR_SMOLLM2")
     return folder
 
 
