@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from armor.errors import ArmorError
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -138,6 +140,20 @@ def test_budget_compares_at_equal_bytes_and_draws(
     assert f"| babyllama-1m, stories | chosen | 0.8400 | {figures} | 1 | 1 |" in text
     draw(runs, tmp_path / "budget.png")
     assert (tmp_path / "budget.png").stat().st_size > 5000
+
+
+def test_the_real_model_is_where_the_script_puts_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from common import smollm2_folder
+
+    monkeypatch.setenv("ARMOR_SMOLLM2", str(tmp_path))
+    with pytest.raises(ArmorError, match="make smollm2, or set ARMOR_SMOLLM2"):
+        smollm2_folder()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert smollm2_folder() == tmp_path
 
 
 def test_ablation_names_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:

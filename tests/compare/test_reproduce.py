@@ -64,6 +64,19 @@ def test_the_page_is_filled_and_a_second_run_adds_what_is_missing(
     assert (out / "report.html").is_file()
 
 
+def test_no_window_begins_with_bos_unless_asked_for(tiny_bos_model: Path, tmp_path: Path) -> None:
+    """The papers' protocol, also where the tokenizer adds BOS."""
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("a text to be read " * 100)
+    command = ["reproduce", "paper", "--model", str(tiny_bos_model), "--out", str(out)]
+    command += ["--calibration", str(text), "--ppl", str(text), "--tasks", "none"]
+    command += ["--methods", "wanda", "--samples", "4", "--seq-len", "32", "--device", "cpu"]
+    for more, words in (([], "no BOS"), (["--bos", "auto"], "with BOS")):
+        assert CliRunner().invoke(app, [*command, *more]).exception is None
+        page = (out / "reproduction.md").read_text()
+        assert f"- perplexity: windows of 32 tokens, {words}" in page
+
+
 def test_refusals(arguments: list[str], tmp_path: Path) -> None:
     for more, message in (
         (["--seq-len", "129"], "--seq-len 129 is longer than the model's context 128"),

@@ -107,6 +107,8 @@ def test_bos_is_shown_and_kept_apart(
     assert "32 with BOS" in shown["yes"]  # the name of always in earlier versions
     assert "32 no BOS" in shown["never"]
     assert "1 known from" in " ".join(shown["auto"].split())  # the same as yes
+    default = CliRunner().invoke(app, [*arguments, "--json", str(file)])
+    assert "1 known from" in " ".join(default.stdout.split())  # auto
     rows = json.loads(file.read_text())["perplexity"]
     assert sorted(row["bos"] for row in rows) == [False, True]
     assert rows[0]["perplexity"] != rows[1]["perplexity"]
