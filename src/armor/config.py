@@ -46,7 +46,8 @@ class PruneConfig:
             "always", "never", or "auto": where the tokenizer itself puts it before a text.
         shrinkage: alpha in ``X = (1-alpha) X + alpha diag(X)`` ("full" only).
         damping: lambda in ``X + lambda mean(diag X) I`` ("full" only).
-        target_damping: lambda' of the compensated target.
+        target_damping: lambda' of the compensated target; None chooses it for each layer, and how
+            much of the target to believe, on windows that are held out.
         include, exclude: globs over linear names; a layer must match some include and no exclude.
         overrides: glob -> settings of the layers it matches: "skip", "method", "pattern", "block";
             a later one wins. See docs/recipe.md.
@@ -70,7 +71,7 @@ class PruneConfig:
     bos: str = "auto"
     shrinkage: float = 0.5
     damping: float = 0.1
-    target_damping: float = 1e-2
+    target_damping: float | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     overrides: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -104,8 +105,9 @@ class PruneConfig:
         if not 0.0 <= self.shrinkage <= 1.0:
             raise ArmorError(f"shrinkage must lie in [0, 1], not {self.shrinkage}")
         for name in ("overhead_budget", "damping", "target_damping"):
-            if not getattr(self, name) > 0.0:
-                raise ArmorError(f"{name} must be positive, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise ArmorError(f"{name} must be positive, not {value}")
         if self.size is not None:
             self._check_size(self.size)
 

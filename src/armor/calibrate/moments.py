@@ -1,65 +1,95 @@
-"""Second moments of the inputs of a layer, accumulated batch by batch and part by part."""
+"""Moments of the inputs of a layer, accumulated batch by batch and part by part."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from armor.calibrate.sample import Sample
 from armor.errors import ArmorError
+
+#: Sums over tokens; all else that is kept are tokens themselves.
+_SUMS = ("second", "cross", "residual")
 
 
 class Moments:
     """Running ``E[x x^T]`` and, given the dense model's inputs too, ``E[x_dense x^T]``.
 
-    Sums are kept in float32 on the device of the inputs; each batch is reduced in float32.
+    For a linear that adds to the residual stream also ``E[r x^T]``, with r what the stream of the
+    dense model is ahead; and samples of tokens. Sums are kept in float32 on the device of the
+    inputs; each batch is reduced in float32.
     """
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._sums: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     def add(
         self,
         inputs: Float[Tensor, "*batch in"],
-        dense_inputs: Float[Tensor, "*batch in"] | None = None,
+        dense: Float[Tensor, "*batch in"] | None = None,
+        residual: Float[Tensor, "*batch out"] | None = None,
     ) -> None:
-        """Add a batch: `inputs` (..., in) and, token for token, `dense_inputs` (..., in)."""
+        """Add a batch: `inputs` (..., in) and, token for token, `dense` (..., in) and
+        `residual` (..., out)."""
         flat = inputs.flatten(0, -2).float()
+        if not len(flat):
+            return
         lefts = {"second": flat}
-        if dense_inputs is not None:
-            lefts["cross"] = dense_inputs.flatten(0, -2).float()
+        if dense is not None:
+            lefts["cross"] = dense.flatten(0, -2).float()
+        if residual is not None:
+            lefts["residual"] = residual.flatten(0, -2).float()
         self.tokens += flat.shape[0]
         for name, left in lefts.items():
-            if name in self._sums:
-                self._sums[name].addmm_(left.T, flat)
+            if name in self._kept:
+                self._kept[name].addmm_(left.T, flat)
             else:
-                self._sums[name] = left.T @ flat
+                self._kept[name] = left.T @ flat
 
-    def merge(self, tokens: int, sums: dict[str, Float[Tensor, "in in"]]) -> None:
-        """Add the sums over other `tokens`, which are changed if they are the first."""
+    def sample(self, name: str, tokens: Sample) -> None:
+        """Keep some tokens of a batch, as ``NAME/KIND``."""
+        for kind, tensor in tokens.tensors().items():
+            if len(tensor):
+                self._append(f"{name}/{kind}", tensor.float())
+
+    def merge(self, tokens: int, kept: Mapping[str, Tensor]) -> None:
+        """Add what was kept of other `tokens`, which is changed if it is the first."""
         self.tokens += tokens
-        for name, part in sums.items():
-            self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+        for name, part in kept.items():
+            if name not in _SUMS:
+                self._append(name, part)
+            else:
+                self._kept[name] = self._kept[name].add_(part) if name in self._kept else part
 
-    def sums(self) -> dict[str, Float[Tensor, "in in"]]:
-        """``second`` and, where asked for, ``cross``: not divided by the tokens."""
-        return self._sums
+    def sums(self) -> dict[str, Tensor]:
+        """``second`` and, where asked for, ``cross`` and ``residual``, not divided by the tokens;
+        samples."""
+        return self._kept
 
-    def means(self, what: str) -> dict[str, Float[Tensor, "in in"]]:
-        """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32.
+    def means(self, what: str) -> dict[str, Tensor]:
+        """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32; ``residual``
+        E[r x^T], (out, in); samples.
 
         Takes the sums along: nothing can be added afterwards.
 
         Raises:
             ArmorError: inf or NaN in them; the message names `what`, the layer.
         """
-        if not torch.isfinite(self._sums["second"]).all():
+        if not torch.isfinite(self._kept["second"]).all():
             raise ArmorError(
                 f"the inputs of {what} are not finite on the calibration text:"
                 " the model overflows there; load it in another dtype or change the text"
             )
-        means, self._sums = self._sums, {}
-        for total in means.values():
-            total.div_(self.tokens)
+        means, self._kept = self._kept, {}
+        for name in _SUMS:
+            if name in means:
+                means[name].div_(self.tokens)
         return means
+
+    def _append(self, name: str, tensor: Tensor) -> None:
+        known = self._kept.get(name)
+        self._kept[name] = tensor.clone() if known is None else torch.cat((known, tensor))

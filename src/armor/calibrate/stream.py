@@ -146,23 +146,31 @@ def observe(
             handle.remove()
 
 
-def module_input(
-    block: nn.Module, call: BlockCall, state: State, linear: str
-) -> Float[Tensor, "... in"] | None:
-    """The input of the module `linear` when `block` runs; None if it is not called. Stops there."""
-    seen: list[Tensor] = []
+def module_inputs(
+    block: nn.Module, call: BlockCall, state: State, paths: Sequence[str]
+) -> dict[str, Tensor]:
+    """The inputs of the modules `paths` when `block` runs, without those that are not called.
 
-    def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0])
-        raise Stop
+    Stops when all are known.
+    """
+    seen: dict[str, Tensor] = {}
 
-    handle = block.get_submodule(linear).register_forward_pre_hook(capture)
+    def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.setdefault(path, args[0])
+            if len(seen) == len(paths):
+                raise Stop
+
+        return capture
+
+    handles = [block.get_submodule(path).register_forward_pre_hook(watch(path)) for path in paths]
     try:
         with suppress(Stop):
             call.run(block, state)
     finally:
-        handle.remove()
-    return seen[0] if seen else None
+        for handle in handles:
+            handle.remove()
+    return seen
 
 
 def merge_stages(found: Iterable[list[list[str]]]) -> list[list[str]]:

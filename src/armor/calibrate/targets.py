@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from armor.calibrate.sample import Sample
+
+#: What the damping of a compensated target is chosen from.
+DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+#: Without tokens that are held out.
+USUAL_DAMPING = 0.3
 
 
 def regularised(
@@ -21,36 +30,90 @@ def regularised(
     return out
 
 
+@dataclass(frozen=True)
+class Compensation:
+    """How far the target goes from the dense weight to the one that fits the calibration text best.
+
+    Attributes:
+        damping: lambda' of the regression. belief: the share of its correction that is applied.
+    """
+
+    damping: float
+    belief: float = 1.0
+
+
 def compensated(
     weight: Float[Tensor, "out in"],
     second: Float[Tensor, "in in"],
     cross: Float[Tensor, "in in"],
-    damping: float,
+    residual: Float[Tensor, "out in"] | None,
+    how: Compensation,
 ) -> Float[Tensor, "out in"]:
-    """``W* = W (K + l I)(X + l I)^-1``, the weight whose output on the pruned model's inputs is
-    closest to the dense layer's on its own, with ``l = damping * mean(diag X)``.
+    """``W* = W + belief (W (K - X) + R)(X + l I)^-1`` with ``l = damping * mean(diag X)``.
+
+    At full belief, the weight whose output on the pruned model's inputs is closest to the dense
+    layer's on its own; of a layer that adds to the residual stream, closest to that and what the
+    stream has lost before.
 
     Args:
         weight: W, (out, in). second: X = E[x_p x_p^T]. cross: K = E[x_d x_p^T], both (in, in).
+        residual: R = E[r x_p^T], (out, in), see `Sample`; None where the layer does not add to it.
 
     Returns:
         (out, in), in the dtype of `weight`; solved in float64.
     """
-    ridge = damping * second.diagonal().double().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    weight_cross = weight.double() @ _with_ridge(cross, ridge)  # first: the two (in, in) never meet
-    lower = _with_ridge(second, ridge).mT
+    correction = _correction(_missed(weight, second, cross, residual), second, how.damping)
+    return (weight.double() + how.belief * correction).to(weight.dtype)
+
+
+def choose_compensation(
+    weight: Float[Tensor, "out in"],
+    second: Float[Tensor, "in in"],
+    cross: Float[Tensor, "in in"],
+    residual: Float[Tensor, "out in"] | None,
+    held_out: Sample,
+) -> Compensation:
+    """The damping, of `DAMPINGS`, and the belief that miss least on tokens that were held out.
+
+    A regression on few tokens takes their accidents for errors to correct, the more so the more
+    layers have done it before; what it wins elsewhere, only other tokens tell. For each damping the
+    best belief follows in closed form.
+    """
+    missed = _missed(weight, second, cross, residual)
+    left = held_out.wanted(weight) - held_out.inputs @ weight.T
+    best, gained = Compensation(DAMPINGS[-1], 0.0), 0.0
+    for damping in DAMPINGS:
+        correction = _correction(missed, second, damping).to(weight.dtype)
+        made = held_out.inputs @ correction.T
+        overlap = float((left * made).sum(dtype=torch.float64))
+        energy = float(made.square().sum(dtype=torch.float64))
+        belief = min(max(overlap / energy, 0.0), 1.0) if energy > 0 else 0.0
+        gain = belief * (2 * overlap - belief * energy)
+        if gain > gained:
+            best, gained = Compensation(damping, belief), gain
+    return best
+
+
+def _missed(
+    weight: Float[Tensor, "out in"],
+    second: Float[Tensor, "in in"],
+    cross: Float[Tensor, "in in"],
+    residual: Float[Tensor, "out in"] | None,
+) -> Float64[Tensor, "out in"]:
+    """``W (K - X) + R``: what W misses, against the inputs."""
+    missed = weight.double() @ (cross.double() - second)
+    return missed if residual is None else missed.add_(residual)
+
+
+def _correction(
+    missed: Float64[Tensor, "out in"], second: Float[Tensor, "in in"], damping: float
+) -> Float64[Tensor, "out in"]:
+    """``missed (X + l I)^-1``."""
+    lower = second.to(torch.float64, copy=True).mT
+    ridge = damping * lower.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    lower.diagonal().add_(ridge)
     # In place, and by columns as LAPACK wants it: of a wide layer each copy is gigabytes.
     torch.linalg.cholesky(lower, out=lower)
     # Two triangular solves: cholesky_solve would copy the factor.
-    half = torch.linalg.solve_triangular(lower, weight_cross.mT, upper=False)
-    del weight_cross
-    return torch.linalg.solve_triangular(lower.mT, half, upper=True).mT.to(weight.dtype)
-
-
-def _with_ridge(
-    moment: Float[Tensor, "in in"], ridge: Float64[Tensor, ""]
-) -> Float64[Tensor, "in in"]:
-    """``moment + ridge I`` in float64."""
-    wide = moment.double()
-    wide.diagonal().add_(ridge)
-    return wide
+    half = torch.linalg.solve_triangular(lower, missed.mT, upper=False)
+    return torch.linalg.solve_triangular(lower.mT, half, upper=True).mT

@@ -30,6 +30,11 @@ class LayerRecord:
         times: seconds from the layer's start to each of `losses`; empty if not recorded.
         output_energy, output_error: on the calibration text, mean squared norm of what the layer
             should put out (its target), and of what the factors miss of it.
+        target_damping, belief: of a compensated target, see `armor.calibrate.targets`.
+        fitted_error, held_out_error: on a sample of the tokens it was fitted to, and of others:
+            what the factors miss of what the layer should put out, with the correction of errors
+            before it; relative to the squares of what the dense layer puts out. None where no
+            windows were held out.
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
     """
@@ -46,6 +51,10 @@ class LayerRecord:
     times: list[float] = field(default_factory=list)
     output_energy: float | None = None
     output_error: float | None = None
+    target_damping: float | None = None
+    belief: float | None = None
+    fitted_error: float | None = None
+    held_out_error: float | None = None
 
     @classmethod
     def read(cls, data: Any) -> LayerRecord:
@@ -67,6 +76,10 @@ class LayerRecord:
             times=times if len(times) == len(losses) else [],
             output_energy=number(data.get("output_energy")),
             output_error=number(data.get("output_error")),
+            target_damping=number(data.get("target_damping")),
+            belief=number(data.get("belief")),
+            fitted_error=number(data.get("fitted_error")),
+            held_out_error=number(data.get("held_out_error")),
         )
 
     def to_dict(self) -> dict[str, Any]:

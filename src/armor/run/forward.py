@@ -29,6 +29,7 @@ class Passed:
         stages: of each part, see `jobs.Advanced`. after: hidden states after the block, by part.
         reached: tokens that were sent to each linear in an expert.
         repeated: linears that one batch was given to several times, but for those in experts.
+        bases: of the linears that add to the residual stream, see `armor.calibrate.residual`.
         moments: second moments by the first linear of each stage, where they were asked for.
     """
 
@@ -36,6 +37,7 @@ class Passed:
     after: list[Handle] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
     repeated: set[str] = field(default_factory=set)
+    bases: dict[str, str] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
 
 
@@ -81,6 +83,7 @@ class Forward:
             passed.after.append(after)
             passed.reached.update(advanced.reached)
             passed.repeated |= advanced.repeated
+            passed.bases = passed.bases or advanced.bases
             for handle in summed:
                 parts = self._engine.fetch(handle)
                 for head, count in advanced.tokens.items():
@@ -94,9 +97,9 @@ class Forward:
         work = self._jobs(jobs.advance_pruned, index, hidden, {"patterns": self._patterns(index)})
         return [done.handles[0] for done in self._scheduler.in_order(work)]
 
-    def stage_moments(self, index: int, hidden: Hidden, linear: str) -> Moments:
-        """Of what `linear` is given in the block with its solved layers."""
-        arguments = {"linear": linear, "patterns": self._patterns(index)}
+    def stage_moments(self, index: int, hidden: Hidden, linear: str, base: str | None) -> Moments:
+        """Of what `linear` is given in the block with its solved layers: see `jobs.sum_moments`."""
+        arguments = {"linear": linear, "base": base, "patterns": self._patterns(index)}
         return self._total(self._jobs(jobs.sum_moments, index, hidden, arguments, True))
 
     def head_moments(self, index: int, hidden: Hidden) -> Moments:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.moments import Moments
+from armor.calibrate.residual import BLOCK_INPUT, given_to, traced
 from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.sample import Sample
 from armor.calibrate.state import states
 from armor.calibrate.stream import merge_stages, observe
 from armor.engines.job import Result, Tensors
@@ -41,12 +43,14 @@ class Advanced:
         tokens: of the first linear of each stage whose moments were summed.
         reached: of each linear in an expert, the tokens that were sent to it.
         repeated: the other linears that one batch was given to several times.
+        bases: of the linears that add to the residual stream, see `armor.calibrate.residual`.
     """
 
     stages: list[list[str]]
     tokens: dict[str, int]
     reached: dict[str, int]
     repeated: set[str]
+    bases: dict[str, str]
 
 
 def advance_dense(
@@ -76,12 +80,17 @@ def advance_dense(
     moments: dict[str, Moments] = {}
     reached: dict[str, int] = {}
     repeated: set[str] = set()
+    bases: dict[str, str] | None = None
     after: Tensors = {}
     for batch, state in states(hidden):
         call = worker.call(index, batch, own)
-        left, stages = observe(
-            block.dense, call, state.to(worker.device), worker.model.structure.stages
-        )
+        moved = state.to(worker.device)
+        with traced(block.dense, moved.hidden) as trace:
+            left, stages = observe(block.dense, call, moved, worker.model.structure.stages)
+        if keep:
+            bases = trace.bases(left.hidden) if bases is None else bases
+            for base in {*bases.values()} - {BLOCK_INPUT}:
+                inputs_of.setdefault(_stream(base), []).append(trace.given[base])
         after |= left.named(batch)
         found.append([names for names, _ in stages])
         repeated |= _repeated(found[-1], block.routed)
@@ -97,10 +106,15 @@ def advance_dense(
     if keep:
         worker.keep_dense_inputs(index, part, inputs_of)
     tokens = {head: total.tokens for head, total in moments.items()}
-    value = Advanced(merge_stages(found), tokens, reached, repeated)
+    value = Advanced(merge_stages(found), tokens, reached, repeated, bases or {})
     if not sums:
         return Result(value, (after,))
     return Result(value, (after, {head: total.sums()["second"] for head, total in moments.items()}))
+
+
+def _stream(base: str) -> str:
+    """The name under which the stream is kept that the module `base` is given."""
+    return f"stream/{base}"
 
 
 def _repeated(stages: Iterable[list[str]], routed: Iterable[Routed]) -> set[str]:
@@ -138,6 +152,7 @@ def sum_moments(
     index: int,
     part: int,
     linear: str,
+    base: str | None,
     patterns: Mapping[str, str],
     hidden: Tensors,
     dense: Tensors | None = None,
@@ -147,27 +162,39 @@ def sum_moments(
     """The moments of what `linear` is given in the block as pruned so far, over one part.
 
     Args:
+        base: of the residual stream it adds to, see `armor.calibrate.residual`; else None.
         hidden: before the block. dense: those of the dense model, to get the cross moment too.
         solved, patterns: see `advance_pruned`.
 
     Returns:
-        The number of tokens; ``second`` and maybe ``cross``, not divided by it.
+        The number of tokens; see `Moments.sums`.
     """
     block = worker.block_with(index, solved, patterns)
-    kept = None if dense is None else worker.take_dense_inputs(index, part, linear)
+    kept, kept_streams = None, None
+    if dense is not None:
+        kept = worker.take_dense_inputs(index, part, linear)
+        if base not in (None, BLOCK_INPUT):
+            kept_streams = worker.take_dense_inputs(index, part, _stream(base))
     moments = Moments()
     twins = dict(states(dense or {}))
+    held_out = worker.spec.held_out
     for number, (batch, state) in enumerate(states(hidden)):
         call = worker.call(index, batch, own)
-        inputs = worker.input_of(block.pruned, call, state, linear)
+        inputs, stream = given_to(block.pruned, call, state.to(worker.device), linear, base)
         if inputs is None:
             continue
-        if dense is None:
+        if dense is None or held_out is None:
             moments.add(inputs)
-        elif kept is not None:
-            moments.add(inputs, kept[number])
+            continue
+        twin = twins[batch].to(worker.device)
+        if kept is None:
+            dense_inputs, dense_stream = given_to(block.dense, call, twin, linear, base)
+            assert dense_inputs is not None
         else:
-            moments.add(inputs, worker.input_of(block.dense, call, twins[batch], linear))
+            dense_inputs = kept[number]
+            dense_stream = twin.hidden if kept_streams is None else kept_streams[number]
+        ahead = None if stream is None or dense_stream is None else dense_stream - stream
+        held_out.add(moments, batch, call.shape[0], Sample(inputs, dense_inputs, ahead))
     return Result(moments.tokens, (moments.sums(),))
 
 
@@ -248,9 +275,9 @@ def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
     weight = f"{worker.model.layout.path(plan.name)}.weight"
 
     def inputs(precision: torch.dtype) -> LayerInputs:
-        return LayerInputs(
+        return LayerInputs.of(
             worker.model.load(weight, worker.device).to(precision),
-            **{name: moment.to(worker.device, precision) for name, moment in moments.items()},
+            {name: moment.to(worker.device, precision) for name, moment in moments.items()},
         )
 
     dtype = worker.model.dtype(weight)

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from armor.calibrate.call import BlockCall
+from armor.calibrate.held_out import HeldOut
 from armor.calibrate.moments import Moments
+from armor.calibrate.residual import BLOCK_INPUT, given_to, traced
+from armor.calibrate.sample import Sample
 from armor.calibrate.state import State, of_batch, states
-from armor.calibrate.stream import merge_stages, module_input, observe
+from armor.calibrate.stream import merge_stages, observe
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
@@ -33,6 +36,7 @@ from armor.run.record import run_record
 from armor.run.solve import LayerInputs, solve_certified
 from armor.run.streams import Opened, open_streams, stream_kinds
 from armor.run.threads import forward_threads, solve_threads
+from armor.run.worker import held_out_of
 from armor.sparse.layer import PackedLayer
 from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
@@ -58,7 +62,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
         config.calibration, tokenizer, config.samples, seq_len, config.seed, config.bos
     )
     opened = open_streams(model, windows)
-    hidden = opened.hidden
+    hidden, held_out = opened.hidden, held_out_of(config, windows)
 
     # Two streams run through the blocks: of the dense model, and of what is pruned so far.
     streams = dict.fromkeys(stream_kinds(config), hidden)
@@ -75,9 +79,12 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
             if not linears:
                 continue
 
-            # 1. Moments of what the stage is given in the pruned block, and across to the dense.
+            # 1. Moments of what the stage is given in the pruned block, and across to the dense;
+            # where its linear adds to the residual stream, also what that has lost so far.
             with threads(forward_threads(cores)):
-                means = _moments(block, opened, streams, linears[0], stage[0], passed)
+                base = passed.bases.get(linears[0]) if len(linears) == 1 else None
+                heads = linears[0], stage[0]
+                means = _moments(block, opened, streams, passed, held_out, heads, base)
 
             for linear in linears:
                 name = names.name(index, linear)
@@ -88,7 +95,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
                     dtype: torch.dtype, weight: str = weight, means: Tensors = means
                 ) -> LayerInputs:
                     moments = {kind: mean.to(dtype) for kind, mean in means.items()}
-                    return LayerInputs(model.load(weight).to(dtype), **moments)
+                    return LayerInputs.of(model.load(weight).to(dtype), moments)
 
                 together = cores if "pruned" not in streams else len(linears)
                 entries = layer.shape[0] * layer.shape[1]
@@ -118,11 +125,14 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
 
 @dataclass(frozen=True)
 class _Passed:
-    """What a pass through the dense block shows: its stages; by the first linear of each what it is
-    given, in batches, part by part; the hidden states after the block."""
+    """What a pass through the dense block shows: its stages; by the first linear of each, and by
+    the modules in `bases`, what it is given, in batches, part by part; the linears that add to the
+    residual stream; the hidden states before and after the block."""
 
     stages: list[list[str]]
     given: dict[str, list[list[Tensor]]]
+    bases: dict[str, str]
+    before: list[Tensors]
     after: list[Tensors]
 
 
@@ -141,43 +151,57 @@ def _through(block: Block, opened: Opened, parts: list[Tensors]) -> _Passed:
     found: list[list[list[str]]] = []
     after: list[Tensors] = []
     given: dict[str, list[list[Tensor]]] = {}
+    bases: dict[str, str] | None = None
     for number, part in enumerate(_batches(opened, block.index, parts)):
         after.append({})
         for batch, state, call in part:
-            left, stages = observe(block.dense, call, state)
+            with traced(block.dense, state.hidden) as trace:
+                left, stages = observe(block.dense, call, state)
+            bases = trace.bases(left.hidden) if bases is None else bases
             after[-1] |= left.named(batch)
             found.append([stage for stage, _ in stages])
-            for (first, *_), inputs in stages:
+            inside = {base: trace.given[base] for base in bases.values() if base != BLOCK_INPUT}
+            for first, inputs in ({stage[0]: inputs for stage, inputs in stages} | inside).items():
                 own = given.setdefault(first, [])
                 own += [[] for _ in range(number + 1 - len(own))]
                 own[number].append(inputs)
-    return _Passed(merge_stages(found), given, after)
+    return _Passed(merge_stages(found), given, bases or {}, parts, after)
 
 
 def _moments(
     block: Block,
     opened: Opened,
     streams: Mapping[Stream, list[Tensors]],
-    linear: str,
-    first: str,
     passed: _Passed,
+    held_out: HeldOut | None,
+    heads: tuple[str, str],
+    base: str | None,
 ) -> Tensors:
-    """Mean moments of what `linear` is given, summed part by part.
+    """Mean moments of what a linear is given, summed part by part.
 
     Args:
-        first: the first linear of its stage, under which `passed` has what the dense one is given.
+        heads: the linear, and the first of its stage, under which `passed` has what the dense one
+            is given. base: of the residual stream that it adds to.
     """
-    total = Moments()
+    total, (linear, first) = Moments(), heads
     hidden = streams.get("pruned", passed.after)
     for number, part in enumerate(_batches(opened, block.index, hidden)):
         moments = Moments()
-        for place, (_, state, call) in enumerate(part):
+        for place, (batch, state, call) in enumerate(part):
             dense = passed.given[first][number][place]
             if "pruned" not in streams:
                 moments.add(dense)
                 continue
-            inputs = module_input(block.pruned, call, state, linear)
+            inputs, stream = given_to(block.pruned, call, state, linear, base)
             assert inputs is not None
-            moments.add(inputs, dense if "dense" in streams else None)
+            if held_out is None:
+                moments.add(inputs)
+                continue
+            ahead = None
+            if base is not None and stream is not None:
+                inside = base != BLOCK_INPUT
+                twin = passed.given[base][number][place] if inside else passed.before[number][batch]
+                ahead = twin - stream
+            held_out.add(moments, batch, call.shape[0], Sample(inputs, dense, ahead))
         total.merge(moments.tokens, moments.sums())
     return total.means(linear)

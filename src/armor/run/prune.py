@@ -269,7 +269,7 @@ class _Run:
         if all(name in store.layers for name in plans):
             return
         opened = open_streams(self.model, self.windows, store.scratch)
-        spec = Spec.of(self.model, self.config, opened.calls)
+        spec = Spec.of(self.model, self.config, opened.calls, self.windows)
         engine = placement.open(spec, self.model, list(plans.values()), store.scratch)
         try:
             engine.on_start = lambda job: (

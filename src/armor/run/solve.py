@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,7 +13,14 @@ from torch import Tensor
 from armor.baselines.nowag import normalise as normalised_weight
 from armor.baselines.nowag import nowag
 from armor.baselines.sparsegpt import sparsegpt
-from armor.calibrate.targets import compensated, regularised
+from armor.calibrate.sample import Sample
+from armor.calibrate.targets import (
+    USUAL_DAMPING,
+    Compensation,
+    choose_compensation,
+    compensated,
+    regularised,
+)
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
 from armor.factorize.adam import ITERATIONS, RECORD_EVERY, factorize_adam
@@ -36,11 +43,38 @@ class LayerInputs:
         weight: W, (out, in), float32 or float64: that is computed in.
         second: E[x x^T], (in, in), as measured.
         cross: E[x_dense x^T], (in, in), for the compensated target, else None.
+        residual: E[r x^T], (out, in), of a layer that adds to the residual stream, else None.
+        fitted, held_out: samples of tokens of which the moments are, and of others.
     """
 
     weight: Tensor
     second: Tensor
     cross: Tensor | None = None
+    residual: Tensor | None = None
+    fitted: Sample | None = None
+    held_out: Sample | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor, moments: Mapping[str, Tensor]) -> LayerInputs:
+        """Args: moments: as `Moments.means` gives them, in the dtype of `weight`."""
+        return cls(
+            weight,
+            moments["second"],
+            moments.get("cross"),
+            moments.get("residual"),
+            Sample.named("fitted", moments),
+            Sample.named("held_out", moments),
+        )
+
+    def compensation(self, config: PruneConfig) -> Compensation | None:
+        """How far to go from the weight; None for a target that is the weight."""
+        if self.cross is None:
+            return None
+        if config.target_damping is not None or self.held_out is None:
+            return Compensation(config.target_damping or USUAL_DAMPING)
+        return choose_compensation(
+            self.weight, self.second, self.cross, self.residual, self.held_out
+        )
 
 
 class CertificateError(RuntimeError):
@@ -85,8 +119,11 @@ def solve_layer(
     begin = time.perf_counter()
     config = plan.settings(config)
     method, pattern = METHODS[config.method], Pattern.parse(config.pattern)
-    problem = make_problem(inputs, config)
+    how = inputs.compensation(config) if method.wrappers else None
+    problem = make_problem(inputs, config, how)
     output = Problem(problem.target, inputs.second)
+    samples = {"fitted": inputs.fitted, "held_out": inputs.held_out}
+    weight = None if inputs.held_out is None else inputs.weight
     del inputs  # the compensated target has taken the place of the weight
     starts = {"nowag": nowag(problem, pattern)}
     if problem.is_full:
@@ -112,6 +149,12 @@ def solve_layer(
     certificate = falling and loss <= min(bounds.values())
     if method.wrappers and not certificate:
         raise CertificateError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
+    pruned = factors.dense().to(output.target.dtype)
+    errors = {
+        f"{name}_error": sample.error(weight, pruned)
+        for name, sample in samples.items()
+        if sample is not None and weight is not None
+    }
     return factors, LayerRecord(
         shape=plan.shape,
         block=plan.block,
@@ -124,7 +167,10 @@ def solve_layer(
         note="; ".join(filter(None, (plan.note, note))),
         times=[round(seconds, 5) for seconds in times],
         output_energy=output.loss(torch.zeros_like(output.target)),
-        output_error=output.loss(factors.dense().to(output.target.dtype)),
+        output_error=output.loss(pruned),
+        target_damping=None if how is None else how.damping,
+        belief=None if how is None else how.belief,
+        **errors,
     )
 
 
@@ -223,13 +269,15 @@ def _every(step: int, values: list[float]) -> list[float]:
     return values[step - 1 :: step] + last
 
 
-def make_problem(inputs: LayerInputs, config: PruneConfig) -> Problem:
-    """Target and moment that `config` asks for."""
+def make_problem(
+    inputs: LayerInputs, config: PruneConfig, how: Compensation | None = None
+) -> Problem:
+    """Target and moment that `config` asks for; `how`: see `LayerInputs.compensation`."""
     target = inputs.weight
     method = METHODS[config.method]
     moment = config.objective if method.wrappers else method.moment
-    if inputs.cross is not None and method.wrappers:
-        target = compensated(target, inputs.second, inputs.cross, config.target_damping)
+    if how is not None and inputs.cross is not None:
+        target = compensated(target, inputs.second, inputs.cross, inputs.residual, how)
     if moment == "diag":
         return Problem(target, inputs.second.diagonal().contiguous())
     if not method.wrappers:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from armor.calibrate.call import BlockCall, BlockCalls
+from armor.calibrate.held_out import HeldOut
 from armor.calibrate.state import State, of_batch
-from armor.calibrate.stream import module_input
+from armor.calibrate.stream import batches, module_inputs
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
@@ -33,6 +34,7 @@ class Spec:
 
     Attributes:
         folder: the model's. calls: how its blocks are called.
+        held_out: which windows no layer is fitted to; None where none is held out.
         methods: the registry of methods, which a script may have added to.
         code: the hash of the code that opened the run.
     """
@@ -40,13 +42,25 @@ class Spec:
     folder: ModelFolder
     config: PruneConfig
     calls: BlockCalls
+    held_out: HeldOut | None
     methods: Mapping[str, Method]
     code: str
 
     @classmethod
-    def of(cls, model: StreamedModel, config: PruneConfig, calls: BlockCalls) -> Spec:
-        """Of a run that this process opens."""
-        return cls(model.folder, config, calls, dict(METHODS), code_digest())
+    def of(
+        cls, model: StreamedModel, config: PruneConfig, calls: BlockCalls, windows: Tensor
+    ) -> Spec:
+        """Of a run on `windows` (samples, seq) that this process opens."""
+        held_out = held_out_of(config, windows)
+        return cls(model.folder, config, calls, held_out, dict(METHODS), code_digest())
+
+
+def held_out_of(config: PruneConfig, windows: Tensor) -> HeldOut | None:
+    """Which of `windows` (samples, seq) are held out: for a compensated target alone."""
+    if not METHODS[config.method].wrappers or config.target != "compensated":
+        return None
+    samples, seq_len = windows.shape
+    return HeldOut.of(samples, seq_len, len(batches(windows)[0]))
 
 
 def open_worker(spec: Spec, device: str) -> Worker:
@@ -123,15 +137,15 @@ class Worker:
         Args:
             linear: the module's path in the block.
         """
-        return module_input(block, call, state.to(self.device), linear)
+        return module_inputs(block, call, state.to(self.device), [linear]).get(linear)
 
     def keep_dense_inputs(self, index: int, part: int, inputs: dict[str, list[Tensor]]) -> None:
-        """Keep what the dense linears are given, batch by batch, if there is room."""
+        """Keep what parts of the dense block are given, batch by batch, if there is room."""
         held = [*self._dense_inputs.values(), inputs]
         batches = (batch for kept in held for each in kept.values() for batch in each)
         if sum(batch.nbytes for batch in batches) <= KEPT_INPUT_BYTES:
             self._dense_inputs[index, part] = inputs
 
-    def take_dense_inputs(self, index: int, part: int, linear: str) -> list[Tensor] | None:
-        """What was kept of one linear, which is forgotten; None where nothing was."""
-        return self._dense_inputs.get((index, part), {}).pop(linear, None)
+    def take_dense_inputs(self, index: int, part: int, name: str) -> list[Tensor] | None:
+        """What was kept under one name, which is forgotten; None where nothing was."""
+        return self._dense_inputs.get((index, part), {}).pop(name, None)

@@ -92,7 +92,7 @@ class Measurement:
 
         model = self.model
         opened = open_streams(model, self.windows, trials.scratch)
-        spec = Spec.of(model, self.config, opened.calls)
+        spec = Spec.of(model, self.config, opened.calls, self.windows)
         engine = self.placement.open(spec, model, list(tried.values()), trials.scratch)
         try:
             scheduler, cores = Scheduler(engine), torch.get_num_threads()
