@@ -38,8 +38,8 @@ class PruneConfig:
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
         size: bytes of the pruned layers over those of the dense ones, all together; then the block
-            of each layer, and which stay dense, are chosen by what they are worth. See
-            docs/budget.md.
+            of each layer (of a method with wrappers), and which stay dense, are chosen by what they
+            are worth. See docs/budget.md.
         samples: number of calibration windows.
         seq_len: tokens per calibration window; None takes min(2048, the model's context).
         bos: whether each window begins with the tokenizer's BOS token, one of its `seq_len` tokens:
@@ -111,9 +111,9 @@ class PruneConfig:
     def _check_size(self, size: float) -> None:
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0.0 < size < 1.0:
             raise ArmorError(f"size must lie between 0 and 1, such as 0.62, not {size!r}")
-        if not METHODS[self.method].wrappers:
-            raise ArmorError(f"size chooses blocks, and {self.method} has none: leave out one")
-        if self.block_size is not None or self.overhead_budget != type(self).overhead_budget:
+        if METHODS[self.method].wrappers and (
+            self.block_size is not None or self.overhead_budget != type(self).overhead_budget
+        ):
             raise ArmorError(
                 "size chooses the blocks: leave out the block size and overhead budget"
             )

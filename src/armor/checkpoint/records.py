@@ -76,12 +76,13 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class SizeRecord:
-    """The blocks that a run chose to reach a given size, see docs/budget.md.
+    """What a run chose for each layer to reach a given size, see docs/budget.md.
 
     Attributes:
         size, reached: bytes over dense of all layers that could be pruned: asked for, and taken.
-        blocks: what each layer with a choice got, None where it stays dense.
-        harms: of those that got a block, the divergence to expect from it; only comparisons matter.
+        blocks: what each layer with a choice got: a block, 0 for pruned without wrappers, None where
+            it stays dense.
+        harms: of those that are pruned, the divergence to expect from it; only comparisons matter.
     """
 
     size: float
@@ -97,7 +98,7 @@ class SizeRecord:
         tried = data.get("harms")
         if size is None or reached is None or not isinstance(tried, dict):
             return None
-        blocks = {name: pruned.get(name) for name in tried}
+        blocks = {name: pruned[name] or 0 if name in pruned else None for name in tried}
         found = {
             name: number(own.get(str(blocks[name])))
             for name, own in tried.items()
@@ -108,11 +109,11 @@ class SizeRecord:
 
     @property
     def counts(self) -> dict[int | None, int]:
-        """How many layers got which block, ascending, and last (None) how many stay dense."""
+        """How many layers got which of `blocks`, ascending, and last (None) how many stay dense."""
         counts = Counter(self.blocks.values())
-        return {
-            block: counts[block] for block in sorted(counts, key=lambda block: block or 1 << 31)
-        }
+        return dict(
+            sorted(counts.items(), key=lambda item: 1 << 31 if item[0] is None else item[0])
+        )
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ Size = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Bytes of all pruned layers over dense ones, such as 0.62: blocks are chosen for"
-        " it by what each is worth to the model (docs/budget.md).",
+        help="Bytes of all pruned layers over dense ones, such as 0.62: blocks, and which layers"
+        " stay dense, are chosen for it by what each is worth to the model (docs/budget.md).",
     ),
 ]
 Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Prune only these layers.")]

@@ -111,7 +111,7 @@ def settle(
     for plan in todo:
         pattern = Pattern.parse(plan.settings(config).pattern)
         count = pattern.count(plan.shape) if pattern.is_unstructured else None
-        block = plan.block or min(plan.blocks, default=None)
+        block = plan.block or min(plan.blocks, default=0) or None
         layers[plan.name] = LayerSpec(
             plan.shape, block, pattern, count, plan.name in model.layout.transposed
         )

@@ -25,7 +25,8 @@ class LayerPlan:
         block: wrapper block size; None without wrappers (a baseline).
         method, pattern: where they are not those of the run, else "".
         dense: stays as it is.
-        blocks: those to choose from, ascending, where the size of the whole decides.
+        blocks: those to choose from, ascending, where the size of the whole decides; 0 stands for
+            pruned without wrappers.
         note: why it stays dense, or what is unusual about its block; "" if nothing.
     """
 
@@ -108,7 +109,7 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     if not METHODS[method].wrappers:
         if (size := packed_size(shape, None, itemsize, parsed)) >= 1.0:
             return LayerPlan(name, shape, dense=True, note=f"{pattern} would be {size:.2f}x dense")
-        return plan
+        return plan if config.size is None or "method" in rules else replace(plan, blocks=(0,))
     block, note = rules.get("block", config.block_size), ""
     if config.size is not None and "block" not in rules:
         if blocks := candidates(shape, itemsize, parsed):
