@@ -32,6 +32,7 @@ class LayerRecord:
             should put out (its target), and of what the factors miss of it.
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
+        compact_bytes: of a layer whose weight is stored as it is: what a compact form would take.
     """
 
     shape: tuple[int, int] | None
@@ -46,6 +47,7 @@ class LayerRecord:
     times: list[float] = field(default_factory=list)
     output_energy: float | None = None
     output_error: float | None = None
+    compact_bytes: int | None = None
 
     @classmethod
     def read(cls, data: Any) -> LayerRecord:
@@ -53,6 +55,7 @@ class LayerRecord:
         data = _mapping(data)
         shape, block, certificate = data.get("shape"), data.get("block"), data.get("certificate")
         is_shape = isinstance(shape, (list, tuple)) and [type(size) for size in shape] == [int] * 2
+        compact = number(data.get("compact_bytes"))
         losses, times = _numbers(data.get("losses")), _numbers(data.get("times"))
         return cls(
             shape=(shape[0], shape[1]) if is_shape else None,
@@ -67,6 +70,7 @@ class LayerRecord:
             times=times if len(times) == len(losses) else [],
             output_energy=number(data.get("output_energy")),
             output_error=number(data.get("output_error")),
+            compact_bytes=None if compact is None else int(compact),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,8 +84,8 @@ class SizeRecord:
 
     Attributes:
         size, reached: bytes over dense of all layers that could be pruned: asked for, and taken.
-        blocks: what each layer with a choice got: a block, 0 for pruned without wrappers, None where
-            it stays dense.
+        blocks: what each layer with a choice got: a block, 0 for pruned without wrappers, None
+            where it stays dense.
         harms: of those that are pruned, the divergence to expect from it; only comparisons matter.
     """
 
@@ -111,9 +115,10 @@ class SizeRecord:
     def counts(self) -> dict[int | None, int]:
         """How many layers got which of `blocks`, ascending, and last (None) how many stay dense."""
         counts = Counter(self.blocks.values())
-        return dict(
-            sorted(counts.items(), key=lambda item: 1 << 31 if item[0] is None else item[0])
-        )
+        return {
+            block: counts[block]
+            for block in sorted(counts, key=lambda block: 1 << 31 if block is None else block)
+        }
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
 from armor.models.load import check_ignored
@@ -107,6 +108,8 @@ def settle(
     todo = [plan for plan in settled if not plan.dense]
     if not todo:
         raise ArmorError("nothing to prune: the model does not call any of what is chosen")
+    if METHODS[config.method].is_plain:
+        return settled  # the result is an ordinary model
     layers = {}
     for plan in todo:
         pattern = Pattern.parse(plan.settings(config).pattern)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.folder import unfinished_folder
+from armor.checkpoint.plain import PLAIN, assemble_plain
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
@@ -38,6 +40,7 @@ from armor.run.size.measure import Measurement
 from armor.run.store import TRIALS, Store
 from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
+from armor.sparse.layer import WEIGHT
 from armor.sparse.pattern import Pattern
 from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
@@ -301,6 +304,9 @@ class _Run:
         store.check_lock()
         records = {name: store.layers[name].record for name in self.todo}
         record = run_record(model, self.config, self.plans, records, run=store.identity, **about)
+        if METHODS[self.config.method].is_plain:
+            self._write_plain(store, out, record, replaceable)
+            return records
         patterns = {
             name: Pattern.parse(plan.settings(self.config).pattern)
             for name, plan in self.todo.items()
@@ -316,6 +322,22 @@ class _Run:
             transposed=self.model.layout.transposed,
         )
         return records
+
+    def _write_plain(
+        self, store: Store, out: Path, record: dict[str, Any], replaceable: bool
+    ) -> None:
+        """The checkpoint of a method whose weights are not packed."""
+        dense = sum(plan.shape[0] * plan.shape[1] for plan in self.todo.values()) * self.itemsize
+        compact = sum(store.layers[name].record.compact_bytes or 0 for name in self.todo)
+        assemble_plain(
+            self.model.files,
+            out,
+            {name: store.stored(name)[WEIGHT] for name in self.todo},
+            {**record, PLAIN: {"compact_bytes": compact, "dense_bytes": dense}},
+            self.model.layout.joined,
+            replaceable,
+            self.model.layout.transposed,
+        )
 
 
 class _Layers(Mapping[str, Mapping[str, StoredTensor]]):

@@ -1,4 +1,4 @@
-"""Choosing what becomes of each layer, within so many bytes in all, by the harm that was measured."""
+"""Choosing what becomes of each layer, within so many bytes in all, by the measured harm."""
 
 from __future__ import annotations
 
