@@ -28,8 +28,8 @@ class PruneConfig:
 
     Attributes:
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings.
-        method: "armor", a baseline ("nowag", "wanda", "sparsegpt", "magnitude"), or one that is only
-            compared with ("sparsegpt-lowrank", "int8", "int4": weights are stored dense).
+        method: "armor", a baseline ("nowag", "wanda", "sparsegpt", "magnitude"), or one only to
+            compare with ("sparsegpt-lowrank", "int8", "int4": weights are stored dense).
         objective: "full" (second moment of the inputs) or "diag" (their mean squares; the paper's).
         target: "compensated" (undo the error of the layers before) or "dense" (the paper's).
         solver: "exact" (closed-form steps) or "adam" (the paper's loop).

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import recording
-from armor.cli.table import BOS_NOTE, GAP_NOTE, comparison_table
+from armor.cli.table import comparison_notes, comparison_table
 from armor.compare.checkpoints import DENSE
 from armor.compare.compare import Windows, compare
+from armor.compare.equal_bytes import SameBytes
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.events import combine_progress
@@ -40,7 +41,7 @@ def bos_of_model(model: str, choice: str) -> str:
 
 def show_comparison(
     model: str,
-    settings: Mapping[str, PruneConfig],
+    settings: Mapping[str, PruneConfig | SameBytes],
     texts: Mapping[str, TextLike],
     out: Path,
     title: str,
@@ -58,7 +59,10 @@ def show_comparison(
         title: of the report. bos: "yes" or "no". device: "cpu" or "cuda".
         log, tensorboard: see `recording`. The others: see `compare`.
     """
-    configs = {label: describe_config(config) for label, config in settings.items()}
+    configs = {
+        label: one.describe() if isinstance(one, SameBytes) else describe_config(one)
+        for label, one in settings.items()
+    }
     about = {"model": model, "configs": configs}
     with (
         recording("compare", out, out / EVENTS, log, tensorboard, **about) as recorder,
@@ -97,7 +101,7 @@ def show_comparison(
                 recorder.emit("measured", label=row.label, text=text, perplexity=perplexity)
     console = Console(highlight=False)
     console.print(comparison_table(rows))
-    console.print(f"[dim]{GAP_NOTE}{BOS_NOTE if bos == 'yes' else ''}[/dim]")
+    console.print(f"[dim]{comparison_notes(rows, bos)}[/dim]")
     name_comparison(out, title)
     report = out / "report.html"
     write_report(collect(out), report)

@@ -18,10 +18,24 @@ from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
 from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
-from armor.run.plan import LayerPlan, splits
+from armor.run.plan import LayerPlan, make_plan, splits
 from armor.run.reads import unusual_uses
 from armor.sparse.pattern import Pattern
 from armor.text.windows import check_window, default_window, model_context
+
+
+def open_planned(
+    folder: ModelFolder, config: PruneConfig
+) -> tuple[StreamedModel, list[LayerPlan], int]:
+    """The model in `folder`, empty; the plan of every linear; the bytes of a weight.
+
+    Raises:
+        ArmorError: see `open_model`, `linear_shapes`, `make_plan` and `settle`.
+    """
+    model = open_model(folder, config)
+    shapes = linear_shapes(model, config.lm_head)
+    itemsize = model.dtype(f"{model.layout.path(next(iter(shapes)))}.weight").itemsize
+    return model, settle(make_plan(shapes, config, itemsize), model, config), itemsize
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:

@@ -28,11 +28,11 @@ from armor.models.streamed import StreamedModel
 from armor.run.finished import check_place, finished_records
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
-from armor.run.open import linear_shapes, open_model, settle, window_length
+from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
-from armor.run.plan import LayerPlan, make_plan
+from armor.run.plan import LayerPlan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
@@ -190,10 +190,7 @@ class _Run:
         """Read all that is needed but the weights. Raises `ArmorError`."""
         folder = shared.once("folder", lambda: ModelFolder.open(model))
         folder.files.check_dense()
-        streamed = open_model(folder, config)
-        shapes = linear_shapes(streamed, config.lm_head)
-        itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
-        plans = settle(make_plan(shapes, config, itemsize), streamed, config)
+        streamed, plans, itemsize = open_planned(folder, config)
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(folder)
