@@ -16,8 +16,10 @@ from armor.factorize.problem import Problem
 from armor.sparse.factors import Factors, everything
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-#: How often the core and U V are made, each for what the other misses.
-ROUNDS = 10
+#: The core and U V are made again and again, each for what the other misses: at most so often, as
+#: many as the solver has iterations, and until a round gains less than this share of the loss.
+ROUNDS = 100
+LEAST_GAIN = 1e-3
 
 
 def sparsegpt_low_rank(problem: Problem, pattern: Pattern = TWO_OF_FOUR, rank: int = 0) -> Factors:
@@ -25,12 +27,15 @@ def sparsegpt_low_rank(problem: Problem, pattern: Pattern = TWO_OF_FOUR, rank: i
     target = problem.target
     best, least = target, float("inf")
     correction = torch.zeros_like(target)
-    for _ in range(ROUNDS if rank else 1):
+    for _ in range(ROUNDS):
         core = sparsegpt(Problem(target - correction, problem.moment), pattern).core
         correction = low_rank(target - core, problem.moment, rank)
         weight = core + correction
-        if (loss := problem.loss(weight)) < least:
+        before, loss = least, problem.loss(weight)
+        if loss < least:
             best, least = weight, loss
+        if not loss < (1 - LEAST_GAIN) * before:
+            break
     return everything(best)
 
 
