@@ -21,6 +21,7 @@ from armor.evaluation.perplexity import evaluate
 from armor.models.load import load_model, load_tokenizer
 from armor.report import collect
 from armor.report.charts.axes import clip
+from armor.report.summary import best_row, summary
 
 ADDED = ["sparsegpt-same-bytes", "wanda-same-bytes", "sparsegpt-lowrank", "int8", "int4"]
 
@@ -144,9 +145,8 @@ def test_the_yardstick_is_a_baseline_without_further_bytes() -> None:
             row("armor", "armor", 3.0),
         ]
     )
-    assert [found.gap_left for found in rows[1:]] == [
-        {"t": 1.0},
-        {"t": 0.5},
-        {"t": 0.0},
-        {"t": 0.25},
-    ]
+    gaps = [found.gap_left for found in rows[1:]]
+    assert gaps == [{"t": 1.0}, {"t": 0.5}, {"t": 0.0}, {"t": 0.25}]
+    shown = summary(rows, best_row(rows))  # whoever wins
+    assert "int8 reaches perplexity 2.000" in shown
+    assert shown.endswith("; armor has 3.000 at 0.50.")

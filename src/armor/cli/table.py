@@ -105,7 +105,7 @@ def comparison_notes(rows: Sequence[Row], bos: str) -> str:
     """What stands below a comparison's table."""
     notes = [
         "KL: how far the predictions are from the dense model's, nats a token;",
-        "gap left: what remains of the best baseline's perplexity gap to dense (worst text);",
+        "gap left: what remains of the best baseline's gap to dense (worst text);",
     ]
     if any(row.rival for row in rows):
         notes.append("the baselines for it are those with a sparse core and nothing else;")
