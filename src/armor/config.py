@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.methods import METHODS
+from armor.methods import METHODS, packed_methods
 from armor.recipe import check_description, check_overrides
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 from armor.text.bos import BOS_CHOICES, bos_choice
@@ -28,7 +28,8 @@ class PruneConfig:
 
     Attributes:
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings.
-        method: "armor" or a baseline ("nowag", "wanda", "sparsegpt", "magnitude").
+        method: "armor", a baseline ("nowag", "wanda", "sparsegpt", "magnitude"), or one only to
+            compare with ("sparsegpt-lowrank", "int8", "int4": weights are stored dense).
         objective: "full" (second moment of the inputs) or "diag" (their mean squares; the paper's).
         target: "compensated" (undo the error of the layers before) or "dense" (the paper's).
         solver: "exact" (closed-form steps) or "adam" (the paper's loop).
@@ -38,8 +39,8 @@ class PruneConfig:
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
         size: bytes of the pruned layers over those of the dense ones, all together; then the block
-            of each layer, and which stay dense, are chosen by what they are worth. See
-            docs/budget.md.
+            of each layer (of a method with wrappers), and which stay dense, are chosen by what they
+            are worth. See docs/budget.md.
         samples: number of calibration windows.
         seq_len: tokens per calibration window; None takes min(2048, the model's context).
         bos: whether each window begins with the tokenizer's BOS token, one of its `seq_len` tokens:
@@ -90,9 +91,13 @@ class PruneConfig:
         _one_of("target", self.target, TARGETS)
         _one_of("solver", self.solver, SOLVERS)
         _one_of("bos", self.bos, BOS_CHOICES)
-        patterns = {Pattern.parse(self.pattern), *check_overrides(self.overrides, tuple(METHODS))}
+        patterns = {
+            Pattern.parse(self.pattern),
+            *check_overrides(self.overrides, tuple(packed_methods())),
+        }
         if self.solver == "adam" and patterns != {TWO_OF_FOUR}:
             raise ArmorError("solver adam is the paper's loop, for 2:4 only; take solver exact")
+        self._check_plain()
         check_description(self.model)
         if type(self.lm_head) is not bool:
             raise ArmorError(f"lm_head must be true or false, not {self.lm_head!r}")
@@ -111,12 +116,20 @@ class PruneConfig:
         if self.size is not None:
             self._check_size(self.size)
 
+    def _check_plain(self) -> None:
+        if not METHODS[self.method].is_plain:
+            return
+        if self.size is not None:
+            raise ArmorError(f"{self.method} has nothing to choose by size: leave out the size")
+        if any("method" in rules for rules in self.overrides.values()):
+            raise ArmorError(f"{self.method} is for all layers: leave out the recipe's method")
+
     def _check_size(self, size: float) -> None:
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0.0 < size < 1.0:
             raise ArmorError(f"size must lie between 0 and 1, such as 0.62, not {size!r}")
-        if not METHODS[self.method].wrappers:
-            raise ArmorError(f"size chooses blocks, and {self.method} has none: leave out one")
-        if self.block_size is not None or self.overhead_budget != type(self).overhead_budget:
+        if METHODS[self.method].wrappers and (
+            self.block_size is not None or self.overhead_budget != type(self).overhead_budget
+        ):
             raise ArmorError(
                 "size chooses the blocks: leave out the block size and overhead budget"
             )

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel
 import armor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.methods import METHODS
+from armor.methods import packed_methods
 
 
 def config(text: Path, **changes: object) -> PruneConfig:
@@ -26,7 +26,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", packed_methods())
 def test_every_method_gives_a_checkpoint_that_loads(
     tiny_model: Path, text: Path, tmp_path: Path, method: str
 ) -> None:

@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import armor
+from armor.baselines.sparsegpt import sparsegpt
 from armor.calibrate.gradients import Draw, _sampled
 from armor.checkpoint.folder import unfinished_folder
 from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.factorize.problem import Problem
 from armor.recipe import read_recipe
 from armor.run.plan import candidates, make_plan
 from armor.run.prune import Progress
@@ -205,6 +207,60 @@ def test_the_size_is_kept_and_the_bytes_do_not_depend_on_workers(
     assert weights(tmp_path / "two") == weights(tmp_path / "one")
 
 
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "nowag", "sparsegpt"])
+def test_a_method_without_wrappers_leaves_dense_what_hurts_most(
+    model: Path, sized: Settings, weights: Weights, tmp_path: Path, method: str
+) -> None:
+    settings = sized(size=0.75, method=method)
+    result = armor.prune(model, settings, tmp_path / "one")
+    record = json.loads((tmp_path / "one" / "armor_run.json").read_text())["budget"]
+    harms = {name: own["0"] for name, own in record["harms"].items()}
+    assert harms.keys() == {plan.name for plan in result.plans}
+    assert 0.7 < record["reached"] <= 0.75
+    dense, pruned = (
+        [harms[p.name] / (p.shape[0] * p.shape[1]) for p in result.plans if p.dense == dense]
+        for dense in (True, False)
+    )
+    assert pruned
+    assert max(dense) > max(pruned)  # what hurts most for its bytes
+    shown = armor.inspect(tmp_path / "one")
+    assert shown["budget"]["blocks"] == {"0": len(pruned)}
+    assert shown["budget"]["dense"] == len(dense)
+    for name, layer in shown["layers"].items():
+        assert layer["block"] is None
+        assert layer["harm"] == harms[name] > 0
+    with pytest.raises(KeyboardInterrupt):
+        armor.prune(model, settings, tmp_path / "two", workers=2, progress=Progress(finished=_stop))
+    armor.prune(model, settings, tmp_path / "two")
+    assert weights(tmp_path / "two") == weights(tmp_path / "one")
+    printed = CliRunner().invoke(app, ["inspect", str(tmp_path / "one")]).stdout
+    assert f"layers: {len(pruned)} pruned, {len(dense)} dense" in printed
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_harm_of_a_baseline_is_measured_with_that_very_method(
+    model: Path, sized: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from armor.run.size import jobs
+
+    tried: list[bool] = []
+    solve = jobs.solve_certified
+
+    def spy(plan: Any, inputs: Any, *args: Any) -> Any:
+        factors, record = solve(plan, inputs, *args)
+        given = inputs(torch.float32)
+        expected = sparsegpt(Problem(given.weight, given.second))
+        tried.append(torch.equal(factors.dense(), expected.dense()))
+        return factors, record
+
+    monkeypatch.setattr(jobs, "solve_certified", spy)
+    armor.prune(model, sized(method="sparsegpt"), tmp_path / "out")
+    assert tried == [True] * 14
+
+
 def armor_bytes(folder: Path) -> dict[str, int]:
     """Bytes of each pruned layer of a checkpoint."""
     from armor.checkpoint.inspect import inspect
@@ -283,8 +339,8 @@ def test_what_cannot_be(model: Path, sized: Settings, tmp_path: Path) -> None:
     for wrong in (0.0, 1.0, -1, float("nan"), True, "0.6"):
         with pytest.raises(ArmorError, match="between 0 and 1"):
             PruneConfig(size=wrong)  # type: ignore[arg-type]
-    with pytest.raises(ArmorError, match="wanda has none"):
-        PruneConfig(size=0.6, method="wanda")
+    with pytest.raises(ArmorError, match=r"0.5 cannot be reached: all layers pruned take 0\.\d+"):
+        armor.prune(model, sized(size=0.5, method="wanda"), tmp_path / "out")
     for other in ({"block_size": 16}, {"overhead_budget": 0.2}):
         with pytest.raises(ArmorError, match="leave out"):
             PruneConfig(size=0.6, **other)  # type: ignore[arg-type]

@@ -138,8 +138,8 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         and ``output_error`` (mean squared norms), ``harm`` (of its block, where a size was asked
         for: the divergence to expect from it; only comparisons matter);
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
-        dense of all layers that could be pruned), ``blocks``: block -> how many layers got it,
-        ``dense``: how many stay dense;
+        dense of all layers that could be pruned), ``blocks``: block -> how many layers got it
+        ("0": pruned without wrappers), ``dense``: how many stay dense;
         ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
         ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
         ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``.

@@ -14,6 +14,7 @@ from armor.checkpoint.files import ModelFiles
 from armor.checkpoint.format import DAMAGED, METHOD, RUN_FILE, LayerSpec, from_metadata, short
 from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
+from armor.checkpoint.plain import plain_run
 from armor.checkpoint.sidecar import CONFIG, read_config
 from armor.checkpoint.tensorfile import FLOATS, StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
@@ -88,7 +89,8 @@ def is_checkpoint(folder: Path) -> bool:
     if folder.is_symlink() or not all((folder / name).is_file() for name in (RUN_FILE, CONFIG)):
         return False
     quantization = read_config(folder).get("quantization_config")
-    return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+    packed = isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+    return packed or plain_run(folder) is not None
 
 
 def _layers_of(

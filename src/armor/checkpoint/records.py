@@ -37,6 +37,7 @@ class LayerRecord:
             windows were held out.
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
+        compact_bytes: of a layer whose weight is stored as it is: what a compact form would take.
     """
 
     shape: tuple[int, int] | None
@@ -55,6 +56,7 @@ class LayerRecord:
     belief: float | None = None
     fitted_error: float | None = None
     held_out_error: float | None = None
+    compact_bytes: int | None = None
 
     @classmethod
     def read(cls, data: Any) -> LayerRecord:
@@ -62,6 +64,7 @@ class LayerRecord:
         data = _mapping(data)
         shape, block, certificate = data.get("shape"), data.get("block"), data.get("certificate")
         is_shape = isinstance(shape, (list, tuple)) and [type(size) for size in shape] == [int] * 2
+        compact = number(data.get("compact_bytes"))
         losses, times = _numbers(data.get("losses")), _numbers(data.get("times"))
         return cls(
             shape=(shape[0], shape[1]) if is_shape else None,
@@ -80,6 +83,7 @@ class LayerRecord:
             belief=number(data.get("belief")),
             fitted_error=number(data.get("fitted_error")),
             held_out_error=number(data.get("held_out_error")),
+            compact_bytes=None if compact is None else int(compact),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,12 +93,13 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class SizeRecord:
-    """The blocks that a run chose to reach a given size, see docs/budget.md.
+    """What a run chose for each layer to reach a given size, see docs/budget.md.
 
     Attributes:
         size, reached: bytes over dense of all layers that could be pruned: asked for, and taken.
-        blocks: what each layer with a choice got, None where it stays dense.
-        harms: of those that got a block, the divergence to expect from it; only comparisons matter.
+        blocks: what each layer with a choice got: a block, 0 for pruned without wrappers, None
+            where it stays dense.
+        harms: of those that are pruned, the divergence to expect from it; only comparisons matter.
     """
 
     size: float
@@ -110,7 +115,7 @@ class SizeRecord:
         tried = data.get("harms")
         if size is None or reached is None or not isinstance(tried, dict):
             return None
-        blocks = {name: pruned.get(name) for name in tried}
+        blocks = {name: pruned[name] or 0 if name in pruned else None for name in tried}
         found = {
             name: number(own.get(str(blocks[name])))
             for name, own in tried.items()
@@ -121,10 +126,11 @@ class SizeRecord:
 
     @property
     def counts(self) -> dict[int | None, int]:
-        """How many layers got which block, ascending, and last (None) how many stay dense."""
+        """How many layers got which of `blocks`, ascending, and last (None) how many stay dense."""
         counts = Counter(self.blocks.values())
         return {
-            block: counts[block] for block in sorted(counts, key=lambda block: block or 1 << 31)
+            block: counts[block]
+            for block in sorted(counts, key=lambda block: 1 << 31 if block is None else block)
         }
 
 

@@ -29,6 +29,16 @@ def register(app: typer.Typer) -> None:
     app.command(name="compare")(compare_command)
 
 
+EqualBytes = Annotated[
+    bool,
+    typer.Option(
+        "--equal-bytes",
+        help="Add what the bytes of armor's row buy otherwise: SparseGPT and Wanda with layers left"
+        " dense, SparseGPT plus low rank, int8 and int4 (docs/evaluation.md).",
+    ),
+]
+
+
 def compare_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A dense model folder or Hub id.")],
     calibration: Calibration,
@@ -43,11 +53,12 @@ def compare_command(
     bos: Bos = "auto",
     max_chars: MaxChars = None,
     seed: Seed = 0,
+    equal_bytes: EqualBytes = False,
     device: Device = "auto",
     log: Log = None,
     tensorboard: TensorBoard = None,
 ) -> None:
-    """Prune a model with several methods and tabulate perplexity, size and time.
+    """Prune a model with several methods and tabulate perplexity, KL, size and time.
 
     What DIR already holds is not done again, so methods, settings and texts can be added later.
 
@@ -55,6 +66,7 @@ def compare_command(
     --calibration c.txt --ppl test.txt --out cmp[/bold]
     """
     from armor.cli.display import show_comparison
+    from armor.compare.equal_bytes import with_rivals
     from armor.device import resolve_device
     from armor.text.sources import check_text
 
@@ -72,7 +84,7 @@ def compare_command(
         check_text(text)
     show_comparison(
         model,
-        settings,
+        with_rivals(settings) if equal_bytes else settings,
         text_names(ppl),
         out,
         Path(model).name,

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from armor.cli.progress import LayerProgress, WindowProgress
 from armor.cli.recording import recording
-from armor.cli.table import comparison_note, comparison_table
+from armor.cli.table import comparison_notes, comparison_table
 from armor.compare.checkpoints import DENSE
 from armor.compare.compare import Windows, compare, decide_bos
+from armor.compare.equal_bytes import SameBytes
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.events import combine_progress
@@ -27,7 +28,7 @@ EVENTS = "events.jsonl"
 
 def show_comparison(
     model: str,
-    settings: Mapping[str, PruneConfig],
+    settings: Mapping[str, PruneConfig | SameBytes],
     texts: Mapping[str, TextLike],
     out: Path,
     title: str,
@@ -46,7 +47,10 @@ def show_comparison(
         log, tensorboard: see `recording`. The others: see `compare`.
     """
     bos, settings = decide_bos(model, bos, settings)
-    configs = {label: describe_config(config) for label, config in settings.items()}
+    configs = {
+        label: one.describe() if isinstance(one, SameBytes) else describe_config(one)
+        for label, one in settings.items()
+    }
     about = {"model": model, "configs": configs}
     with (
         recording("compare", out, out / EVENTS, log, tensorboard, **about) as recorder,
@@ -85,7 +89,7 @@ def show_comparison(
                 recorder.emit("measured", label=row.label, text=text, perplexity=perplexity)
     console = Console(highlight=False)
     console.print(comparison_table(rows))
-    console.print(f"[dim]{comparison_note(seq_len, bos)}[/dim]")
+    console.print(f"[dim]{comparison_notes(rows, seq_len, bos)}[/dim]")
     name_comparison(out, title)
     report = out / "report.html"
     write_report(collect(out), report)

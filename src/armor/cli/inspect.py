@@ -139,10 +139,10 @@ def _patterns(layers: Mapping[str, InspectedLayer]) -> str:
 
 
 def _size_line(record: SizeRecord) -> str:
-    """Size, and how many layers got which block for it."""
+    """Size, and what became of how many layers for it."""
+    named = {None: "dense", 0: "pruned"}
     counts = [
-        f"{count} dense" if block is None else f"{count} block {block}"
-        for block, count in record.counts.items()
+        f"{count} {named.get(block, f'block {block}')}" for block, count in record.counts.items()
     ]
     chosen = f"; layers: {', '.join(counts)}" if counts else ""
     return f"size           {record.reached:.4f}, {record.size:g} asked for{chosen}"

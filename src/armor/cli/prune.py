@@ -24,7 +24,8 @@ from armor.cli.options import (
 from armor.cli.recording import default_log, recording
 from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.engines.registry import ENGINES
-from armor.methods import METHODS
+from armor.errors import ArmorError
+from armor.methods import METHODS, packed_methods
 from armor.recipe import read_recipe, write_recipe
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _choices(values: Iterable[str]) -> str:
 
 Preset = Annotated[str, typer.Option(metavar=_choices(PRESETS), help="paper: the paper's choices.")]
 Method = Annotated[
-    str, typer.Option(metavar=_choices(METHODS), help="armor, or a baseline to compare.")
+    str, typer.Option(metavar=_choices(packed_methods()), help="armor, or a baseline to compare.")
 ]
 Objective = Annotated[
     str | None, typer.Option(metavar=_choices(OBJECTIVES), help="Input statistics used.")
@@ -69,8 +70,8 @@ Size = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Bytes of all pruned layers over dense ones, such as 0.62: blocks are chosen for"
-        " it by what each is worth to the model (docs/budget.md).",
+        help="Bytes of all pruned layers over dense ones, such as 0.62: blocks, and which layers"
+        " stay dense, are chosen for it by what each is worth to the model (docs/budget.md).",
     ),
 ]
 Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Prune only these layers.")]
@@ -141,6 +142,11 @@ def prune_command(
 
     Example: [bold]armor prune Qwen/Qwen2.5-0.5B --calibration text.txt --out qwen-armor[/bold]
     """
+    if method in METHODS and METHODS[method].is_plain:
+        raise ArmorError(
+            f"{method} is there to be compared with: its weights are stored dense, in files that"
+            f" are no smaller; armor compare --methods {method} measures it"
+        )
     changes: dict[str, Any] = {
         "objective": objective,
         "target": target,

@@ -73,13 +73,15 @@ def _empty(first: str, *others: str) -> Table:
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """One line a method: perplexity on each text, bytes of the pruned linears, seconds."""
-    table = Table(box=None, padding=(0, 1), header_style="bold")
+    """One line a method: perplexity and KL on each text, bytes of the pruned linears, seconds."""
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
     table.add_column("method", no_wrap=True)
     texts = list(rows[0].perplexity)
-    for name in texts:
-        title = "perplexity" if len(texts) == 1 else f"perplexity\n{name}"
-        table.add_column(title, justify="right", overflow="fold", min_width=10)
+    for figure in ("perplexity", "KL"):
+        for name in texts:
+            title = figure if len(texts) == 1 else f"{figure}\n{name}"
+            width = 10 if figure == "perplexity" else 6
+            table.add_column(title, justify="right", overflow="fold", min_width=width)
     for title in ("gap left", "linears", "of dense", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -91,8 +93,9 @@ def comparison_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             row.label,
             *(f"{row.perplexity[name]:.3f}" for name in texts),
+            *(f"{row.kl[name]:.4f}" if row.kl else "-" for name in texts),
             "-" if gap is None else f"{gap:.1%}",
-            f"{row.linear_bytes / 1e6:.2f} MB",
+            f"{row.linear_bytes / 1e6:.2f} MB{'*' if row.stored_dense else ''}",
             f"{row.linear_bytes / row.dense_linear_bytes:.3f}",
             f"{row.seconds:.1f}" if row.seconds else "-",
             style="bold green" if best else "",
@@ -100,12 +103,17 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def comparison_note(seq_len: int | None, bos: str) -> str:
-    """What stands below `comparison_table`; `bos` is "always" or "never"."""
+def comparison_notes(rows: Sequence[Row], seq_len: int | None, bos: str) -> str:
+    """What stands below a comparison's table; `bos` is "always" or "never"."""
     window = f"{seq_len} tokens" if seq_len else "the context, at most 2048 tokens"
-    return (
-        f"perplexity: windows of {window}, {bos_words(bos == 'always')};\n"
-        "gap left: share of the best baseline's perplexity gap to dense that remains"
-        " (worst text);\n"
-        "linears: bytes of the decoder's linear layers as stored"
-    )
+    notes = [
+        f"perplexity: windows of {window}, {bos_words(bos == 'always')};",
+        "KL: how far the predictions are from the dense model's, nats a token;",
+        "gap left: what remains of the best baseline's gap to dense (worst text);",
+    ]
+    if any(row.rival for row in rows):
+        notes.append("the baselines for it are those with a sparse core and nothing else;")
+    notes.append("linears: bytes of the decoder's linear layers as stored")
+    if any(row.stored_dense for row in rows):
+        notes.append("* in a compact form, which armor does not write: the file is stored dense")
+    return "\n".join(notes)

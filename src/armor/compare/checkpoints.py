@@ -9,6 +9,7 @@ from typing import Any
 
 from armor.checkpoint.inspect import inspect
 from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.plain import PLAIN, plain_run
 from armor.checkpoint.reader import is_checkpoint
 from armor.compare.row import Row
 from armor.config import PruneConfig
@@ -68,7 +69,10 @@ class Checkpoints:
         self._save()
         fresh = not begun or is_checkpoint(folder)
         result = prune(self.model, config, folder, fresh, device, progress=progress, shared=shared)
-        totals = inspect(result.out)["totals"]
+        if (plain := plain_run(result.out)) is None:
+            totals = inspect(result.out)["totals"]
+        else:
+            totals = {"bytes": plain[PLAIN]["compact_bytes"], **plain[PLAIN]}
         # Linears left dense count as they are, so that every row speaks of the same ones.
         left = _parameters(result.plans, dense=True)
         left *= totals["dense_bytes"] // _parameters(result.plans, dense=False)

@@ -7,13 +7,16 @@ from dataclasses import replace
 from functools import cache, partial
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from armor.checkpoint.folder import check_outside
 from armor.checkpoint.lock import Lock
 from armor.compare.checkpoints import DENSE, Checkpoints
+from armor.compare.equal_bytes import SameBytes
 from armor.compare.row import Row
 from armor.config import PruneConfig
 from armor.evaluation.measure import Measurement
+from armor.methods import METHODS
 from armor.models.load import load_tokenizer
 from armor.run.prune import Progress
 from armor.run.shared import Shared
@@ -29,7 +32,7 @@ Windows = Callable[[int, int], None]
 
 def compare(
     model: str,
-    settings: Mapping[str, PruneConfig],
+    settings: Mapping[str, PruneConfig | SameBytes],
     texts: Mapping[str, TextLike],
     out: Path,
     *,
@@ -46,11 +49,12 @@ def compare(
     What `out` already holds is not done again: neither a checkpoint of the same model, settings and
     calibration text, nor its perplexity on the same text. The settings share the calibration tokens
     and, where they need nothing but the dense model's moments (magnitude, NoWag-P, armor with dense
-    targets), those; each of the others reads its own pruned model.
+    targets), those; each of the others reads its own pruned model. Predictions are compared with
+    the dense model's, which is in memory together with the one that is measured.
 
     Args:
         model: folder or Hub id of the dense model.
-        settings: by label.
+        settings: by label; one with the bytes of another row comes after it.
         texts: evaluation texts by name.
         out: folder for one checkpoint a label, results.json and the measurements.
         bos: "auto", "always" or "never": whether windows of the texts begin with BOS; how the
@@ -72,7 +76,8 @@ def compare(
     rows: list[Row] = []
     with lock, Shared(out / SHARED) as shared:
         store = Checkpoints(out, model)
-        for label, config in {DENSE: None, **settings}.items():
+        for label, given in {DENSE: None, **settings}.items():
+            config = _settled(given, model, out, store)
             known = config is None or store.is_done(label, config)
             work = measurement(out, label, model, device, bos) if known else None
             wanted = [(text, seq_len, max_chars) for text in texts.values()]
@@ -82,13 +87,11 @@ def compare(
             if config is not None and not known:
                 store.prune(label, config, device, progress or Progress(), shared)
             work = work or measurement(out, label, model, device, bos)
-            values = {
-                name: work.perplexity(text, seq_len, max_chars, on_text(label, name))["perplexity"]
+            found = {
+                name: work.perplexity(text, seq_len, max_chars, on_text(label, name))
                 for name, text in texts.items()
             }
-            method = DENSE if config is None else config.method
-            finite = {name: inf if value is None else value for name, value in values.items()}
-            rows.append(Row(label, method, finite, **store.sizes(label)))
+            rows.append(make_row(label, config, found, store.sizes(label)))
             store.write(with_gaps(rows), texts, seq_len, max_chars, bos)
             on_row(with_gaps(rows))
     return with_gaps(rows)
@@ -99,7 +102,45 @@ def measurement(out: Path, label: str, model: str, device: str, bos: str = "auto
     folder = out / MEASURED
     folder.mkdir(exist_ok=True)
     checkpoint = model if label == DENSE else str(out / label)
-    return Measurement(checkpoint, device, folder / f"{label}.json", bos=bos)
+    reference = None if label == DENSE else model
+    return Measurement(checkpoint, device, folder / f"{label}.json", reference=reference, bos=bos)
+
+
+def _settled(
+    given: PruneConfig | SameBytes | None, model: str, out: Path, store: Checkpoints
+) -> PruneConfig | None:
+    if isinstance(given, SameBytes):
+        return given.settle(model, out, store.sizes(given.label))
+    return given
+
+
+def make_row(
+    label: str,
+    config: PruneConfig | None,
+    found: Mapping[str, Mapping[str, Any]],
+    sizes: Mapping[str, Any],
+) -> Row:
+    """The row of a model, without its gaps.
+
+    Args:
+        config: None of the dense model. found: `Measurement.perplexity` by text name.
+    """
+
+    def values(key: str) -> dict[str, float]:
+        return {name: inf if row[key] is None else row[key] for name, row in found.items()}
+
+    if config is None:
+        return Row(label, DENSE, values("perplexity"), **sizes)
+    method = METHODS[config.method]
+    return Row(
+        label,
+        config.method,
+        values("perplexity"),
+        **sizes,
+        kl=values("kl"),
+        rival=method.is_plain or (config.size is not None and not method.wrappers),
+        stored_dense=method.is_plain,
+    )
 
 
 def bos_of_model(model: str, choice: str) -> str:
@@ -114,19 +155,26 @@ def bos_of_model(model: str, choice: str) -> str:
 
 
 def decide_bos(
-    model: str, bos: str, settings: Mapping[str, PruneConfig]
-) -> tuple[str, dict[str, PruneConfig]]:
+    model: str, bos: str, settings: Mapping[str, PruneConfig | SameBytes]
+) -> tuple[str, dict[str, PruneConfig | SameBytes]]:
     """`bos` and the settings, whose own it may differ from, as `bos_of_model` decides them."""
     decide = cache(partial(bos_of_model, model))
-    return decide(bos), {
-        label: replace(config, bos=decide(config.bos)) for label, config in settings.items()
-    }
+
+    def decided(given: PruneConfig | SameBytes) -> PruneConfig | SameBytes:
+        if isinstance(given, SameBytes):
+            return replace(given, config=replace(given.config, bos=decide(given.config.bos)))
+        return replace(given, bos=decide(given.bos))
+
+    return decide(bos), {label: decided(given) for label, given in settings.items()}
 
 
 def with_gaps(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the dense model's sizes filled in and `gap_left` where baselines were run."""
+    """The rows with the dense model's sizes filled in and `gap_left` where baselines were run.
+
+    The yardstick is the best row with `Row.is_yardstick`, text by text.
+    """
     dense = rows[0].perplexity
-    baselines = [row for row in rows[1:] if row.method != "armor"]
+    baselines = [row for row in rows[1:] if row.is_yardstick]
     size = max((row.dense_linear_bytes for row in rows), default=0)
     done = [replace(rows[0], linear_bytes=size, dense_linear_bytes=size)]
     for row in rows[1:]:

@@ -8,15 +8,15 @@ from typing import Any
 
 from armor.config import PRESETS, PruneConfig
 from armor.errors import ArmorError
-from armor.methods import METHODS
+from armor.methods import METHODS, packed_methods
 
 #: What can be named, but is not among the defaults: the paper's own loop, hundreds of times slower.
 MORE_LABELS: dict[str, dict[str, Any]] = {"armor-adam": {**PRESETS["paper"], "solver": "adam"}}
 
 
 def default_labels() -> dict[str, dict[str, Any]]:
-    """Every method without wrappers, and armor in its two presets: settings by label."""
-    baselines = {name: {"method": name} for name, one in METHODS.items() if not one.wrappers}
+    """Every baseline, and armor in its two presets: settings by label."""
+    baselines = {name: {"method": name} for name in packed_methods() if not METHODS[name].wrappers}
     return {**baselines, "armor-paper": PRESETS["paper"], "armor": PRESETS["default"]}
 
 
@@ -31,7 +31,8 @@ def parse_methods(text: str, **common: Any) -> dict[str, PruneConfig]:
     Raises:
         ArmorError: an unknown method or setting, a bad value, or a label given twice.
     """
-    known = {**default_labels(), **MORE_LABELS}
+    plain = {name: {"method": name} for name, one in METHODS.items() if one.is_plain}
+    known = {**default_labels(), **MORE_LABELS, **plain}
     found: dict[str, PruneConfig] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         name, *changes = re.split(r":(?!\d)", word)  # not the colon of pattern=2:4

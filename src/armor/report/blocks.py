@@ -1,4 +1,4 @@
-"""The blocks that were chosen to reach a given size, by kind of layer, as a table."""
+"""What was chosen to reach a given size, by kind of layer, as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class Blocks:
     """How many layers of each kind got which block.
 
     Attributes:
-        blocks: the columns, ascending; None, the last, for layers that stay dense.
+        blocks: the columns, ascending: 0 for pruned without wrappers; None, the last, for layers
+            that stay dense.
         rows: kind -> a count for each of `blocks`, and the kind's share of all harm (None if there
             is none); "all" is the last.
     """

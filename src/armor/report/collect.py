@@ -9,6 +9,7 @@ from typing import Any
 
 from armor.checkpoint.inspect import run_record
 from armor.checkpoint.jsonfile import read_json, write_json
+from armor.checkpoint.plain import plain_run
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.stored_size import StoredSize
 from armor.compare.checkpoints import DENSE, RESULTS
@@ -74,7 +75,7 @@ def _comparison(folder: Path, found: Report) -> Report:
     runs = {
         label: read_run(folder / label, label)
         for label in labels
-        if (folder / label / "config.json").is_file()
+        if (folder / label / "config.json").is_file() and plain_run(folder / label) is None
     }
     return replace(
         found, title=title, runs=runs, rows=rows, notes=_notes(data), texts=data.get("texts") or {}

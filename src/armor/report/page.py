@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -16,7 +17,7 @@ from armor.report.charts.speed import CONTENDERS, cases, speedup
 from armor.report.data import Layer, Report, Run
 from armor.report.figures import Figure, run_figures, size_figure, speed_figure, text_figures
 from armor.report.headline import tiles
-from armor.report.metrics import metrics_of
+from armor.report.metrics import figure, metrics_of
 from armor.report.settings import settings_tables
 from armor.report.style import css
 from armor.report.summary import best_row, summary, summary_of_run
@@ -56,6 +57,7 @@ def render(report: Report) -> tuple[str, list[Figure]]:
             title=f"{report.title}, {chief.patterns}" if chief else report.title,
             css=Markup(css()),
             best=best,
+            has_kl=any(row.kl for row in report.rows),
             summary=summary(report.rows, best) if report.rows else summary_of_run(chief),
             tiles=tiles(report, best, chief),
             texts=texts,
@@ -83,6 +85,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "perplexity": numbers.perplexity,
+        "kl": partial(figure, digits=4),
         "percent": numbers.percent,
         "size": numbers.size,
         "duration": numbers.duration,

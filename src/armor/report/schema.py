@@ -90,6 +90,9 @@ COMPARISON: dict[str, Fields] = {
         "dense_linear_bytes": _count,
         "seconds": _number,
         "gap_left": lambda value: value in (None, _ABSENT) or _table(_number)(value),
+        "kl": lambda value: value in (None, _ABSENT) or _table(is_figure)(value),
+        "rival": _optional(lambda value: isinstance(value, bool)),
+        "stored_dense": _optional(lambda value: isinstance(value, bool)),
     }
 }
 _HEAD: Fields = {

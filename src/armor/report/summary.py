@@ -21,7 +21,7 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
 
 def summary(rows: Sequence[Row], best: Row | None) -> str:
-    """What the best method keeps, at what size, against the dense model and the best baseline."""
+    """What the best method keeps, at what size, against the dense model and the best other one."""
     dense = next((row for row in rows if row.method == "dense"), None)
     if best is None or dense is None:
         return ""
@@ -31,12 +31,14 @@ def summary(rows: Sequence[Row], best: Row | None) -> str:
         f"(dense {perplexity(dense.perplexity[text])}) with the pruned layers at {_share(best)} "
         "of their dense bytes"
     )
-    baselines = [row for row in rows if row.method not in ("dense", "armor")]
-    if best.method == "armor" and baselines:
-        rival = min(baselines, key=lambda row: row.perplexity[text])
+    is_armor = best.method == "armor"
+    others = [row for row in rows if row is not dense and (row.method == "armor") != is_armor]
+    if others:
+        other = min(others, key=lambda row: row.perplexity[text])
+        which = "the best method without wrappers, " if is_armor else ""
         sentence += (
-            f"; the best method without wrappers, {rival.label}, has "
-            f"{perplexity(rival.perplexity[text])} at {_share(rival)}"
+            f"; {which}{other.label}{',' if which else ''} has "
+            f"{perplexity(other.perplexity[text])} at {_share(other)}"
         )
     return sentence + "."
 

@@ -13,7 +13,7 @@ from armor.engines.job import Tensors
 from armor.models.routed import find_routed
 from armor.models.streamed import StreamedModel
 from armor.sparse.factors import Factors
-from armor.sparse.layer import PackedLayer
+from armor.sparse.layer import factors_of
 from armor.sparse.pattern import Pattern
 
 
@@ -46,14 +46,13 @@ class Block:
         self._done.add(linear)
 
     def replace_all(self, solved: Mapping[str, Tensors], patterns: Mapping[str, str]) -> None:
-        """`replace` by packed layers, those that are not in place yet.
+        """`replace` by solved layers, those that are not in place yet.
 
         Args:
-            solved: tensors of packed layers, by path in the block. patterns: of their cores.
+            solved: stored parts of layers, by path in the block. patterns: of their cores.
         """
         for linear in solved.keys() - self._done:
             module = self.pruned.get_submodule(linear)
             assert isinstance(module, nn.Linear)
             pattern = Pattern.parse(patterns[linear])
-            packed = PackedLayer.of(module.in_features, solved[linear], pattern)
-            self.replace(linear, packed.to_factors())
+            self.replace(linear, factors_of(module.in_features, solved[linear], pattern))

@@ -10,6 +10,7 @@ from typing import Any
 from armor.checkpoint.folder import check_output, check_outside
 from armor.checkpoint.format import RUN_FILE
 from armor.checkpoint.jsonfile import read_json
+from armor.checkpoint.plain import plain_run
 from armor.checkpoint.reader import Checkpoint, is_checkpoint
 from armor.checkpoint.records import LayerRecord
 from armor.config import PruneConfig
@@ -56,7 +57,7 @@ def finished_records(
             f" {_START_OVER}"
         )
     try:
-        run = Checkpoint.open(out).run
+        run = Checkpoint.open(out).run if plain_run(out) is None else written
     except ArmorError as error:
         raise ArmorError(f"{error}; {_START_OVER}") from None
     return {name: LayerRecord.read(record) for name, record in run.get("layers", {}).items()}

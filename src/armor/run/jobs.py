@@ -28,7 +28,7 @@ from armor.run.plan import LayerPlan
 from armor.run.solve import LayerInputs, solve_certified
 from armor.run.threads import SHARED_FROM
 from armor.run.worker import Worker
-from armor.sparse.layer import PackedLayer
+from armor.sparse.layer import stored_parts
 
 #: Packed layers of a block that are solved, by path in the block; none yet.
 NOTHING: Mapping[str, Tensors] = {}
@@ -269,7 +269,7 @@ def sum_head_moments(
 
 
 def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
-    """Prune one layer, given its mean moments: its `LayerRecord`; the packed layer."""
+    """Prune one layer, given its mean moments: its `LayerRecord`; its stored parts."""
     if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
         worker.free_block()  # read again in less time than the solve takes; its memory counts
     weight = f"{worker.model.layout.path(plan.name)}.weight"
@@ -282,4 +282,4 @@ def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
 
     dtype = worker.model.dtype(weight)
     factors, record = solve_certified(plan, inputs, worker.spec.config, dtype)
-    return Result(record, (PackedLayer.from_factors(factors.to("cpu")).tensors(),))
+    return Result(record, (stored_parts(factors.to("cpu")),))

@@ -13,14 +13,29 @@ from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.models.experts import fused_experts
 from armor.models.folder import ModelFolder
 from armor.models.load import check_ignored
 from armor.models.streamed import StreamedModel
-from armor.run.plan import LayerPlan, splits
+from armor.run.plan import LayerPlan, make_plan, splits
 from armor.run.reads import unusual_uses
 from armor.sparse.pattern import Pattern
 from armor.text.windows import check_window, default_window, model_context
+
+
+def open_planned(
+    folder: ModelFolder, config: PruneConfig
+) -> tuple[StreamedModel, list[LayerPlan], int]:
+    """The model in `folder`, empty; the plan of every linear; the bytes of a weight.
+
+    Raises:
+        ArmorError: see `open_model`, `linear_shapes`, `make_plan` and `settle`.
+    """
+    model = open_model(folder, config)
+    shapes = linear_shapes(model, config.lm_head)
+    itemsize = model.dtype(f"{model.layout.path(next(iter(shapes)))}.weight").itemsize
+    return model, settle(make_plan(shapes, config, itemsize), model, config), itemsize
 
 
 def open_model(folder: ModelFolder, config: PruneConfig) -> StreamedModel:
@@ -107,11 +122,13 @@ def settle(
     todo = [plan for plan in settled if not plan.dense]
     if not todo:
         raise ArmorError("nothing to prune: the model does not call any of what is chosen")
+    if METHODS[config.method].is_plain:
+        return settled  # the result is an ordinary model
     layers = {}
     for plan in todo:
         pattern = Pattern.parse(plan.settings(config).pattern)
         count = pattern.count(plan.shape) if pattern.is_unstructured else None
-        block = plan.block or min(plan.blocks, default=None)
+        block = plan.block or min(plan.blocks, default=0) or None
         layers[plan.name] = LayerSpec(
             plan.shape, block, pattern, count, plan.name in model.layout.transposed
         )

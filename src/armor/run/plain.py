@@ -1,7 +1,8 @@
 """The whole of ``armor prune`` for a dense decoder, on one page: the oracle of every engine.
 
-One process, everything in memory, no experts, no output head, no size to choose blocks for. What it
-writes is, byte for byte, what `armor.prune` writes with any engine and any number of workers.
+One process, everything in memory, no experts, no output head, no size to choose blocks for, no
+method whose weights are not packed. What it writes is, byte for byte, what `armor.prune` writes
+with any engine and any number of workers.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
+from armor.baselines.quantised import rounded_bytes
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
 from armor.methods import METHODS
@@ -25,7 +26,9 @@ class LayerPlan:
         block: wrapper block size; None without wrappers (a baseline).
         method, pattern: where they are not those of the run, else "".
         dense: stays as it is.
-        blocks: those to choose from, ascending, where the size of the whole decides.
+        blocks: those to choose from, ascending, where the size of the whole decides; 0 stands for
+            pruned without wrappers.
+        rank: of the matrix that is added to the core, by a method that has one.
         note: why it stays dense, or what is unusual about its block; "" if nothing.
     """
 
@@ -37,6 +40,7 @@ class LayerPlan:
     method: str = ""
     pattern: str = ""
     blocks: tuple[int, ...] = ()
+    rank: int = 0
 
     def settings(self, config: PruneConfig) -> PruneConfig:
         """The run's settings with the layer's own."""
@@ -59,7 +63,11 @@ class LayerPlan:
 
 def overhead(shape: tuple[int, int], block: int) -> float:
     """Wrapper parameters over dense parameters, partial blocks counted whole."""
-    return sum(-(-size // block) for size in shape) * block * block / (shape[0] * shape[1])
+    return _wrapper_parameters(shape, block) / (shape[0] * shape[1])
+
+
+def _wrapper_parameters(shape: tuple[int, int], block: int) -> int:
+    return sum(-(-size // block) for size in shape) * block * block
 
 
 def make_plan(
@@ -105,10 +113,20 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
     if plan.method:
         plan = replace(plan, note=f"{method}, by the recipe")
     parsed = Pattern.parse(pattern)
+    if METHODS[method].low_rank:
+        block = rules.get("block", config.block_size)
+        if block in (None, "auto"):
+            block, _ = choose_block(shape, config.overhead_budget)
+        plan = replace(plan, rank=_wrapper_parameters(shape, block) // sum(shape))
+    if METHODS[method].is_plain:
+        size = (compact_bytes(plan, config, itemsize) or 0) / (prod(shape) * itemsize)
+        if size >= 1.0:
+            return LayerPlan(name, shape, dense=True, note=f"{method} would be {size:.2f}x dense")
+        return plan
     if not METHODS[method].wrappers:
         if (size := packed_size(shape, None, itemsize, parsed)) >= 1.0:
             return LayerPlan(name, shape, dense=True, note=f"{pattern} would be {size:.2f}x dense")
-        return plan
+        return plan if config.size is None or "method" in rules else replace(plan, blocks=(0,))
     block, note = rules.get("block", config.block_size), ""
     if config.size is not None and "block" not in rules:
         if blocks := candidates(shape, itemsize, parsed):
@@ -150,13 +168,26 @@ def packed_size(
     return (prod(values) + prod(indices) / itemsize) / dense + wrappers
 
 
+def compact_bytes(plan: LayerPlan, config: PruneConfig, itemsize: int) -> int | None:
+    """Bytes of a compact form of a layer whose weight is stored as it is; None of any other."""
+    own = plan.settings(config)
+    method = METHODS[own.method]
+    if method.bits is not None:
+        return rounded_bytes(plan.shape, method.bits)
+    if not method.low_rank:
+        return None
+    core = packed_size(plan.shape, None, itemsize, Pattern.parse(own.pattern))
+    return round(core * prod(plan.shape) * itemsize) + plan.rank * sum(plan.shape) * itemsize
+
+
 def splits(shapes: Sequence[tuple[int, int]], config: PruneConfig) -> bool:
     """Whether the parts of a fused linear get factors of their own, by their shapes (out, in).
 
     That is a lower loss with the block that the whole would take, and may not be with a smaller one
     (benchmarks/fused.py). So they do where that block is within the budget for each.
     """
-    if not METHODS[config.method].wrappers:
+    method = METHODS[config.method]
+    if not (method.wrappers or method.low_rank):
         return False
     if (block := config.block_size) is not None:
         pattern = Pattern.parse(config.pattern)

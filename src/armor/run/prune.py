@@ -14,11 +14,13 @@ from torch import Tensor
 
 from armor.checkpoint.assemble import assemble
 from armor.checkpoint.folder import unfinished_folder
+from armor.checkpoint.plain import PLAIN, assemble_plain
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
 from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
@@ -26,11 +28,11 @@ from armor.models.streamed import StreamedModel
 from armor.run.finished import check_place, finished_records
 from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
-from armor.run.open import linear_shapes, open_model, settle, window_length
+from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement
-from armor.run.plan import LayerPlan, make_plan
+from armor.run.plan import LayerPlan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
 from armor.run.size.choose import check_size, choose
@@ -38,6 +40,7 @@ from armor.run.size.measure import Measurement
 from armor.run.store import TRIALS, Store
 from armor.run.streams import open_streams, start, stream_kinds
 from armor.run.worker import Spec
+from armor.sparse.layer import WEIGHT
 from armor.sparse.pattern import Pattern
 from armor.text.bos import resolve_bos
 from armor.text.windows import token_windows
@@ -187,10 +190,7 @@ class _Run:
         """Read all that is needed but the weights. Raises `ArmorError`."""
         folder = shared.once("folder", lambda: ModelFolder.open(model))
         folder.files.check_dense()
-        streamed = open_model(folder, config)
-        shapes = linear_shapes(streamed, config.lm_head)
-        itemsize = streamed.dtype(f"{streamed.layout.path(next(iter(shapes)))}.weight").itemsize
-        plans = settle(make_plan(shapes, config, itemsize), streamed, config)
+        streamed, plans, itemsize = open_planned(folder, config)
         if config.size is not None:
             check_size(plans, config, itemsize)
         tokenizer = load_tokenizer(folder)
@@ -301,6 +301,9 @@ class _Run:
         store.check_lock()
         records = {name: store.layers[name].record for name in self.todo}
         record = run_record(model, self.config, self.plans, records, run=store.identity, **about)
+        if METHODS[self.config.method].is_plain:
+            self._write_plain(store, out, record, replaceable)
+            return records
         patterns = {
             name: Pattern.parse(plan.settings(self.config).pattern)
             for name, plan in self.todo.items()
@@ -316,6 +319,22 @@ class _Run:
             transposed=self.model.layout.transposed,
         )
         return records
+
+    def _write_plain(
+        self, store: Store, out: Path, record: dict[str, Any], replaceable: bool
+    ) -> None:
+        """The checkpoint of a method whose weights are not packed."""
+        dense = sum(plan.shape[0] * plan.shape[1] for plan in self.todo.values()) * self.itemsize
+        compact = sum(store.layers[name].record.compact_bytes or 0 for name in self.todo)
+        assemble_plain(
+            self.model.files,
+            out,
+            {name: store.stored(name)[WEIGHT] for name in self.todo},
+            {**record, PLAIN: {"compact_bytes": compact, "dense_bytes": dense}},
+            self.model.layout.joined,
+            replaceable,
+            self.model.layout.transposed,
+        )
 
 
 class _Layers(Mapping[str, Mapping[str, StoredTensor]]):

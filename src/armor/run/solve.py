@@ -29,7 +29,7 @@ from armor.factorize.problem import Problem
 from armor.factorize.scaling import balance, fold
 from armor.memory import trim_memory
 from armor.methods import METHODS
-from armor.run.plan import LayerPlan
+from armor.run.plan import LayerPlan, compact_bytes
 from armor.run.threads import SHARED_FROM
 from armor.sparse.factors import Factors, with_wrappers
 from armor.sparse.pattern import Pattern
@@ -135,7 +135,7 @@ def solve_layer(
     if method.wrappers:
         factors, losses, times = _factorize(judge, plan, starts, config, begin)
     else:
-        factors = starts.get(config.method) or method.load()(problem, pattern)
+        factors = starts.get(config.method) or _without_wrappers(problem, plan, config)
     factors = factors.cast(dtype)
     loss = judge.loss(factors)
     note = "solved in float64: float32 was too coarse" if last_resort else ""
@@ -171,7 +171,14 @@ def solve_layer(
         target_damping=None if how is None else how.damping,
         belief=None if how is None else how.belief,
         **errors,
+        compact_bytes=compact_bytes(plan, config, dtype.itemsize),
     )
+
+
+def _without_wrappers(problem: Problem, plan: LayerPlan, config: PruneConfig) -> Factors:
+    method = METHODS[config.method]
+    more = {"rank": plan.rank} if method.low_rank else {}
+    return method.load()(problem, Pattern.parse(config.pattern), **more)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class Factors:
         if self.right is not None:
             weight = block_right(weight, self.right)
         return weight
+
+
+def everything(weight: Float[Tensor, "out in"]) -> Factors:
+    """A weight that is not sparse, as factors."""
+    return Factors(weight, torch.ones_like(weight, dtype=torch.bool), pattern=EVERYTHING)
 
 
 def with_wrappers(factors: Factors, block: int) -> Factors:

@@ -9,9 +9,26 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from armor.sparse.factors import Factors
+from armor.sparse.factors import Factors, everything
 from armor.sparse.pack import pack, unpack, unpack_mask
-from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
+
+#: The part of a layer that is not packed.
+WEIGHT = "weight"
+
+
+def stored_parts(factors: Factors) -> dict[str, Tensor]:
+    """What is kept of a layer: packed; of one that is not sparse, its weight."""
+    if factors.pattern == EVERYTHING:
+        return {WEIGHT: factors.core}
+    return PackedLayer.from_factors(factors).tensors()
+
+
+def factors_of(in_features: int, parts: Mapping[str, Tensor], pattern: Pattern) -> Factors:
+    """The inverse of `stored_parts`; `pattern`: of a packed core."""
+    if WEIGHT in parts:
+        return everything(parts[WEIGHT])
+    return PackedLayer.of(in_features, parts, pattern).to_factors()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ def _masks(kept: int, group: int) -> tuple[tuple[int, ...], ...]:
 
 
 TWO_OF_FOUR = Pattern(2, 4)
+#: Nothing is zero: of a weight that is kept as it is, not packed. No name of it can be parsed.
+EVERYTHING = Pattern(1, 1)
 
 
 def counted(patterns: Iterable[Pattern | str]) -> str:

@@ -48,7 +48,7 @@ def text_width(text: str) -> float:
     return 8.4 * len(text)
 
 
-def clip(text: str, most: int = 18) -> str:
+def clip(text: str, most: int = 20) -> str:
     """The text, its middle left out where it is longer than `most` letters."""
     if len(text) <= most:
         return text

@@ -1,1 +1,1 @@
-"""``--size``: the block of each layer, within so many bytes in all, by what it is worth."""
+"""``--size``: what becomes of each layer, within so many bytes in all, by what it is worth."""

@@ -12,7 +12,7 @@ class Choice:
     """What may become of a layer.
 
     Attributes:
-        block: wrapper block; None leaves the layer dense.
+        block: wrapper block, 0 for pruned without wrappers; None leaves the layer dense.
         nbytes: as stored. harm: how much worse the model gets; only comparisons matter.
     """
 

@@ -1,4 +1,4 @@
-"""Choosing the block of each layer, within so many bytes in all, by the harm that was measured."""
+"""Choosing what becomes of each layer, within so many bytes in all, by the measured harm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from armor.config import PruneConfig
 from armor.errors import ArmorError
+from armor.methods import METHODS
 from armor.run.plan import LayerPlan, packed_size
 from armor.run.size.allocate import Choice, allocate
 from armor.sparse.pattern import Pattern
@@ -27,7 +28,7 @@ def check_size(plans: Sequence[LayerPlan], config: PruneConfig, itemsize: int) -
     dense = sum(_dense_bytes(plan, itemsize) for plan in counted)
     if least > config.size * dense:
         raise ArmorError(
-            f"size {config.size:g} cannot be reached: the smallest blocks take"
+            f"size {config.size:g} cannot be reached: {_smallest(config)} take"
             f" {math.ceil(1e4 * least / dense) / 1e4:.4f} of the dense layers"
         )
 
@@ -55,11 +56,8 @@ def choose(
         if plan.blocks:
             block = chosen[plan.name].block
             dense = block is None
-            found.append(
-                replace(
-                    plan, blocks=(), block=block, dense=dense, note=note if dense else plan.note
-                )
-            )
+            own = note if dense else plan.note
+            found.append(replace(plan, blocks=(), block=block or None, dense=dense, note=own))
         else:
             found.append(plan)
     if all(plan.dense for plan in found):
@@ -80,13 +78,17 @@ def _choices(
     pattern = Pattern.parse(plan.settings(config).pattern)
 
     def nbytes(block: int | None) -> int:
-        return round(packed_size(plan.shape, block, itemsize, pattern) * dense)
+        return round(packed_size(plan.shape, block or None, itemsize, pattern) * dense)
 
     if not plan.blocks:
         return [Choice(plan.block, nbytes(plan.block), 0.0)]
     own = harms or {}
     pruned = [Choice(block, nbytes(block), own.get(str(block), math.inf)) for block in plan.blocks]
     return [*pruned, Choice(None, dense, 0.0)]
+
+
+def _smallest(config: PruneConfig) -> str:
+    return "the smallest blocks" if METHODS[config.method].wrappers else "all layers pruned"
 
 
 def _dense_bytes(plan: LayerPlan, itemsize: int) -> int:

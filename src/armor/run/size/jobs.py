@@ -99,7 +99,7 @@ def back_through_block(
 def try_blocks(
     worker: Worker, plan: LayerPlan, moments: Tensors, sample: Tensors | None = None
 ) -> Result:
-    """A few iterations with each of a layer's blocks.
+    """A few iterations with each of a layer's blocks, or its pruning without wrappers.
 
     Args:
         sample: ``inputs`` and ``gradients``, scaled so that the sum of (gradient . error)^2 is
@@ -121,7 +121,7 @@ def try_blocks(
 
     harms: Tensors = {}
     for block in plan.blocks:
-        own = replace(plan, block=block)
+        own = replace(plan, block=block or None)
         factors, record = solve_certified(own, inputs, config, worker.model.dtype(weight))
         harm = torch.zeros((), dtype=torch.float64, device="cpu")
         if read:
