@@ -24,7 +24,9 @@ def test_solvers_beat_nowag(solver: str, objective: str, target: str) -> None:
     inputs = torch.randn(200, 32, generator=draw) @ torch.randn(32, 32, generator=draw)
     second = inputs.T @ inputs / 200
     cross = 0.9 * second if target == "compensated" else None
-    config = PruneConfig(objective=objective, target=target, solver=solver, iterations=60)
+    config = PruneConfig(
+        objective=objective, target=target, solver=solver, iterations=60, target_damping=1e-2
+    )
     plan = LayerPlan("layer", (24, 32), 8)
     factors, record = solve_layer(plan, LayerInputs(weight, second, cross), config, torch.float32)
     assert record.certificate
