@@ -8,7 +8,7 @@ quantised weights, LQER, arXiv 2402.02446): ``U V`` is the matrix of rank r that
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from armor.baselines.sparsegpt import DAMPING, sparsegpt
@@ -16,20 +16,25 @@ from armor.factorize.problem import Problem
 from armor.sparse.factors import Factors, everything
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-#: The core and U V are made again and again, each for what the other misses: at most so often, as
-#: many as the solver has iterations, and until a round gains less than this share of the loss.
-ROUNDS = 100
+#: The core and U V are made again and again, each for what the other misses: at most so often, and
+#: until a round gains less than this share of the loss.
+ROUNDS = 30
 LEAST_GAIN = 1e-3
+#: Subspace iterations of a round after the first, which begin where the one before has ended.
+_STEPS = 2
 
 
 def sparsegpt_low_rank(problem: Problem, pattern: Pattern = TWO_OF_FOUR, rank: int = 0) -> Factors:
     """``S + U V`` with S by SparseGPT and U V of `rank`."""
     target = problem.target
     best, least = target, float("inf")
-    correction = torch.zeros_like(target)
+    correction, span = torch.zeros_like(target), None
     for _ in range(ROUNDS):
         core = sparsegpt(Problem(target - correction, problem.moment), pattern).core
-        correction = low_rank(target - core, problem.moment, rank)
+        if rank:
+            error = (target - core).double()
+            span = leading_span(error, problem.moment, rank, span)
+            correction = (span @ (span.mT @ error)).to(target.dtype)
         weight = core + correction
         before, loss = least, problem.loss(weight)
         if loss < least:
@@ -39,21 +44,27 @@ def sparsegpt_low_rank(problem: Problem, pattern: Pattern = TWO_OF_FOUR, rank: i
     return everything(best)
 
 
-def low_rank(
-    error: Float[Tensor, "out in"], moment: Float[Tensor, "in in"], rank: int
-) -> Float[Tensor, "out in"]:
-    """The matrix of `rank` closest to `error` in the measure ``tr(E X E^T)``, in its dtype.
+def leading_span(
+    error: Float64[Tensor, "out in"],
+    moment: Float[Tensor, "in in"],
+    rank: int,
+    start: Float64[Tensor, "out rank"] | None = None,
+) -> Float64[Tensor, "out rank"]:
+    """An orthonormal Q, so that ``Q Q^T E`` is the matrix of `rank` closest to `error` E in the
+    measure ``tr(E X E^T)``.
 
     X gets SparseGPT's damping. With ``X = L L^T`` the answer is that of the singular value
-    decomposition of ``E L``: its leading left vectors Q give ``Q Q^T E``, so L is not needed, only
-    the eigenvectors of ``E X E^T``. That is computed in float64, between the factors of a QR
-    decomposition, which make it as small as the shorter side of `error`.
+    decomposition of ``E L``: its leading left vectors, which are the eigenvectors of ``E X E^T``.
+
+    Args:
+        start: a guess, from which a few subspace iterations are made; None: exact.
     """
-    if not rank:
-        return torch.zeros_like(error)
-    basis, rest = torch.linalg.qr(error.double())
-    wide = moment.double()
-    damping = DAMPING * float(wide.diagonal().mean())
-    gram = rest @ wide @ rest.T + damping * (rest @ rest.T)
-    vectors = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
-    return ((basis @ vectors) @ (vectors.T @ rest)).to(error.dtype)
+    wide = moment.to(torch.float64, copy=True)
+    wide.diagonal().add_(DAMPING * wide.diagonal().mean())
+    gram = error @ wide @ error.mT
+    if start is None:
+        rank = min(rank, *error.shape)
+        return torch.linalg.eigh(gram).eigenvectors[:, -rank:]
+    for _ in range(_STEPS):
+        start = torch.linalg.qr(gram @ start).Q
+    return start

@@ -20,7 +20,11 @@ Samples = Annotated[int, typer.Option(metavar="N", help="Calibration windows.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Draws the calibration windows.")]
 SeqLen = Annotated[
     int | None,
-    typer.Option(metavar="N", min=2, help="Tokens a window (default: the context, at most 2048)."),
+    typer.Option(
+        metavar="N",
+        min=2,
+        help="Tokens a window (default: the context, to calibrate at most 512, to evaluate 2048).",
+    ),
 ]
 Bos = Annotated[
     str,

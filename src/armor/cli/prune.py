@@ -15,7 +15,6 @@ from armor.cli.options import (
     Calibration,
     Device,
     Log,
-    Samples,
     Seed,
     SeqLen,
     TensorBoard,
@@ -42,7 +41,10 @@ def _choices(values: Iterable[str]) -> str:
     return "|".join(values)
 
 
-Preset = Annotated[str, typer.Option(metavar=_choices(PRESETS), help="paper: the paper's choices.")]
+Preset = Annotated[
+    str,
+    typer.Option(metavar=_choices(PRESETS), help="fast: a first look; paper: the paper's choices."),
+]
 Method = Annotated[
     str, typer.Option(metavar=_choices(packed_methods()), help="armor, or a baseline to compare.")
 ]
@@ -73,6 +75,10 @@ Size = Annotated[
         help="Bytes of all pruned layers over dense ones, such as 0.62: blocks, and which layers"
         " stay dense, are chosen for it by what each is worth to the model (docs/budget.md).",
     ),
+]
+PresetSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Calibration windows (default: 128; fast: 24)."),
 ]
 Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Prune only these layers.")]
 Exclude = Annotated[
@@ -119,7 +125,7 @@ def prune_command(
     block_size: BlockSize = "auto",
     overhead_budget: OverheadBudget = 0.10,
     size: Size = None,
-    samples: Samples = 128,
+    samples: PresetSamples = None,
     seq_len: SeqLen = None,
     bos: Bos = "auto",
     include: Include = None,
@@ -152,6 +158,7 @@ def prune_command(
         "target": target,
         "solver": solver,
         "iterations": iterations,
+        "samples": samples,
         "seq_len": seq_len,
         "lm_head": lm_head or None,
     }
@@ -165,7 +172,6 @@ def prune_command(
         block_size=parse_block(block_size),
         overhead_budget=overhead_budget,
         size=size,
-        samples=samples,
         bos=bos,
         include=include or (),
         exclude=exclude or (),

@@ -31,9 +31,9 @@ from armor.factorize.workspace import Workspace
 from armor.sparse.factors import Factors
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-DEFAULT_ITERATIONS = 100
+DEFAULT_ITERATIONS = 60
 #: The noise, in times of the present error, and the share of the iterations that have it.
-NOISE, ANNEALED = 0.9, 0.6
+NOISE, ANNEALED = 0.7, 0.6
 #: Wrappers larger than this share of the matrix take longer to descend, and have less to gain.
 LARGE_OVERHEAD, ANNEALED_LARGE_OVERHEAD = 0.22, 0.3
 #: Unstructured: entries move between groups only while they have a price, so that counts for more;

@@ -24,6 +24,7 @@ from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 _MIN_CHUNK = 2**16  # entries: fewer are not worth a call
+_PANEL = 192  # columns: what is coupled in products of its own
 
 
 class Workspace:
@@ -148,13 +149,19 @@ class Workspace:
             state.right += torch.bmm(inverse_curvature, right_residual)
             return
         product_change = self.scratch  # A S dB takes the place of A S block by block
-        for j in range(self.col_blocks):
-            span, earlier = self._span(j), slice(0, j * self.block)
-            coupled = product_change[:, earlier] @ self.problem.moment[earlier, span]
-            right_residual = left_core[j].T @ (self.error_moment[:, span] - coupled)
-            change = inverse_curvature[j] @ right_residual @ self.inverse_moment_blocks[j]
-            state.right[j] += change
-            product_change[:, span] = left_core[j] @ change
+        moment = self.problem.moment
+        for panel in self._panels():
+            first = panel.start * self.block
+            width = slice(first, panel.stop * self.block)
+            residual = self.error_moment[:, width]
+            residual.addmm_(product_change[:, :first], moment[:first, width], alpha=-1)
+            for j in panel:
+                span, earlier = self._span(j), slice(first, j * self.block)
+                coupled = product_change[:, earlier] @ moment[earlier, span]
+                right_residual = left_core[j].T @ (self.error_moment[:, span] - coupled)
+                change = inverse_curvature[j] @ right_residual @ self.inverse_moment_blocks[j]
+                state.right[j] += change
+                product_change[:, span] = left_core[j] @ change
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves E X in `error_moment` and the loss in the state."""
@@ -253,31 +260,48 @@ class Workspace:
             return gain
         gram_changes = self.scratch  # G dS, of the columns so far
         groups = self.block // group_size(self.pattern)
-        for j in range(self.col_blocks):
-            span, earlier = self._span(j), slice(0, j * self.block)
-            codes = slice(j * groups, (j + 1) * groups)
-            coupled = gram_changes[:, earlier] @ self._gram_right_above(state.right, j)
-            running_residual = residual[:, span] - coupled
-            core = state.core[:, span].contiguous()
-            choice = state.choice[:, codes].contiguous()
-            own = slice(j, j + 1)
-            sweep_all(
-                running_residual, core, choice, gram_left, gram_right[own], systems=systems[own]
-            )
-            change = core - state.core[:, span]
-            gram_change = self._times_left(gram_left, change)
-            if measure_gain:
-                gain += _gain(change, running_residual, gram_change @ gram_right[j])
-            gram_changes[:, span] = gram_change
-            state.core[:, span] = core
-            state.choice[:, codes] = choice
+        for panel in self._panels():
+            first = panel.start * self.block
+            above = self._gram_right_above(state.right, panel)
+            width = slice(first, panel.stop * self.block)
+            residual[:, width].addmm_(gram_changes[:, :first], above[:first], alpha=-1)
+            for j in panel:
+                span, earlier = self._span(j), slice(first, j * self.block)
+                own, codes = slice(j, j + 1), slice(j * groups, (j + 1) * groups)
+                coupled = above[earlier, span.start - first : span.stop - first]
+                running_residual = residual[:, span] - gram_changes[:, earlier] @ coupled
+                core = state.core[:, span].contiguous()
+                choice = state.choice[:, codes].contiguous()
+                sweep_all(
+                    running_residual, core, choice, gram_left, gram_right[own], systems=systems[own]
+                )
+                change = core - state.core[:, span]
+                gram_change = self._times_left(gram_left, change)
+                if measure_gain:
+                    gain += _gain(change, running_residual, gram_change @ gram_right[j])
+                gram_changes[:, span] = gram_change
+                state.core[:, span] = core
+                state.choice[:, codes] = choice
         return gain
 
-    def _gram_right_above(self, right: Float[Tensor, "j b b"], j: int) -> Float[Tensor, "above b"]:
-        """Of the columns j of ``H = B X B^T`` the rows above their own block, (j*b, b)."""
-        moment_right = self.problem.moment[: j * self.block, self._span(j)] @ right[j].mT
-        blocks = moment_right.view(j, self.block, self.block)
-        return torch.bmm(right[:j], blocks).view(-1, self.block)
+    def _gram_right_above(
+        self, right: Float[Tensor, "j b b"], panel: range
+    ) -> Float[Tensor, "above width"]:
+        """Of the columns of ``H = B X B^T`` in `panel`, its rows down to the end of that."""
+        width = slice(panel.start * self.block, panel.stop * self.block)
+        moment_right = torch.bmm(
+            self._by_col_blocks(self.problem.moment[: width.stop, width]),
+            right[panel.start : panel.stop].mT,
+        )
+        return self._times_left(
+            right[: panel.stop], moment_right.transpose(0, 1).reshape(width.stop, -1)
+        )
+
+    def _panels(self) -> Iterator[range]:
+        """The column blocks, as many at a time as make products wide enough to be fast."""
+        size = max(1, _PANEL // self.block)
+        for start in range(0, self.col_blocks, size):
+            yield range(start, min(start + size, self.col_blocks))
 
     def _chunks(self) -> Iterator[slice]:
         """The rows, a few blocks at a time: what bounds the memory of temporary products."""

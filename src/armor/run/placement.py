@@ -20,6 +20,8 @@ from armor.run.streams import PARTS
 from armor.run.threads import SHARED_FROM
 from armor.run.worker import Spec, Worker, open_worker
 
+#: As many weights are worth worker processes, however small the matrices.
+POOL_FROM = 2**24
 #: A solve takes about so many times the memory of its matrix in float32.
 _SOLVE = 16
 
@@ -71,10 +73,11 @@ class Placement:
 
 
 def sensible_workers(model: StreamedModel, plans: Sequence[LayerPlan]) -> int:
-    """On the CPU: one where matrices are small, as processes take seconds to start; else as many
+    """On the CPU: one where there is little to do, as processes take seconds to start; else as many
     as there are cores and memory for."""
-    largest = max(plan.shape[0] * plan.shape[1] for plan in plans)
-    if largest < SHARED_FROM:
+    entries = [plan.shape[0] * plan.shape[1] for plan in plans]
+    largest = max(entries)
+    if largest < SHARED_FROM and sum(entries) < POOL_FROM:
         return 1
     block = sum(tensor.numel() for tensor in model.structure.blocks[0].parameters())
     fitting = available_memory() // (4 * (2 * block + _SOLVE * largest))
