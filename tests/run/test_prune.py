@@ -146,7 +146,7 @@ def bad_inputs(tiny_model: Path, text: Path, tmp: Path) -> dict[str, tuple[list[
         "inf": ([inf, *good], "model.layers.1.mlp.up_proj.weight"),
         "method": ([tiny_model, *good, "--method", "hope"], "magnitude"),
         "pattern": ([tiny_model, *good, "--pattern", "5:1"], "2:4"),
-        "preset": ([tiny_model, *good, "--preset", "best"], "default, paper"),
+        "preset": ([tiny_model, *good, "--preset", "best"], "default, fast, paper"),
         "pruned already": ([tmp / "pruned", *good], "already"),
         "block": ([tiny_model, *good, "--block-size", 6], "multiple of 4"),
         "block word": ([tiny_model, *good, "--block-size", "big"], "auto"),
