@@ -76,7 +76,7 @@ def _table(found: Inspection) -> Table:
         mean = mean_loss_ratio(layer.record for layer in layers.values())
         columns += [] if has_errors else [("loss", "")]
         columns += [("loss /\nNoWag-P", "" if mean is None else f"{mean:.3f}")]
-    columns += [("error,\nfitted", ""), ("held\nout", "")] if has_errors else []
+    columns += [("fitted\nerror", ""), ("held-\nout", "")] if has_errors else []
     columns += [("cert.", "")] if has_certificates else []
     for title, footer in columns:
         table.add_column(title, footer, justify="right", no_wrap=True)

@@ -137,7 +137,7 @@ def _errors(run: Run, stem: str) -> Figure | None:
     panels = tuple((kind, error_chart(kind, errors, up)) for kind, errors in kinds.items())
     marks: dict[str, Rect | Line] = {
         "held-out": Line(0, 0, 18, 0, "curve"),
-        "fitted": Line(0, 0, 18, 0, "curve-base"),
+        "fitted": Line(0, 0, 18, 0, "curve-fitted"),
     }
     caption = f"{run.label}: error by depth, fitted and held-out"
     return Figure(f"error-depth-{stem}", caption, sheet(caption, panels, marks), panels)

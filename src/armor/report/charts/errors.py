@@ -62,7 +62,7 @@ def error_chart(kind: str, errors: Sequence[Errors], up: Scale) -> Picture:
     every = max(1, -(-len(errors) // 8))
     for middle, error in list(zip(middles, errors, strict=True))[::every]:
         marks.append(Text(middle, bottom + 11, str(error.depth), "middle", "tick"))
-    for line, dot, what in (("curve-base", "dot", "fitted"), ("curve", "dot-armor", "held_out")):
+    for line, dot, what in (("curve-fitted", "dot", "fitted"), ("curve", "dot-armor", "held_out")):
         heights = [up(100 * getattr(error, what)) for error in errors]
         points = tuple(zip(middles, heights, strict=True))
         marks += [Curve(points, line)] if len(points) > 1 else []
