@@ -93,7 +93,7 @@ def _table(found: Inspection) -> Table:
         ]
         if has_losses:
             loss, ratio = layer.record.loss, loss_ratio(layer.record)
-            if not has_errors:  # what is missed of the fitted tokens says the same
+            if not has_errors:  # which take its place
                 cells.append("-" if loss is None else f"{loss:.2g}")
             cells.append("-" if ratio is None else f"{ratio:.3f}")
         if has_errors:
