@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from armor.checkpoint import inspect
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.inspect import InspectedLayer, Inspection
+from armor.checkpoint.records import LayerRecord, RunRecord
+from armor.checkpoint.stored_size import StoredSize
 from armor.cli import export as export_command
 from armor.cli import inspect as inspect_command
 from armor.errors import ArmorError
@@ -100,6 +105,93 @@ def test_inspect_command_without_losses(
     assert result.exit_code == 0
     assert "NoWag" not in result.output
     assert "certi" not in result.output
+
+
+def with_errors(
+    folder: Path, tmp_path: Path, held_out: float, config: dict[str, Any] | None = None
+) -> Path:
+    """A copy of `folder` whose q_proj and down_proj of block 0 have errors, but no other layer."""
+    shutil.copytree(folder, tmp_path / "packed")
+    file = tmp_path / "packed" / "armor_run.json"
+    run = json.loads(file.read_text())
+    run["config"] |= config or {}
+    more = {"target_damping": 0.3, "belief": 0.75, "fitted_error": 0.05}
+    run["layers"][Q_PROJ] |= more | {"held_out_error": held_out}
+    run["layers"][DOWN] |= more | {"held_out_error": 4 * held_out}
+    file.write_text(json.dumps(run))
+    return tmp_path / "packed"
+
+
+def test_errors_on_held_out_windows(
+    make: Callable[..., Any], app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = with_errors(make(torch.bfloat16).folder, tmp_path, 0.0375)
+    found = inspect(folder)
+    layer = found["layers"][Q_PROJ]
+    assert (layer["target_damping"], layer["belief"]) == (0.3, 0.75)
+    assert (layer["fitted_error"], layer["held_out_error"]) == (0.05, 0.0375)
+    assert found["layers"]["model.layers.1.mlp.up_proj"]["held_out_error"] is None
+    assert found["totals"]["generalisation"] == pytest.approx(1.5)  # of 0.75 and 3
+    result = CliRunner().invoke(app, ["inspect", str(folder)])
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("0.mlp.down_proj"))
+    assert row.split()[-4:] == ["0.200", "5.0%", "15.0%", "yes"]
+    row = next(line for line in lines if line.startswith("1.self_attn.q_proj"))
+    assert row.split()[-3:] == ["-", "-", "yes"]
+    assert "generalisation held-out error 1.50 times that on what was fitted" in lines
+    assert "warning" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"samples": 128, "seq_len": 256}, "more text than 32,768 tokens"),
+        ({"samples": 128, "seq_len": None}, "more calibration text"),
+    ],
+)
+def test_more_text_would_help(
+    make: Callable[..., Any],
+    app: typer.Typer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = with_errors(make().folder, tmp_path, 0.04, config)
+    lines = CliRunner().invoke(app, ["inspect", str(folder)]).output.splitlines()
+    assert "generalisation held-out error 1.60 times that on what was fitted" in lines
+    assert f"warning        {words} would help: --samples, --seq-len" in lines
+
+
+def test_without_held_out_windows_nothing_is_said(
+    make: Callable[..., Any], app: typer.Typer
+) -> None:
+    folder = make().folder
+    found = inspect(folder)
+    assert found["totals"]["generalisation"] is None
+    assert found["layers"][Q_PROJ]["fitted_error"] is found["layers"][Q_PROJ]["belief"] is None
+    output = CliRunner().invoke(app, ["inspect", str(folder)]).output
+    assert not any(word in output for word in ("held", "fitted", "generalisation"))
+
+
+def test_a_wide_table_of_errors_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    spec, stored = LayerSpec((4096, 14336), 128), StoredSize("BF16", 10**8, 10**7, 10**6, 10**9)
+    record = LayerRecord.read(
+        {"loss": 3e-4, "nowag_loss": 0.1, "certificate": True, "fitted_error": 0.1234}
+        | {"held_out_error": 0.5678}
+    )
+    names = [f"model.layers.{depth}.self_attn.q_proj" for depth in (0, 31)]
+    layers = {name: InspectedLayer(spec, stored, record, None) for name in names}
+    console = Console()
+    with console.capture() as shown:
+        console.print(inspect_command._table(Inspection(layers, RunRecord(), 10**10)))
+    lines = shown.get().splitlines()
+    assert len(lines) == 2 + 2 + 1  # no name is folded
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_size_that_blocks_were_chosen_for(

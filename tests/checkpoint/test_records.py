@@ -24,6 +24,10 @@ RECORD = LayerRecord(
     times=[0.5, 1.25],
     output_energy=3.0,
     output_error=0.25,
+    target_damping=0.3,
+    belief=0.5,
+    fitted_error=0.01,
+    held_out_error=0.02,
 )
 
 

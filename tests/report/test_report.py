@@ -166,6 +166,43 @@ def test_shares_of_the_error(single: str) -> None:
     assert cells.findtext("desc") == "Summed over depth: q_proj 50.0 %; down_proj 50.0 %."
 
 
+def test_errors_fitted_and_held_out(one: Callable[..., Path], tmp_path: Path) -> None:
+    folder = one(tmp_path / "pruned")
+    file = folder / "armor_run.json"
+    run = json.loads(file.read_text())
+    for name, record in run["layers"].items():
+        depth = int(name.split(".")[2])
+        record |= {"fitted_error": 0.1, "held_out_error": 0.1 * (depth + 1)}
+    run["layers"]["model.layers.1.mlp.down_proj"] |= {"fitted_error": None, "belief": "x"}
+    file.write_text(json.dumps(run))
+    page = written(folder, tmp_path)
+    found = pictures(page)
+    queries = found["q_proj: error, fitted and held-out"]
+    assert queries.findtext("desc") == (
+        "q_proj: errors of 3 blocks by depth; held-out 1.82 times fitted (geometric mean)."
+    )
+    dots = list(queries.iter("circle"))
+    assert len(dots) == 6
+    heights = [float(str(dot.get("cy"))) for dot in dots]
+    assert heights[0] == heights[1] == heights[2] == heights[3] > heights[4] > heights[5]
+    assert dots[5].findtext("title") == (
+        "model.layers.2.self_attn.q_proj: fitted 10.0 %, held-out 30.0 %"
+    )
+    assert len(list(queries.iter("polyline"))) == 2
+    assert len(list(found["down_proj: error, fitted and held-out"].iter("circle"))) == 4
+    rows = {row[0]: row for row in Reader(page).rows}
+    assert rows["layer"][8:10] == ["fitted error", "held-out error"]
+    assert rows["model.layers.2.self_attn.q_proj"][8:10] == ["10.0 %", "30.0 %"]
+    assert rows["model.layers.1.mlp.down_proj"][8:10] == ["–", "20.0 %"]
+    assert '<dd class="number">1.78×</dd>' in page  # of 1, 1, 2, 3 and 3
+    assert "more calibration text would help" in page
+
+
+def test_without_held_out_windows_no_errors_are_drawn(single: str) -> None:
+    text = single.partition("</style>")[2]
+    assert not re.search("held-out|fitted|calibration text would help", text)
+
+
 def test_size_speed_and_evaluation(single: str) -> None:
     rows = Reader(single).rows
     size = pictures(single)["Where the bytes are"].findtext("desc")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from armor.checkpoint.format import FORMAT, LayerSpec, common_pattern
+from armor.checkpoint.generalisation import generalisation
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.records import LayerRecord, RunRecord
 from armor.checkpoint.stored_size import StoredSize
@@ -49,6 +50,10 @@ class InspectedLayer:
             "seconds": record.seconds,
             "output_energy": record.output_energy,
             "output_error": record.output_error,
+            "target_damping": record.target_damping,
+            "belief": record.belief,
+            "fitted_error": record.fitted_error,
+            "held_out_error": record.held_out_error,
             "certificate": record.certificate,
             "harm": self.harm,
         }
@@ -91,6 +96,11 @@ class Inspection:
         return sum(layer.size.dense for layer in self.layers.values())
 
     @property
+    def generalisation(self) -> float | None:
+        """See `armor.checkpoint.generalisation`."""
+        return generalisation(layer.record for layer in self.layers.values())
+
+    @property
     def dense_model_bytes(self) -> int:
         """Of all weights when they were dense."""
         return self.model_bytes - self.packed_bytes + self.dense_bytes
@@ -121,6 +131,7 @@ class Inspection:
                 "model_bytes": self.model_bytes,
                 "dense_model_bytes": self.dense_model_bytes,
                 "certified": sum(layer.record.certificate is True for layer in layers),
+                "generalisation": self.generalisation,
             },
         }
 
@@ -135,14 +146,17 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         parameters over dense ones) and, None where armor_run.json lacks it, ``loss``,
         ``nowag_loss``,
         ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
-        and ``output_error`` (mean squared norms), ``harm`` (of its block, where a size was asked
-        for: the divergence to expect from it; only comparisons matter);
+        and ``output_error`` (mean squared norms), ``target_damping`` and ``belief`` (of a
+        compensated target), ``fitted_error`` and ``held_out_error`` (relative errors on a sample of
+        the tokens the layer was fitted to, and of those held out), ``harm`` (of its block, where a
+        size was asked for: the divergence to expect from it; only comparisons matter);
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
         dense of all layers that could be pruned), ``blocks``: block -> how many layers got it
         ("0": pruned without wrappers), ``dense``: how many stay dense;
         ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
         ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
-        ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``.
+        ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``,
+        ``generalisation`` (geometric mean of held-out over fitted error, None without them).
 
     Raises:
         ArmorError: not a sound armor checkpoint.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from armor.cli.generalisation import generalisation_lines
 from armor.cli.options import Json
 from armor.sparse.pattern import counted
 
@@ -27,7 +28,7 @@ def inspect_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder armor prune wrote.")],
     json: Json = None,
 ) -> None:
-    """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, certificate.
+    """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, errors, certificate.
 
     Checks the whole folder on the way: metadata, shapes, and that each group keeps what its
     pattern says.
@@ -57,22 +58,25 @@ def _table(found: Inspection) -> Table:
 
     layers = found.layers
     has_losses = any(layer.record.loss is not None for layer in layers.values())
+    has_errors = any(layer.record.held_out_error is not None for layer in layers.values())
     has_certificates = bool(_certificates(layers))
     mixed = len({layer.spec.pattern for layer in layers.values()}) > 1
-    padding = (0, 1 if mixed else 2, 0, 0)  # names of 18 characters fit
+    padding = (0, 1 if mixed or has_errors else 2, 0, 0)  # names of 18 characters fit
     table = Table(box=None, padding=padding, pad_edge=False, header_style="bold", show_footer=True)
     wrappers = sum(layer.size.wrappers for layer in layers.values())
     table.add_column("layer", f"all {len(layers)}", overflow="fold")
     columns = [
         ("out × in", ""),
-        *([("pattern", "")] if mixed else []),
+        *([("pat-\ntern", "")] if mixed else []),
         ("block", ""),
         ("over-\nhead", f"{wrappers / found.dense_bytes:.1%}" if wrappers else ""),
         ("bytes", size(found.packed_bytes)),
     ]
     if has_losses:
         mean = mean_loss_ratio(layer.record for layer in layers.values())
-        columns += [("loss", ""), ("loss /\nNoWag-P", "" if mean is None else f"{mean:.3f}")]
+        columns += [] if has_errors else [("loss", "")]
+        columns += [("loss /\nNoWag-P", "" if mean is None else f"{mean:.3f}")]
+    columns += [("fitted\nerror", ""), ("held-\nout", "")] if has_errors else []
     columns += [("cert.", "")] if has_certificates else []
     for title, footer in columns:
         table.add_column(title, footer, justify="right", no_wrap=True)
@@ -89,8 +93,11 @@ def _table(found: Inspection) -> Table:
         ]
         if has_losses:
             loss, ratio = layer.record.loss, loss_ratio(layer.record)
-            cells.append("-" if loss is None else f"{loss:.2g}")
+            if not has_errors:  # which take its place
+                cells.append("-" if loss is None else f"{loss:.2g}")
             cells.append("-" if ratio is None else f"{ratio:.3f}")
+        if has_errors:
+            cells += [_share(layer.record.fitted_error), _share(layer.record.held_out_error)]
         if has_certificates:
             cells.append({None: "-", True: "yes", False: "NO"}[layer.certificate])
         table.add_row(*cells)
@@ -115,6 +122,7 @@ def _summary(found: Inspection) -> list[str]:
             f"certified      {sum(certificates)} of {len(certificates)} layers:"
             " loss never rose, ends at or below baselines'"
         )
+    lines += generalisation_lines(found.generalisation, run.config)
     errors = {name: layer.record.output_error or 0.0 for name, layer in layers.items()}
     if (total := sum(errors.values())) > 0:
         worst = sorted(errors, key=errors.__getitem__, reverse=True)[:2]
@@ -151,6 +159,13 @@ def _size_line(record: SizeRecord) -> str:
 def _certificates(layers: Mapping[str, InspectedLayer]) -> list[bool]:
     """Those that there are."""
     return [layer.certificate for layer in layers.values() if layer.certificate is not None]
+
+
+def _share(value: float | None) -> str:
+    """In percent, in at most five characters."""
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if value < 0.9995 else f"{value:.0%}" if value < 9.995 else ">999%"
 
 
 def size(count: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor.cli.generalisation import generalisation_lines
 from armor.cli.options import (
     BlockSize,
     Bos,
@@ -234,6 +235,7 @@ def _print_summary(result: PruneResult, size: float | None) -> None:
     from rich.console import Console
 
     from armor.checkpoint.format import RUN_FILE
+    from armor.checkpoint.generalisation import generalisation
     from armor.checkpoint.jsonfile import read_json
     from armor.checkpoint.loss_ratio import mean_loss_ratio
     from armor.run.pipeline import FEW_TOKENS
@@ -256,9 +258,11 @@ def _print_summary(result: PruneResult, size: float | None) -> None:
     mean = mean_loss_ratio(result.records.values())
     if mean is not None:
         summary += f", proxy loss {mean:.3f} of NoWag-P's (geometric mean)"
-    console.print(f"{summary}\nwrote [bold]{result.out}[/bold]")
+    run = read_json(result.out / RUN_FILE)
+    lines = generalisation_lines(generalisation(result.records.values()), run["config"])
+    console.print("\n".join([summary, *lines, f"wrote [bold]{result.out}[/bold]"]))
     if size is not None:
-        reached = read_json(result.out / RUN_FILE)["budget"]["reached"]
+        reached = run["budget"]["reached"]
         print(f"size {reached:.4f} of the dense layers, {size:g} asked for")
 
 

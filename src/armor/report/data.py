@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.generalisation import generalisation
 from armor.checkpoint.loss_ratio import loss_ratio, mean_loss_ratio
 from armor.checkpoint.records import LayerRecord, RunRecord
 from armor.checkpoint.stored_size import StoredSize
@@ -103,6 +104,11 @@ class Run:
     def mean_ratio(self) -> float | None:
         """Geometric mean of the layers' losses over NoWag-P's."""
         return mean_loss_ratio(layer.record for layer in self.layers)
+
+    @cached_property
+    def generalisation(self) -> float | None:
+        """Geometric mean of the layers' held-out errors over their fitted ones."""
+        return generalisation(layer.record for layer in self.layers)
 
     @cached_property
     def total_error(self) -> float:

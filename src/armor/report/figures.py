@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from armor.report.charts.axes import clip
 from armor.report.charts.curves import curve_chart, height_scale, solves_by_kind
+from armor.report.charts.errors import error_chart, error_scale, errors_by_kind
 from armor.report.charts.layers import bars_by_kind, by_kind, highest, layer_chart
 from armor.report.charts.methods import Point, drawable, method_chart, size_chart
 from armor.report.charts.overhead import overhead_chart
@@ -41,6 +42,7 @@ class RunFigures:
     """The figures of one checkpoint; None where its record has nothing to draw."""
 
     losses: Figure | None
+    errors: Figure | None
     curves: Figure | None
     unit: str
     sensitivity: tuple[Figure, ...]
@@ -48,7 +50,7 @@ class RunFigures:
 
     def all(self) -> list[Figure]:
         """Those that there are, in order."""
-        found = (self.losses, self.curves, *self.sensitivity, self.overhead)
+        found = (self.losses, self.errors, self.curves, *self.sensitivity, self.overhead)
         return [figure for figure in found if figure is not None]
 
 
@@ -90,7 +92,7 @@ def speed_figure(found: Cases, name: str) -> Figure:
 
 
 def run_figures(run: Run) -> RunFigures:
-    """Losses, curves, sensitivity and overhead of one checkpoint."""
+    """Losses, errors, curves, sensitivity and overhead of one checkpoint."""
     stem = _slug(run.label)
     kinds = bars_by_kind(run.layers)
     losses = curves = overhead = None
@@ -123,7 +125,22 @@ def run_figures(run: Run) -> RunFigures:
         budget = run.record.config.get("overhead_budget") if run.has_block_budget else None
         picture = overhead_chart(run.layers, budget if isinstance(budget, float) else None)
         overhead = Figure(f"overhead-{stem}", "Wrappers by kind of layer", picture)
-    return RunFigures(losses, curves, unit, sensitivity, overhead)
+    return RunFigures(losses, _errors(run, stem), curves, unit, sensitivity, overhead)
+
+
+def _errors(run: Run, stem: str) -> Figure | None:
+    """Errors on fitted and on held-out tokens, where the run has recorded them."""
+    kinds = errors_by_kind(run.layers)
+    if not kinds:
+        return None
+    up = error_scale(kinds)
+    panels = tuple((kind, error_chart(kind, errors, up)) for kind, errors in kinds.items())
+    marks: dict[str, Rect | Line] = {
+        "held-out": Line(0, 0, 18, 0, "curve"),
+        "fitted": Line(0, 0, 18, 0, "curve-fitted"),
+    }
+    caption = f"{run.label}: error by depth, fitted and held-out"
+    return Figure(f"error-depth-{stem}", caption, sheet(caption, panels, marks), panels)
 
 
 def _slug(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from armor.checkpoint.generalisation import TOO_LITTLE_TEXT
 from armor.report.data import Report, Run
 from armor.report.metrics import METRICS
 from armor.report.numbers import duration, percent, perplexity, size
@@ -44,6 +45,10 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
         if run.mean_ratio is not None:
             note = "of NoWag-P's, geometric mean"
             found.append(Tile(f"{run.mean_ratio:.3f}×", "proxy loss", note))
+        if run.generalisation is not None:
+            few = run.generalisation > TOO_LITTLE_TEXT
+            note = "more calibration text would help" if few else "1 where nothing is overfitted"
+            found.append(Tile(f"{run.generalisation:.2f}×", "held-out error, of fitted", note))
         good, asked = run.certified
         if asked:
             found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))

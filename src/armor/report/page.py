@@ -122,6 +122,7 @@ def _run(run: Run, first: bool) -> dict[str, Any]:
             "sparsegpt": any(layer.record.sparsegpt_loss is not None for layer in layers),
             "loss": any(layer.record.loss is not None for layer in layers),
             "share": run.total_error > 0,
+            "errors": any(layer.record.held_out_error is not None for layer in layers),
             "certificate": run.certified[1] > 0,
             "patterns": len({layer.spec.pattern for layer in layers}) > 1,
         },

@@ -33,12 +33,13 @@ class Rect:
 
 @dataclass(frozen=True)
 class Dot:
-    """A filled circle."""
+    """A filled circle; `tip` as of a `Rect`."""
 
     x: float
     y: float
     radius: float
     style: str
+    tip: str = ""
 
 
 @dataclass(frozen=True)

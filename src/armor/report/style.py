@@ -53,6 +53,7 @@ STYLES = {
     "mark": Style(stroke="ink", width=2.2),
     "curve": Style(stroke="accent", width=1.5),
     "curve-strong": Style(stroke="accent", width=2.8),
+    "curve-fitted": Style(stroke="base", width=1.5, dash=(3, 2)),
     "curve-base": Style(stroke="base", width=2.8, dash=(6, 4)),
 }
 

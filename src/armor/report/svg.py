@@ -35,7 +35,8 @@ def _draw(mark: Mark) -> Markup:
             **_opacity(mark.opacity),
         )
     if isinstance(mark, Dot):
-        return _tag("circle", cx=mark.x, cy=mark.y, r=mark.radius, class_=mark.style)
+        tip = _tip(mark.tip)
+        return _tag("circle", *tip, cx=mark.x, cy=mark.y, r=mark.radius, class_=mark.style)
     if isinstance(mark, Curve):
         points = " ".join(f"{_number(x)},{_number(y)}" for x, y in mark.points)
         return _tag(
