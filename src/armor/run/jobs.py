@@ -170,11 +170,12 @@ def sum_moments(
         The number of tokens; see `Moments.sums`.
     """
     block = worker.block_with(index, solved, patterns)
+    inside = None if base in (None, BLOCK_INPUT) else base
     kept, kept_streams = None, None
     if dense is not None:
         kept = worker.take_dense_inputs(index, part, linear)
-        if base not in (None, BLOCK_INPUT):
-            kept_streams = worker.take_dense_inputs(index, part, _stream(base))
+        if inside is not None:
+            kept_streams = worker.take_dense_inputs(index, part, _stream(inside))
     moments = Moments()
     twins = dict(states(dense or {}))
     held_out = worker.spec.held_out
@@ -187,7 +188,7 @@ def sum_moments(
             moments.add(inputs)
             continue
         twin = twins[batch].to(worker.device)
-        if kept is None:
+        if kept is None or (inside is not None and kept_streams is None):
             dense_inputs, dense_stream = given_to(block.dense, call, twin, linear, base)
             assert dense_inputs is not None
         else:
