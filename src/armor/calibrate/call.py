@@ -29,6 +29,7 @@ class BlockCall:
     Attributes:
         form: how the block returns hidden states.
         shape: (batch, seq) of the token ids.
+        lowered: whether `run` computes products in bfloat16 on a CPU.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class BlockCall:
         self.by_name = "hidden_states" in kwargs
         self.form = Form()
         self.shape: tuple[int, ...] = ()
+        self.lowered = False
         given: dict[int | str, Any] = dict(enumerate(args))
         given.update(kwargs)
         given.pop("hidden_states", None)
@@ -53,8 +55,13 @@ class BlockCall:
 
     def run(self, block: nn.Module, state: State) -> State:
         """The state after `block`, without a graph."""
-        with torch.no_grad():
+        with torch.no_grad(), self.precision(state.hidden.device):
             return self.traced(block, state)
+
+    def precision(self, device: torch.device) -> torch.autocast:
+        """A context in which a block on `device` runs as `run` does it."""
+        lowered = self.lowered and device.type == "cpu"
+        return torch.autocast(device.type, torch.bfloat16, enabled=lowered)
 
     def traced(self, block: nn.Module, state: State) -> State:
         """The same with a graph, where gradients are on."""
@@ -107,9 +114,13 @@ class BlockCalls:
 
     Batches with as many windows mostly get equal arguments (rotary tables, masks): these are held
     once. Tensors that differ, such as inputs made of the token ids, are left to the caller.
+
+    Args:
+        lowered: see `BlockCall`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lowered: bool = False) -> None:
+        self._lowered = lowered
         self._common: dict[tuple[int, ...], list[BlockCall]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
@@ -123,6 +134,8 @@ class BlockCalls:
             ArmorError: something else than a tensor differs from another batch.
         """
         shape = self._shapes[batch] = calls[0].shape
+        for call in calls:
+            call.lowered = self._lowered
         if shape not in self._common:
             self._common[shape] = [call.changed(_compact) for call in calls]
             return [{} for _ in calls]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from armor.calibrate.moments import Moments
 from armor.calibrate.sample import Sample
 
 #: At most this share of the windows is held out, and so many tokens.
-_SHARE, _TOKENS = 8, 8192
+_SHARE, _TOKENS = 8, 4096
 #: Tokens on which a layer is judged, held out and fitted ones: each so many at most.
 _SAMPLED = 2048
 
@@ -50,10 +52,21 @@ class HeldOut:
         cut, seen = tokens * fitted // rows, tokens * sampled // rows
         return slice(0, cut), slice(0, seen, self.stride), slice(cut, tokens, self.stride)
 
-    def add(self, moments: Moments, batch: str, rows: int, given: Sample) -> None:
-        """Add what a linear is given in a batch to `moments`."""
+    def add(
+        self, moments: Moments, batch: str, rows: int, given: Sample, weight: Tensor | None
+    ) -> None:
+        """Add what a linear is given in a batch to `moments`.
+
+        Args:
+            weight: of the dense linear, (out, in), where no other is given the same; that takes a
+                smaller moment.
+        """
         tokens = given.flat()
         fitted, seen, unseen = self.split(len(tokens.inputs), batch, rows)
-        moments.add(**tokens.at(fitted).tensors())
+        own = tokens.at(fitted)
+        if weight is None:
+            moments.add(own.inputs, own.dense)
+        else:
+            moments.add(own.inputs, missed=own.missed(weight))
         moments.sample("fitted", tokens.at(seen))
         moments.sample("held_out", tokens.at(unseen))

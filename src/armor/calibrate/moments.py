@@ -12,15 +12,15 @@ from armor.calibrate.sample import Sample
 from armor.errors import ArmorError
 
 #: Sums over tokens; all else that is kept are tokens themselves.
-_SUMS = ("second", "cross", "residual")
+_SUMS = ("second", "cross", "missed")
 
 
 class Moments:
     """Running ``E[x x^T]`` and, given the dense model's inputs too, ``E[x_dense x^T]``.
 
-    For a linear that adds to the residual stream also ``E[r x^T]``, with r what the stream of the
-    dense model is ahead; and samples of tokens. Sums are kept in float32 on the device of the
-    inputs; each batch is reduced in float32.
+    Or, in place of the second, ``E[e x^T]`` with e what the dense weight misses on the inputs; and
+    samples of tokens. Sums are kept in float32 on the device of the inputs; each batch is reduced
+    in float32.
     """
 
     def __init__(self) -> None:
@@ -31,18 +31,18 @@ class Moments:
         self,
         inputs: Float[Tensor, "*batch in"],
         dense: Float[Tensor, "*batch in"] | None = None,
-        residual: Float[Tensor, "*batch out"] | None = None,
+        missed: Float[Tensor, "*batch out"] | None = None,
     ) -> None:
-        """Add a batch: `inputs` (..., in) and, token for token, `dense` (..., in) and
-        `residual` (..., out)."""
+        """Add a batch: `inputs` (..., in) and, token for token, `dense` (..., in) or `missed`
+        (..., out)."""
         flat = inputs.flatten(0, -2).float()
         if not len(flat):
             return
         lefts = {"second": flat}
         if dense is not None:
             lefts["cross"] = dense.flatten(0, -2).float()
-        if residual is not None:
-            lefts["residual"] = residual.flatten(0, -2).float()
+        if missed is not None:
+            lefts["missed"] = missed.flatten(0, -2).float()
         self.tokens += flat.shape[0]
         for name, left in lefts.items():
             if name in self._kept:
@@ -66,13 +66,13 @@ class Moments:
                 self._kept[name] = self._kept[name].add_(part) if name in self._kept else part
 
     def sums(self) -> dict[str, Tensor]:
-        """``second`` and, where asked for, ``cross`` and ``residual``, not divided by the tokens;
+        """``second`` and, where asked for, ``cross`` or ``missed``, not divided by the tokens;
         samples."""
         return self._kept
 
     def means(self, what: str) -> dict[str, Tensor]:
-        """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32; ``residual``
-        E[r x^T], (out, in); samples.
+        """``second`` E[x x^T] and maybe ``cross`` E[x_dense x^T], (in, in) float32, or ``missed``
+        E[e x^T], (out, in); samples.
 
         Takes the sums along: nothing can be added afterwards.
 

@@ -50,6 +50,11 @@ class Sample:
         output = self.dense @ weight.T
         return output if self.residual is None else output + self.residual
 
+    def missed(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "tokens out"]:
+        """``W x_d + r - W x_p``: what W itself misses of that."""
+        output = (self.dense.float() - self.inputs) @ weight.T
+        return output if self.residual is None else output.add_(self.residual)
+
     def error(self, weight: Float[Tensor, "out in"], pruned: Float[Tensor, "out in"]) -> float:
         """What `pruned` misses of that: squares, relative to those of ``W x_d``."""
         missing = self.wanted(weight) - self.inputs @ pruned.T

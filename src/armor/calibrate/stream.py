@@ -157,7 +157,7 @@ def module_inputs(
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def capture(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.setdefault(path, args[0])
+            seen.setdefault(path, args[0].float())  # bfloat16, if the pass is in that
             if len(seen) == len(paths):
                 raise Stop
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from armor.calibrate.sample import Sample
 
 #: What the damping of a compensated target is chosen from.
-DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 #: Without tokens that are held out.
 USUAL_DAMPING = 0.3
 
@@ -42,35 +42,46 @@ class Compensation:
     belief: float = 1.0
 
 
-def compensated(
+def missed_moment(
     weight: Float[Tensor, "out in"],
     second: Float[Tensor, "in in"],
     cross: Float[Tensor, "in in"],
-    residual: Float[Tensor, "out in"] | None,
-    how: Compensation,
 ) -> Float[Tensor, "out in"]:
-    """``W* = W + belief (W (K - X) + R)(X + l I)^-1`` with ``l = damping * mean(diag X)``.
-
-    At full belief, the weight whose output on the pruned model's inputs is closest to the dense
-    layer's on its own; of a layer that adds to the residual stream, closest to that and what the
-    stream has lost before.
+    """``E[e x_p^T] = W (K - X)`` with e what W misses, ``W x_d - W x_p``.
 
     Args:
         weight: W, (out, in). second: X = E[x_p x_p^T]. cross: K = E[x_d x_p^T], both (in, in).
-        residual: R = E[r x_p^T], (out, in), see `Sample`; None where the layer does not add to it.
+    """
+    return (weight.double() @ (cross.double() - second)).to(weight.dtype)
+
+
+def compensated(
+    weight: Float[Tensor, "out in"],
+    second: Float[Tensor, "in in"],
+    missed: Float[Tensor, "out in"],
+    how: Compensation,
+) -> Float[Tensor, "out in"]:
+    """``W* = W + belief M (X + l I)^-1`` with ``l = damping * mean(diag X)``.
+
+    At full belief, the weight whose output on the pruned model's inputs is closest to what the
+    layer should put out: the dense layer's own and, of a layer that adds to the residual stream,
+    what that has lost before.
+
+    Args:
+        weight: W, (out, in). second: X = E[x_p x_p^T], (in, in). missed: M = E[e x_p^T], (out, in),
+            with e what W misses, see `Sample.missed`.
 
     Returns:
         (out, in), in the dtype of `weight`; solved in float64.
     """
-    correction = _correction(_missed(weight, second, cross, residual), second, how.damping)
+    correction = _correction(missed.double(), second, how.damping)
     return (weight.double() + how.belief * correction).to(weight.dtype)
 
 
 def choose_compensation(
     weight: Float[Tensor, "out in"],
     second: Float[Tensor, "in in"],
-    cross: Float[Tensor, "in in"],
-    residual: Float[Tensor, "out in"] | None,
+    missed: Float[Tensor, "out in"],
     held_out: Sample,
 ) -> Compensation:
     """The damping, of `DAMPINGS`, and the belief that miss least on tokens that were held out.
@@ -79,11 +90,10 @@ def choose_compensation(
     layers have done it before; what it wins elsewhere, only other tokens tell. For each damping the
     best belief follows in closed form.
     """
-    missed = _missed(weight, second, cross, residual)
-    left = held_out.wanted(weight) - held_out.inputs @ weight.T
+    left = held_out.missed(weight)
     best, gained = Compensation(DAMPINGS[-1], 0.0), 0.0
     for damping in DAMPINGS:
-        correction = _correction(missed, second, damping).to(weight.dtype)
+        correction = _correction(missed.double(), second, damping).to(weight.dtype)
         made = held_out.inputs @ correction.T
         overlap = float((left * made).sum(dtype=torch.float64))
         energy = float(made.square().sum(dtype=torch.float64))
@@ -92,17 +102,6 @@ def choose_compensation(
         if gain > gained:
             best, gained = Compensation(damping, belief), gain
     return best
-
-
-def _missed(
-    weight: Float[Tensor, "out in"],
-    second: Float[Tensor, "in in"],
-    cross: Float[Tensor, "in in"],
-    residual: Float[Tensor, "out in"] | None,
-) -> Float64[Tensor, "out in"]:
-    """``W (K - X) + R``: what W misses, against the inputs."""
-    missed = weight.double() @ (cross.double() - second)
-    return missed if residual is None else missed.add_(residual)
 
 
 def _correction(

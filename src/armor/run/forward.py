@@ -97,9 +97,12 @@ class Forward:
         work = self._jobs(jobs.advance_pruned, index, hidden, {"patterns": self._patterns(index)})
         return [done.handles[0] for done in self._scheduler.in_order(work)]
 
-    def stage_moments(self, index: int, hidden: Hidden, linear: str, base: str | None) -> Moments:
+    def stage_moments(
+        self, index: int, hidden: Hidden, linear: str, alone: bool, base: str | None
+    ) -> Moments:
         """Of what `linear` is given in the block with its solved layers: see `jobs.sum_moments`."""
-        arguments = {"linear": linear, "base": base, "patterns": self._patterns(index)}
+        about = {"linear": linear, "alone": alone, "base": base if alone else None}
+        arguments = {**about, "patterns": self._patterns(index)}
         return self._total(self._jobs(jobs.sum_moments, index, hidden, arguments, True))
 
     def head_moments(self, index: int, hidden: Hidden) -> Moments:

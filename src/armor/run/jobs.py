@@ -152,6 +152,7 @@ def sum_moments(
     index: int,
     part: int,
     linear: str,
+    alone: bool,
     base: str | None,
     patterns: Mapping[str, str],
     hidden: Tensors,
@@ -162,6 +163,7 @@ def sum_moments(
     """The moments of what `linear` is given in the block as pruned so far, over one part.
 
     Args:
+        alone: whether no other linear is given the same.
         base: of the residual stream it adds to, see `armor.calibrate.residual`; else None.
         hidden: before the block. dense: those of the dense model, to get the cross moment too.
         solved, patterns: see `advance_pruned`.
@@ -179,6 +181,7 @@ def sum_moments(
     moments = Moments()
     twins = dict(states(dense or {}))
     held_out = worker.spec.held_out
+    weight = block.dense.get_parameter(f"{linear}.weight") if alone else None
     for number, (batch, state) in enumerate(states(hidden)):
         call = worker.call(index, batch, own)
         inputs, stream = given_to(block.pruned, call, state.to(worker.device), linear, base)
@@ -195,7 +198,8 @@ def sum_moments(
             dense_inputs = kept[number]
             dense_stream = twin.hidden if kept_streams is None else kept_streams[number]
         ahead = None if stream is None or dense_stream is None else dense_stream - stream
-        held_out.add(moments, batch, call.shape[0], Sample(inputs, dense_inputs, ahead))
+        given = Sample(inputs, dense_inputs, ahead)
+        held_out.add(moments, batch, call.shape[0], given, weight)
     return Result(moments.tokens, (moments.sums(),))
 
 

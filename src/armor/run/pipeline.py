@@ -165,8 +165,9 @@ class Pipeline:
             for group in self._groups(index, wave):
                 first = group[0][0]
                 if wave.routed is None:
-                    base = passed.bases.get(first) if len(group[0]) == 1 else None
-                    totals = {first: self._forward.stage_moments(index, hidden, first, base)}
+                    alone, base = len(group[0]) == 1, passed.bases.get(first)
+                    total = self._forward.stage_moments(index, hidden, first, alone, base)
+                    totals = {first: total}
                 else:
                     totals = self._forward.expert_moments(
                         index, hidden, wave.routed, group, passed.reached

@@ -83,9 +83,7 @@ def prune_plainly(source: Path, config: PruneConfig, out: Path) -> dict[str, Lay
             # 1. Moments of what the stage is given in the pruned block, and across to the dense;
             # where its linear adds to the residual stream, also what that has lost so far.
             with threads(forward_threads(cores)):
-                base = passed.bases.get(linears[0]) if len(linears) == 1 else None
-                heads = linears[0], stage[0]
-                means = _moments(block, opened, streams, passed, held_out, heads, base)
+                means = _moments(block, opened, streams, passed, held_out, linears, stage[0])
 
             for linear in linears:
                 name = names.name(index, linear)
@@ -175,16 +173,17 @@ def _moments(
     streams: Mapping[Stream, list[Tensors]],
     passed: _Passed,
     held_out: HeldOut | None,
-    heads: tuple[str, str],
-    base: str | None,
+    linears: list[str],
+    first: str,
 ) -> Tensors:
-    """Mean moments of what a linear is given, summed part by part.
+    """Mean moments of what the `linears` of a stage are given, summed part by part.
 
     Args:
-        heads: the linear, and the first of its stage, under which `passed` has what the dense one
-            is given. base: of the residual stream that it adds to.
+        first: of the stage, under which `passed` has what the dense ones are given.
     """
-    total, (linear, first) = Moments(), heads
+    total, (linear, *others) = Moments(), linears
+    base = None if others else passed.bases.get(linear)
+    weight = None if others else block.dense.get_parameter(f"{linear}.weight")
     hidden = streams.get("pruned", passed.after)
     for number, part in enumerate(_batches(opened, block.index, hidden)):
         moments = Moments()
@@ -203,6 +202,7 @@ def _moments(
                 inside = base != BLOCK_INPUT
                 twin = passed.given[base][number][place] if inside else passed.before[number][batch]
                 ahead = twin - stream
-            held_out.add(moments, batch, call.shape[0], Sample(inputs, dense, ahead))
+            given = Sample(inputs, dense, ahead)
+            held_out.add(moments, batch, call.shape[0], given, weight)
         total.merge(moments.tokens, moments.sums())
     return total.means(linear)

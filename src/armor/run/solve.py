@@ -19,6 +19,7 @@ from armor.calibrate.targets import (
     Compensation,
     choose_compensation,
     compensated,
+    missed_moment,
     regularised,
 )
 from armor.checkpoint.records import LayerRecord
@@ -42,39 +43,38 @@ class LayerInputs:
     Attributes:
         weight: W, (out, in), float32 or float64: that is computed in.
         second: E[x x^T], (in, in), as measured.
-        cross: E[x_dense x^T], (in, in), for the compensated target, else None.
-        residual: E[r x^T], (out, in), of a layer that adds to the residual stream, else None.
+        missed: E[e x^T], (out, in), with e what the weight misses on the pruned stream, for the
+            compensated target, else None.
         fitted, held_out: samples of tokens of which the moments are, and of others.
     """
 
     weight: Tensor
     second: Tensor
-    cross: Tensor | None = None
-    residual: Tensor | None = None
+    missed: Tensor | None = None
     fitted: Sample | None = None
     held_out: Sample | None = None
 
     @classmethod
     def of(cls, weight: Tensor, moments: Mapping[str, Tensor]) -> LayerInputs:
         """Args: moments: as `Moments.means` gives them, in the dtype of `weight`."""
+        missed = moments.get("missed")
+        if "cross" in moments:
+            missed = missed_moment(weight, moments["second"], moments["cross"])
         return cls(
             weight,
             moments["second"],
-            moments.get("cross"),
-            moments.get("residual"),
+            missed,
             Sample.named("fitted", moments),
             Sample.named("held_out", moments),
         )
 
     def compensation(self, config: PruneConfig) -> Compensation | None:
         """How far to go from the weight; None for a target that is the weight."""
-        if self.cross is None:
+        if self.missed is None:
             return None
         if config.target_damping is not None or self.held_out is None:
             return Compensation(config.target_damping or USUAL_DAMPING)
-        return choose_compensation(
-            self.weight, self.second, self.cross, self.residual, self.held_out
-        )
+        return choose_compensation(self.weight, self.second, self.missed, self.held_out)
 
 
 class CertificateError(RuntimeError):
@@ -283,8 +283,8 @@ def make_problem(
     target = inputs.weight
     method = METHODS[config.method]
     moment = config.objective if method.wrappers else method.moment
-    if how is not None and inputs.cross is not None:
-        target = compensated(target, inputs.second, inputs.cross, inputs.residual, how)
+    if how is not None and inputs.missed is not None:
+        target = compensated(target, inputs.second, inputs.missed, how)
     if moment == "diag":
         return Problem(target, inputs.second.diagonal().contiguous())
     if not method.wrappers:

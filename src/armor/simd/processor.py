@@ -24,6 +24,11 @@ def has_amx() -> bool:
     return "amx-bf16" in features()
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 by itself."""
+    return bool(features() & {"avx512bf16", "amx-bf16"})
+
+
 @cache
 def features() -> set[str]:
     """What Numba compiles for, in LLVM's names; nothing if not for this processor."""
