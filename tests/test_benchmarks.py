@@ -156,6 +156,125 @@ def test_the_real_model_is_where_the_script_puts_it(
     assert smollm2_folder() == tmp_path
 
 
+def real_row(label: str, perplexity: float, size: int, **more: object) -> dict[str, object]:
+    """A row of real_model.json; KL is a tenth of the perplexity on "one", a half on "two"."""
+    row: dict[str, object] = {
+        "label": label,
+        "perplexity": {"one": perplexity, "two": 2 * perplexity},
+        "kl": {"one": perplexity / 10, "two": perplexity / 2},
+        "linear_bytes": size,
+        "dense_linear_bytes": 20_000_000,
+        "seconds": 12.5,
+        "gap_left": {"one": 0.25},
+        "rival": False,
+        "stored_dense": False,
+        "peak_memory_bytes": 1.5e9,
+        "resumed_layers": 0,
+        "generalisation": 1.25,
+    }
+    return {**row, **more}
+
+
+def test_the_page_of_a_real_model_hides_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from real_model_page import page
+
+    unknown = {"kl": None, "gap_left": None, "peak_memory_bytes": None, "generalisation": None}
+    dense = real_row("dense", 10, 20_000_000, seconds=0, **unknown)
+    armor = real_row("armor", 12, 12_000_000, resumed_layers=3)
+    larger = real_row("larger", 11, 12_100_000)
+    split = real_row("split", 1, 12_050_000) | {"perplexity": {"one": 11.9, "two": None}}
+    rounded = real_row("int4", 11, 5_000_000, rival=True, stored_dense=True, generalisation=None)
+    about = {
+        "date": "2026-11-26",
+        "revision": "abc",
+        "bos": "never",
+        "calibration": "c.txt",
+        "machine": {"cpu": "one", "threads": 2},
+        "versions": {"torch": "2", "transformers": "5"},
+        "options": {"model": "some", "samples": 8, "seq_len": 512, "max_chars": 60_000},
+        "texts": {name: {"windows": 3, "tokens": 1533} for name in ("one", "two")},
+        "tasks": {},
+    }
+    first = page({**about, "rows": [dense]})
+    assert "windows of 512 tokens without BOS" in first
+    assert "calibrated on 4,096 tokens (8 windows) of c.txt" in first
+    assert "the first 60,000 characters" in first
+    assert "Lower" not in first
+    assert "###" in first
+    assert "buy otherwise" not in first
+    tasks = {
+        "dense": [
+            {"task": "a", "n": 200, "acc": 0.5, "acc_stderr": 0.035}
+            | {"acc_norm": 0.25, "acc_norm_stderr": 0.031},
+            {"task": "b", "n": 200, "acc": 0.125, "acc_stderr": 0.0234},
+        ],
+        "armor": [{"task": "a", "n": 200, "acc": 0.25, "acc_stderr": None}],
+    }
+    rows = [dense, armor, larger, split, rounded]
+    text = page({**about, "rows": rows, "tasks": tasks})
+    figures = "12.000 | 1.2000 | 24.000 | 6.0000 | 25.0% | 12.0 | 0.600 | > 12.5 | 1.50 | 1.25"
+    assert text.count(f"| armor | {figures} |") == 2
+    assert "| dense | 10.000 | - | 20.000 | - | - | 20.0 | 1.000 | - | - | - |" in text
+    assert "| split | 11.900 | 0.1000 | inf | " in text
+    assert "| 25.0% | 5.0\\* | 0.250 | 12.5 | 1.50 | - |" in text
+    said = "armor at no more bytes (to 0.5 %): split on one"
+    assert f"Lower perplexity than {said}; int4 on one and two." in text
+    assert f"Lower KL than {said} and two; int4 on one and two." in text
+    assert "| method | a acc | a acc_norm | b acc |" in text
+    assert "| dense | 50.0 ± 3.5 | 25.0 ± 3.1 | 12.5 ± 2.3 |" in text
+    assert "| armor | 25.0 ± - | ... | ... |" in text
+    alone = page({**about, "rows": [dense, armor, larger]})
+    assert "Lower perplexity than armor at no more bytes (to 0.5 %): none." in alone
+
+
+def test_a_real_model_is_compared_in_the_order_of_importance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("ARMOR_SHARED", str(tmp_path))
+    from real_model import parse, settings_of
+
+    monkeypatch.setattr(sys, "argv", ["real_model.py"])
+    settings = settings_of(parse())
+    own = ["armor", "sparsegpt", "wanda", "armor-paper"]
+    rivals = ["sparsegpt-same-bytes", "wanda-same-bytes", "sparsegpt-lowrank", "int8", "int4"]
+    assert list(settings) == own + rivals
+    for label in rivals[:3]:  # not the bytes of the last row with wrappers
+        assert settings[label].label == "armor"
+    config = settings["armor"]
+    assert (config.samples, config.seq_len, config.bos) == (128, 512, "never")
+    monkeypatch.setattr(sys, "argv", ["real_model.py", "--no-rivals"])
+    assert list(settings_of(parse())) == own
+
+
+def test_prune_time_takes_the_real_model_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("ARMOR_SMOLLM2", str(tmp_path / "smollm2"))
+    monkeypatch.setenv("ARMOR_SHARED", str(tmp_path))
+    from prune_time import WIKITEXT2, parse, places
+
+    (tmp_path / "smollm2").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "smollm2" / name).touch()
+
+    def given(*options: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["prune_time.py", *options])
+        args = parse()
+        assert (args.samples, args.seq_len, args.block_size) == ("128", "256", "16")
+        return places(args)
+
+    assert given("m", "c.txt") == ("m", "c.txt")
+    assert given("--model", "m", "c.txt") == ("m", "c.txt")
+    real = (str(tmp_path / "smollm2"), str(tmp_path / WIKITEXT2))
+    assert given("--model", "smollm2") == given("smollm2") == real
+    for refused in ([], ["m", "c", "more"], ["--calibration", "c"]):
+        with pytest.raises(SystemExit):
+            given(*refused)
+
+
 def test_ablation_names_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     from ablation import CASES, PRESETS, Store, sweep
