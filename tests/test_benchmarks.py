@@ -299,3 +299,33 @@ def test_runtime_patterns_counts_memory_and_names_backends(tmp_path: Path) -> No
             bits = 16 if row["dtype"] == "bfloat16" else 32
             wrappers = (64 + 128) * 16 / (64 * 128)
             assert row["weight_share"] == pytest.approx(0.5 + 7 / 8 / bits + wrappers)
+
+
+def test_the_page_of_generalisation_has_a_row_for_each_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from generalisation import STUDIES, page
+
+    figures = {"fitted": 0.1, "held_out": 0.2, "ratio": 2.0, "last_fitted": 0.3}
+    rows = [
+        {"settings": one, **figures, "last_held_out": 0.45, "seconds": 7.4}
+        for one in STUDIES["damping of the target"]
+    ]
+    made = page({"damping of the target": rows}, "about")
+    assert (
+        "| samples 32, target_damping 0.3 | 0.1000 | 0.2000 | 2.00 | 0.3000 | 0.4500 | 7 |" in made
+    )
+    assert made.count("| samples 32") == len(rows)
+
+
+def test_generalisation_runs_on_a_small_model(shared: Path, tmp_path: Path) -> None:
+    options = ["--model", str(shared / "models" / "babyllama-1m"), "--blocks", "1"]
+    options += ["--calibration", str(shared / "data/tinystories/tinystories_valid_sample.txt")]
+    options += ["--studies", "seed", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    done = run("generalisation.py", *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "generalisation.json").read_text())["studies"]["seed"]
+    assert [row["settings"]["seed"] for row in rows] == [0, 1, 2]
+    assert all(row["fitted"] > 0 and row["held_out"] > 0 for row in rows)
+    assert len({row["held_out"] for row in rows}) == 3
