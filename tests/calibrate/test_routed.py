@@ -88,10 +88,12 @@ def test_the_input_of_a_linear_in_an_expert(block: nn.Module) -> None:
 
 
 def test_other_tokens_are_evenly_spaced() -> None:
-    rows = torch.tensor([3, 4])
-    assert add_other_tokens(rows, 10, 0).tolist() == [3, 4]
-    assert add_other_tokens(rows, 10, 4).tolist() == [3, 4, 0, 2, 6, 8]
-    assert sorted(add_other_tokens(rows, 10, 99).tolist()) == list(range(10))
+    rows, every = torch.tensor([3, 4]), torch.ones(10, dtype=torch.bool)
+    assert add_other_tokens(rows, every, 0).tolist() == [3, 4]
+    assert add_other_tokens(rows, every, 4).tolist() == [3, 4, 0, 2, 6, 8]
+    assert sorted(add_other_tokens(rows, every, 99).tolist()) == list(range(10))
+    every[5:] = False
+    assert add_other_tokens(rows, every, 99).tolist() == [3, 4, 0, 1, 2]
 
 
 def test_waves_take_all_experts_at_once() -> None:

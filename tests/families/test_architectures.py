@@ -30,7 +30,16 @@ pytestmark = pytest.mark.skipif(
 #: Run by default, one of each kind of structure: fused experts on the disk, rows that transformers
 #: takes apart, embeddings under the name of the head, a tower of images, transposed weights, blocks
 #: that share weights.
-CHOSEN = ["camembert", "gemma3", "gpt2", "granitemoe", "inkling_text", "zamba2"]
+CHOSEN = [
+    "camembert",
+    "gemma3",
+    "gpt2",
+    "gpt_oss",
+    "granitemoe",
+    "inkling_text",
+    "llama4",
+    "zamba2",
+]
 EVERY = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 MOST = 3_000_000  # parameters of a tiny model
 #: By the names of settings, as patterns: their tiny values. The first that fits counts.

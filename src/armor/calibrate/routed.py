@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from armor.calibrate.stream import Stop
 from armor.errors import ArmorError
-from armor.models.experts import Experts
+from armor.models.experts import ArrangedExperts, Experts
 from armor.models.routed import Routed
 
 
 def keep_choice(block: nn.Module, routed: Routed) -> None:
     """Let the layer, where it is `Experts`, keep the choice that it is called with, before it runs:
-    ``choice``, the experts of each token, (tokens, k)."""
+    its ``choice``."""
 
     def keep(experts: nn.Module, args: tuple[Any, ...]) -> None:
-        experts.choice = args[1]
+        assert isinstance(experts, Experts)
+        experts.choice = experts.choice_of(*args)
 
     layer = block.get_submodule(routed.path)
     if isinstance(layer, Experts):
@@ -41,32 +42,24 @@ def tokens_by_expert(
         inputs: (batch, seq, hidden), or (tokens, hidden) of `Experts`.
 
     Returns:
-        For each expert the numbers of its tokens, int64, counted through the flattened batch.
+        For each expert the numbers of its tokens, int64, counted through the flattened batch; of
+        `ArrangedExperts`, that of its rows among those of all experts.
 
     Raises:
         ArmorError: the experts get something else than rows of `inputs`.
     """
     layer = block.get_submodule(routed.path)
     if isinstance(layer, Experts):
-        return [torch.where(layer.choice == number)[0] for number in range(routed.count)]
-    router = block.get_submodule(routed.router)
+        return [layer.rows_of(number, layer.choice) for number in range(routed.count)]
     tokens = inputs.shape[:-1].numel()
-    answers: list[Any] = []
-
-    def note(_module: nn.Module, _args: Any, output: Any) -> None:
-        answers.append(output)
-
-    def answer(_module: nn.Module, _args: Any, _output: Any) -> Any:
-        return answers[0]
-
     numbers = torch.zeros_like(inputs)
     numbers[..., 0] = torch.arange(tokens, dtype=torch.int64, device=inputs.device).view(
         inputs.shape[:-1]
     )
     with torch.no_grad():
-        with _idle(block, routed, inputs) as given, _hooked(router, note):
+        with _idle(block, routed, inputs) as given, noting_way(block, routed) as answers:
             layer(inputs)
-        with _idle(block, routed, inputs) as counted, _hooked(router, answer):
+        with _idle(block, routed, inputs) as counted, _answering(block, routed, answers):
             layer(numbers)
     flat = inputs.reshape(tokens, -1)
     rows = [seen[:, 0].long() for seen in counted]
@@ -79,11 +72,52 @@ def tokens_by_expert(
     return rows
 
 
+def rows_in_use(block: nn.Module, routed: Routed, inputs: Tensor) -> Bool[Tensor, " rows"]:
+    """Which rows of the flattened `inputs` of a layer are a token as an expert may see it.
+
+    Every one; but of `ArrangedExperts` only those that are sent somewhere.
+    """
+    layer = block.get_submodule(routed.path)
+    if isinstance(layer, ArrangedExperts):
+        return layer.choice.flatten()
+    return torch.ones(inputs.shape[:-1].numel(), dtype=torch.bool, device=inputs.device)
+
+
+def token_count(block: nn.Module, routed: Routed, inputs: Tensor) -> int:
+    """The tokens in the `inputs` of a layer."""
+    rows = inputs.shape[:-1].numel()
+    arranged = isinstance(block.get_submodule(routed.path), ArrangedExperts)
+    return rows // routed.count if arranged else rows
+
+
+@contextmanager
+def noting_way(block: nn.Module, routed: Routed) -> Iterator[list[Any]]:
+    """While active, what the router answers is noted."""
+    answers: list[Any] = []
+
+    def note(_module: nn.Module, _args: Any, output: Any) -> None:
+        answers.append(output)
+
+    with _hooked(block.get_submodule(routed.router), note):
+        yield answers
+
+
+@contextmanager
+def taking_way(block: nn.Module, routed: Routed, answers: list[Any]) -> Iterator[None]:
+    """While active, the router answers as was noted, where the experts' input depends on that.
+
+    That of `ArrangedExperts` does: a token has a row that is not 0 where it is sent.
+    """
+    arranged = isinstance(block.get_submodule(routed.path), ArrangedExperts)
+    with _answering(block, routed, answers) if arranged else nullcontext():
+        yield
+
+
 def add_other_tokens(
-    rows: Int64[Tensor, " own"], tokens: int, extra: int
+    rows: Int64[Tensor, " own"], in_use: Bool[Tensor, " tokens"], extra: int
 ) -> Int64[Tensor, " more"]:
-    """`rows` and `extra` (or all) of the other tokens, evenly spaced."""
-    others = torch.ones(tokens, dtype=torch.bool, device=rows.device)
+    """`rows` and `extra` (or all) of the others that are in use, evenly spaced."""
+    others = in_use.clone()
     others[rows] = False
     others_at = others.nonzero().squeeze(-1)
     count = min(extra, len(others_at))
@@ -130,6 +164,17 @@ def _idle(block: nn.Module, routed: Routed, inputs: Tensor) -> Iterator[list[Ten
             expert.forward = stand_in(number)
             undo.callback(delattr, expert, "forward")  # uncovers the class's own
         yield noted
+
+
+@contextmanager
+def _answering(block: nn.Module, routed: Routed, answers: list[Any]) -> Iterator[None]:
+    """While active, the router answers as was noted."""
+
+    def answer(_module: nn.Module, _args: Any, _output: Any) -> Any:
+        return answers[0]
+
+    with _hooked(block.get_submodule(routed.router), answer):
+        yield
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from armor.checkpoint.folder import building, check_outside
@@ -37,18 +36,20 @@ def export_dense(
         writer = ShardWriter(target, max_shard_bytes)
         done = 0
         parts = {
-            part: whole for whole, joined in checkpoint.joined.items() for part in joined.parts
+            (part, joined.bias): whole
+            for whole, joined in checkpoint.joined.items()
+            for part in joined.parts
         }
         written: set[str] = set()
         for tensor, stored in checkpoint.tensors.items():
             name, _, part = tensor.rpartition(".")
-            if name in parts:
-                if (whole := parts[name]) not in written:
-                    writer.add(whole, _join(checkpoint, checkpoint.joined[whole]))
+            if (whole := parts.get((name, part == "bias"))) is not None:
+                if whole not in written:
+                    joined = checkpoint.joined[whole]
+                    writer.add(whole, _join(checkpoint, joined))
                     written.add(whole)
-                    done += sum(
-                        part in checkpoint.layers for part in checkpoint.joined[whole].parts
-                    )
+                    if not joined.bias:
+                        done += sum(part in checkpoint.layers for part in joined.parts)
                     progress(done, total)
             elif name not in checkpoint.layers or part == "bias":
                 writer.add(tensor, stored)
@@ -65,11 +66,11 @@ def export_dense(
 
 
 def _join(checkpoint: Checkpoint, whole: Joined) -> Tensor:
-    """The parts' rows one after the other."""
-    rows = [
-        checkpoint.layer(part).dense()
-        if part in checkpoint.layers
-        else checkpoint.tensors[f"{part}.weight"].load()
-        for part in whole.parts
-    ]
-    return torch.cat(rows).view(whole.shape)
+    """The parts put together, each from its layer or its own tensor."""
+
+    def load(tensor: str) -> Tensor:
+        name = tensor.removesuffix(".weight")
+        pruned = name != tensor and name in checkpoint.layers
+        return checkpoint.layer(name).dense() if pruned else checkpoint.tensors[tensor].load()
+
+    return whole.join(load)

@@ -50,7 +50,7 @@ def assemble_plain(
     source.check_dense()
     parts = in_parts(source.tensors, joined)
 
-    def weight(tensor: str) -> Tensor | StoredTensor:
+    def given(tensor: str) -> Tensor | StoredTensor:
         name = tensor.removesuffix(_WEIGHT)
         if name == tensor or name not in weights:
             return parts[tensor]
@@ -59,15 +59,17 @@ def assemble_plain(
             raise ArmorError(f"layer {name}: the weight holds NaN or inf in {found.dtype}")
         return found.T.contiguous() if name in transposed else found
 
+    def loaded(tensor: str) -> Tensor:
+        found = given(tensor)
+        return found if isinstance(found, Tensor) else found.load()
+
     with building(out, replace) as folder:
         writer = ShardWriter(folder)
         for tensor in source.tensors:
             if (whole := joined.get(tensor)) is None:
-                writer.add(tensor, weight(tensor))
-                continue
-            rows = [weight(f"{part}{_WEIGHT}") for part in whole.parts]
-            loaded = [one if isinstance(one, Tensor) else one.load() for one in rows]
-            writer.add(tensor, torch.cat(loaded).view(whole.shape))
+                writer.add(tensor, given(tensor))
+            else:
+                writer.add(tensor, whole.join(loaded))
         writer.finish()
         copy_sidecar(source.path, folder)
         write_json(folder / CONFIG, source.config)

@@ -55,6 +55,9 @@ def _load_nothing(
     quantizer = ArmorQuantizer(ArmorConfig(**metadata))
     quantizer.swap_layers(model)
     stored = dict(tensors)
+    for tensor, parts in joined.items():
+        whole = stored.pop(tensor)
+        stored |= {parts.tensor(part): whole for part in parts.parts}
     for name, spec in layers.items():
         whole = stored.pop(f"{name}.weight", next(iter(tensors.values())))
         stored |= {f"{name}.{part}": whole for part in spec.tensor_shapes()}  # only names count

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,7 @@ from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.models.cuts import find_cuts
 from armor.models.decoder import decoder_config
-from armor.models.experts import Experts, split_experts
+from armor.models.experts import Experts, is_expert, split_experts
 from armor.models.fused import fused_linears, split_linear
 from armor.models.renaming import ConvertedTensor, find_stored, tensor_paths
 from armor.models.structure import Structure, find_structure
@@ -54,6 +53,19 @@ class Layout:
         """The inverse of `name`."""
         return self._paths.get(name, name)
 
+    def joined_with(self, layers: Iterable[str]) -> dict[str, Joined]:
+        """Those of `joined` that a checkpoint has in parts in which these layers are pruned.
+
+        Experts that all stay dense are not taken apart: transformers then reads them as they are.
+        """
+        if any(map(is_expert, layers)):
+            return self.joined
+        return {
+            tensor: whole
+            for tensor, whole in self.joined.items()
+            if not any(map(is_expert, whole.parts))
+        }
+
     @cached_property
     def _paths(self) -> dict[str, str]:
         return {name: path for path, name in self.names.items()}
@@ -89,7 +101,7 @@ def lay_out(
         if owner in experts:  # one 3-D tensor on the disk, too
             # Other names on the disk, such as GraniteMoE's: then those of the model.
             stem = name.removesuffix(leaf) if name.endswith(f".{leaf}") else f"{owner}."
-            joined[name] = Joined(stored.shape, _expert_parts(model, owner, leaf, stored, stem))
+            joined[name] = _joined_experts(model.get_submodule(owner), leaf, stored.shape, stem)
     parents = {path: name for name, path in paths.items()}
     for index, block in enumerate(structure.blocks):
         for inside, rows in list(fused_linears(block, decoder_config(model.config, index))):
@@ -132,13 +144,18 @@ def _converted(model: Any, tensors: Mapping[str, StoredTensor]) -> set[str]:
     }
 
 
-def _expert_parts(
-    model: Any, owner: str, leaf: str, stored: StoredTensor, stem: str
-) -> dict[str, int]:
-    """The parts of a 3-D tensor of experts, expert by expert, with their rows."""
-    experts = model.get_submodule(owner)
+def _joined_experts(experts: Any, leaf: str, shape: tuple[int, ...], stem: str) -> Joined:
+    """The parts of a tensor of experts, expert by expert, with their rows."""
     assert isinstance(experts, Experts)
     gate, up, down = experts.naming
-    linears = (down,) if leaf == "down_proj" else (gate, up)
-    rows = math.prod(stored.shape[:-1]) // (len(experts) * len(linears))
-    return {f"{stem}{number}.{name}": rows for number in range(len(experts)) for name in linears}
+    stacking = experts.stacking
+    linears = [gate, up]
+    if leaf.startswith("down_proj"):
+        linears, stacking = [down], replace(stacking, interleaved=False)
+    bias = leaf.endswith("_bias")
+    if bias:
+        stacking = replace(stacking, transposed=False)
+    whole = Joined(shape, {}, stacking, bias)
+    rows = whole.rows // (len(experts) * len(linears))
+    names = (f"{stem}{number}.{name}" for number in range(len(experts)) for name in linears)
+    return replace(whole, parts=dict.fromkeys(names, rows))

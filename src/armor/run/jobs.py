@@ -17,7 +17,15 @@ from torch import Tensor
 
 from armor.calibrate.moments import Moments
 from armor.calibrate.residual import BLOCK_INPUT, given_to, traced
-from armor.calibrate.routed import add_other_tokens, linear_input, tokens_by_expert
+from armor.calibrate.routed import (
+    add_other_tokens,
+    linear_input,
+    noting_way,
+    rows_in_use,
+    taking_way,
+    token_count,
+    tokens_by_expert,
+)
 from armor.calibrate.sample import Sample
 from armor.calibrate.state import states
 from armor.calibrate.stream import merge_stages, observe
@@ -229,16 +237,20 @@ def sum_expert_moments(
     twin_states = dict(states(dense or {}))
     for batch, state in states(hidden):
         call = worker.call(index, batch, own)
-        inputs = worker.input_of(block.pruned, call, state, routed.path)
+        with noting_way(block.pruned, routed) as way:
+            inputs = worker.input_of(block.pruned, call, state, routed.path)
         assert inputs is not None
         twins = None
         if dense is not None:
-            twins = worker.input_of(block.dense, call, twin_states[batch], routed.path)
+            with taking_way(block.dense, routed, way):
+                twins = worker.input_of(block.dense, call, twin_states[batch], routed.path)
         rows = tokens_by_expert(block.pruned, routed, inputs)
+        in_use = rows_in_use(block.pruned, routed, inputs)
+        tokens = token_count(block.pruned, routed, inputs)
         flat = inputs.flatten(0, -2)
         for linear, share in linears.items():
             number, inside = routed.inside(linear)
-            chosen = add_other_tokens(rows[number], len(flat), math.ceil(share * len(flat)))
+            chosen = add_other_tokens(rows[number], in_use, math.ceil(share * tokens))
             if not len(chosen):
                 continue
             expert = routed.expert(number)

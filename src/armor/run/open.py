@@ -135,7 +135,7 @@ def settle(
         layers[plan.name] = LayerSpec(
             plan.shape, block, pattern, count, plan.name in model.layout.transposed
         )
-    check_reload(model.folder, layers, model.layout.joined)
+    check_reload(model.folder, layers, model.layout.joined_with(layers))
     return settled
 
 

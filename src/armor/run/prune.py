@@ -313,7 +313,7 @@ class _Run:
             out,
             _Layers(store, list(self.todo)),
             record,
-            joined=self.model.layout.joined,
+            joined=self.model.layout.joined_with(self.todo),
             replace=replaceable,
             patterns=patterns,
             transposed=self.model.layout.transposed,
