@@ -59,8 +59,8 @@ class Family:
         kind = self.config.replace("TextConfig", "Config").replace("Config", "ForCausalLM")
         model = getattr(transformers, kind)(config)
         generator = torch.Generator().manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("_bias"):
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.data += 0.1 * noise
         return model.to(dtype).eval()
@@ -98,6 +98,23 @@ FAMILIES = {
     "Mixtral": Family("MixtralConfig", 32, {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "Qwen3-MoE": Family("Qwen3MoeConfig", 32, {**_MOE, "moe_intermediate_size": 48, "head_dim": 8}),
     "OLMoE": Family("OlmoeConfig", 32, {**_MOE}),
+    "gpt-oss": Family(
+        "GptOssConfig",
+        32,
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 16},
+        "experts transposed, with biases, gate and up row by row",
+    ),
+    "Llama 4 (text)": Family(
+        "Llama4TextConfig",
+        38,
+        {
+            "num_local_experts": 4,
+            "head_dim": 8,
+            "intermediate_size_mlp": 48,
+            "attention_chunk_size": 16,
+        },
+        "experts transposed, their inputs times scores",
+    ),
 }
 
 

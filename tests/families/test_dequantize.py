@@ -24,7 +24,9 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "family", ["Qwen2, Qwen2.5", "Phi-3", "GPT-NeoX", "Mixtral", "Qwen3-MoE"], indirect=True
+    "family",
+    ["Qwen2, Qwen2.5", "Phi-3", "GPT-NeoX", "Mixtral", "Qwen3-MoE", "gpt-oss", "Llama 4 (text)"],
+    indirect=True,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_multiplied_out_and_saved(

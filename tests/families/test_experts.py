@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import armor
+from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.weights import read_weights
 from armor.config import PruneConfig
 from armor.models.experts import split_experts
@@ -20,7 +21,9 @@ from armor.run.forward import Forward
 from armor.text.windows import token_windows
 
 pytestmark = pytest.mark.transformers_compat
-MOE = pytest.mark.parametrize("family", ["Mixtral", "Qwen3-MoE"], indirect=True)
+MOE = pytest.mark.parametrize(
+    "family", ["Mixtral", "Qwen3-MoE", "gpt-oss", "Llama 4 (text)"], indirect=True
+)
 
 
 @pytest.fixture
@@ -68,13 +71,16 @@ def test_other_patterns_the_whole_way(
             for model in (armor.load(tmp_path / "out"), load_model(str(tmp_path / "twin")))
         )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    joined = Checkpoint.open(tmp_path / "out").joined
+    wholes = {tensor for tensor, whole in joined.items() if not whole.bias}
     before, packed, after = map(read_weights, (source, tmp_path / "out", tmp_path / "twin"))
     assert before.keys() == after.keys()
-    pruned = {f"{name}.weight" for name in result.records}
+    pruned = {f"{name}.weight" for name in result.records} | wholes
     for name, stored in before.items():
         written = b"".join(stored.chunks())
         assert (b"".join(after[name].chunks()) == written) == (name not in pruned)
-        assert name in pruned or b"".join(packed[name].chunks()) == written
+        in_parts = name in pruned or name in joined
+        assert in_parts or b"".join(packed[name].chunks()) == written
 
 
 @MOE
@@ -144,7 +150,7 @@ def test_routers_stay_as_they_are(source: Path, text: Path, tmp_path: Path) -> N
         assert torch.equal(weight, router.weight)
 
 
-@pytest.mark.parametrize("family", ["Mixtral"], indirect=True)
+@pytest.mark.parametrize("family", ["Mixtral", "gpt-oss", "Llama 4 (text)"], indirect=True)
 def test_two_workers_give_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
         armor.prune(source, settings(text), tmp_path / str(workers), workers=workers)

@@ -24,7 +24,9 @@ from armor.sparse.masks import nm_mask
 
 pytestmark = pytest.mark.transformers_compat
 IN_PARTS = pytest.mark.parametrize(
-    "family", ["Phi-3", "GPT-NeoX", "Mixtral", "Qwen3-MoE", "OLMoE"], indirect=True
+    "family",
+    ["Phi-3", "GPT-NeoX", "Mixtral", "Qwen3-MoE", "OLMoE", "gpt-oss", "Llama 4 (text)"],
+    indirect=True,
 )
 
 

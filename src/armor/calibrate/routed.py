@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from armor.calibrate.stream import Stop
 from armor.errors import ArmorError
-from armor.models.experts import ArrangedExperts, Experts
+from armor.models.expert import ArrangedExperts, Experts
 from armor.models.routed import Routed
 
 
@@ -20,13 +20,13 @@ def keep_choice(block: nn.Module, routed: Routed) -> None:
     """Let the layer, where it is `Experts`, keep the choice that it is called with, before it runs:
     its ``choice``."""
 
-    def keep(experts: nn.Module, args: tuple[Any, ...]) -> None:
+    def keep(experts: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         assert isinstance(experts, Experts)
-        experts.choice = experts.choice_of(*args)
+        experts.choice = experts.choice_of(*args, **named)
 
     layer = block.get_submodule(routed.path)
     if isinstance(layer, Experts):
-        layer.register_forward_pre_hook(keep)
+        layer.register_forward_pre_hook(keep, with_kwargs=True)
 
 
 def tokens_by_expert(

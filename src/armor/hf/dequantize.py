@@ -9,7 +9,8 @@ from torch import nn
 
 from armor.errors import ArmorError
 from armor.linear import ArmorLinear, armor_layers
-from armor.models.experts import Experts, put_together
+from armor.models.expert import Experts
+from armor.models.experts import put_together
 from armor.models.fused import JoinedLinear
 from armor.models.modules import put_module
 from armor.models.transposed import make_transposed

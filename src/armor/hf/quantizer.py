@@ -25,7 +25,7 @@ from armor.linear import ArmorLinear, armor_layers, prepare
 from armor.models.experts import fused_experts, is_expert, split_experts
 from armor.models.fused import split_linear
 from armor.models.modules import put_module
-from armor.models.renaming import fuses_experts, layer_renaming
+from armor.models.renaming import fuses_any_experts, fuses_experts, layer_renaming
 from armor.models.transposed import transposed_shape
 
 
@@ -80,7 +80,7 @@ class ArmorQuantizer(HfQuantizer):
             path = _find_path(model, rename(name))
             if path is not None:
                 _replace(model, path, spec)
-        if self._split and not hasattr(HfQuantizer, "update_weight_conversions"):
+        if not hasattr(HfQuantizer, "update_weight_conversions") and fuses_any_experts(model):
             _refuse_dense_experts(model, self._split)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,8 @@ from armor.checkpoint.joined import Joined, in_parts
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.models.cuts import find_cuts
 from armor.models.decoder import decoder_config
-from armor.models.experts import Experts, is_expert, split_experts
+from armor.models.expert import Experts
+from armor.models.experts import is_expert, split_experts
 from armor.models.fused import fused_linears, split_linear
 from armor.models.renaming import ConvertedTensor, find_stored, tensor_paths
 from armor.models.structure import Structure, find_structure

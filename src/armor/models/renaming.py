@@ -161,6 +161,11 @@ def layer_renaming(model: Any) -> Callable[[str], str]:
     return lambda name: rename(f"{name}.weight").removesuffix(".weight")
 
 
+def fuses_any_experts(model: Any) -> bool:
+    """Whether transformers would merge the experts of a checkpoint of `model` when it loads it."""
+    return any(map(fuses_experts, _rules(model)[1]))
+
+
 def fuses_experts(conversion: Any) -> bool:
     """Whether a conversion of transformers 5 merges the experts of a checkpoint into one tensor."""
     targets = getattr(conversion, "target_patterns", ())

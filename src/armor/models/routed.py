@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from armor.models.experts import Experts
+from armor.models.expert import Experts
 
 
 @dataclass(frozen=True)
