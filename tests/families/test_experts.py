@@ -24,6 +24,8 @@ pytestmark = pytest.mark.transformers_compat
 MOE = pytest.mark.parametrize(
     "family", ["Mixtral", "Qwen3-MoE", "gpt-oss", "Llama 4 (text)"], indirect=True
 )
+#: Each token goes to two experts, so that all see enough.
+TWO_EACH = pytest.mark.parametrize("family", ["Mixtral", "Qwen3-MoE", "gpt-oss"], indirect=True)
 
 
 @pytest.fixture
@@ -36,6 +38,23 @@ def source(family: Any, tokenizer: Any, tmp_path: Path) -> Path:
 def settings(text: Path, **changes: Any) -> PruneConfig:
     values = {"calibration": str(text), "samples": 8, "seq_len": 64, "iterations": 2}
     return PruneConfig(**{**values, "block_size": 4, **changes})
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, torch.Tensor]]:
+    """Of linears in experts of block 0, once a run has measured them: tokens, E[x x^T]."""
+    measured: dict[str, tuple[int, torch.Tensor]] = {}
+    sum_up = Forward.expert_moments
+
+    def watched(self: Any, index: int, *rest: Any) -> dict[str, Any]:
+        totals = sum_up(self, index, *rest)
+        for name, total in totals.items():
+            if index == 0:
+                measured[name] = total.tokens, total.sums()["second"] / total.tokens
+        return totals
+
+    monkeypatch.setattr(Forward, "expert_moments", watched)
+    return measured
 
 
 @MOE
@@ -85,42 +104,57 @@ def test_other_patterns_the_whole_way(
 
 @MOE
 def test_moments_are_those_of_the_tokens_routed_to_the_expert(
-    source: Path, tokenizer: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tokenizer: Any, text: Path, tmp_path: Path, moments: Any
 ) -> None:
     """Block 0 of the dense stream, compared with hooks in the whole model."""
-    measured: dict[str, tuple[int, torch.Tensor]] = {}
-    sum_up = Forward.expert_moments
-
-    def watched(self: Any, index: int, *rest: Any) -> dict[str, Any]:
-        totals = sum_up(self, index, *rest)
-        for name, total in totals.items():
-            if index == 0:
-                measured[name] = total.tokens, total.sums()["second"] / total.tokens
-        return totals
-
-    monkeypatch.setattr(Forward, "expert_moments", watched)
-    config = settings(text, method="nowag")
-    armor.prune(source, config, tmp_path / "out")
-
+    armor.prune(source, settings(text, method="nowag"), tmp_path / "out")
     model = load_model(str(source))
     split_experts(model, armor.inspect(tmp_path / "out")["layers"])
     block = model.model.layers[0]
     seen: dict[str, list[torch.Tensor]] = {}
-    for name in measured:
+    for name in moments:
         block.get_submodule(name).register_forward_pre_hook(
             lambda _module, args, name=name: seen.setdefault(name, []).append(args[0])
         )
     with torch.no_grad():
         model(token_windows(str(text), tokenizer, 8, 64))
-    assert measured.keys() == seen.keys()
+    assert moments.keys() == seen.keys()
     assert any(len(torch.cat(inputs)) > 32 for inputs in seen.values())
-    for name, (tokens, second) in measured.items():
+    for name, (tokens, second) in moments.items():
         inputs = torch.cat(seen[name])
         if len(inputs) < inputs.shape[1]:  # others stand in
             assert tokens >= inputs.shape[1]
             continue
         assert tokens == len(inputs)
         torch.testing.assert_close(second, inputs.T @ inputs / tokens, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Llama 4 (text)"], indirect=True)
+@pytest.mark.parametrize("samples", [8, 1], ids=["enough", "few"])
+def test_rows_that_are_not_sent_to_an_expert_do_not_count(
+    source: Path, tokenizer: Any, text: Path, tmp_path: Path, samples: int, moments: Any
+) -> None:
+    """The model as it is: hidden states times scores, worked out from its router."""
+    armor.prune(source, settings(text, method="nowag", samples=samples), tmp_path / "out")
+    model = load_model(str(source))
+    moe = model.model.layers[0].feed_forward
+    seen: list[torch.Tensor] = []
+    moe.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, 1)))
+    with torch.no_grad():
+        model(token_windows(str(text), tokenizer, samples, 64))
+        hidden = torch.cat(seen)
+        logits = hidden @ moe.router.weight.T
+    best = logits.argmax(-1)
+    scaled = hidden * logits.amax(-1).sigmoid()[:, None]
+    for number in range(4):
+        tokens, second = moments[f"feed_forward.experts.{number}.gate_proj"]
+        own, others = scaled[best == number], scaled[best != number]
+        if len(own) < 32:  # others make up the number, as their experts see them
+            step = torch.arange(32 - len(own)) * len(others) // (32 - len(own))
+            order = others[torch.argsort(best[best != number], stable=True)]
+            own = torch.cat([own, order[step]])
+        assert tokens == len(own)
+        torch.testing.assert_close(second, own.T @ own / tokens, rtol=1e-4, atol=1e-5)
 
 
 @MOE
@@ -158,7 +192,7 @@ def test_two_workers_give_the_same_bytes(source: Path, text: Path, tmp_path: Pat
     assert one == two
 
 
-@MOE
+@TWO_EACH
 def test_a_size_chooses_for_experts_and_the_head(
     family: Any, tokenizer: Any, text: Path, tmp_path: Path
 ) -> None:

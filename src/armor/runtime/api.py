@@ -33,8 +33,11 @@ def linear(x: Float[Tensor, "*batch in"], call: Call) -> Float[Tensor, "*batch o
         y = reference.matmul(x.reshape(-1, x.shape[-1]), call)
         return y.view(*x.shape[:-1], y.shape[-1])
     # The operator's dispatch costs microseconds: only where a graph or a gradient needs it.
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+    if torch.compiler.is_compiling():
         return call_linear(x, call)
+    if torch.is_grad_enabled() and x.requires_grad:
+        # A copy: models may add to it in place (Llama 4), not to a view made in an operator.
+        return call_linear(x, call).clone()
     return run(x, call)
 
 
