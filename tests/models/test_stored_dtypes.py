@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -59,6 +60,23 @@ def test_a_scale_beside_a_weight_is_not_dropped(folder: Path, leaf: str) -> None
     for use in (StreamedModel, load_model):
         with pytest.raises(ArmorError, match=f"{NAME}' has '.*{leaf}' beside it, which the model"):
             use(ModelFolder.open(folder))
+
+
+def test_mxfp4_is_named_as_such(tmp_path: Path) -> None:
+    """As gpt-oss is published, but without what its config.json says of that."""
+    sizes = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = GptOssConfig(**sizes, **heads, num_local_experts=4)
+    GptOssForCausalLM(config).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    del state[name]
+    state[f"{name}_blocks"] = torch.zeros(4, 64, 1, 16, dtype=torch.uint8)
+    state[f"{name}_scales"] = torch.zeros(4, 64, 1, dtype=torch.uint8)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for use in (StreamedModel, load_model):
+        with pytest.raises(ArmorError, match=f"{name}' is stored as '{name}_blocks' .* bfloat16"):
+            use(ModelFolder.open(tmp_path))
 
 
 def test_integers_and_masks_that_the_model_does_not_learn_are_fine(folder: Path) -> None:

@@ -38,5 +38,5 @@ class ModelFiles:
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise ArmorError(
                 f"{self.path} is already compressed (quant_method {method!r}): start from the dense"
-                " model"
+                " model, in bfloat16, float16 or float32"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -84,8 +85,15 @@ class Joined:
         if self.stacking.is_plain:
             return torch.cat([*map(load, names)]).view(self.shape)
         count = len(names) // self.shape[0]
-        experts = (names[first : first + count] for first in range(0, len(names), count))
-        return torch.stack([self.stacking.join([*map(load, own)]) for own in experts])
+        experts = (
+            self.stacking.join([*map(load, names[begin : begin + count])])
+            for begin in range(0, len(names), count)
+        )
+        first = next(experts)
+        whole = torch.empty(self.shape, dtype=first.dtype, device="cpu")
+        for number, expert in enumerate(chain([first], experts)):
+            whole[number] = expert
+        return whole
 
 
 def joined_to_metadata(joined: Mapping[str, Joined]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from armor.models.expert import ArrangedExperts, Expert, Experts, Gating, Scored
 
 _WEIGHTS = {"gate_up_proj", "down_proj"}
 _BIASES = {"gate_up_proj_bias", "down_proj_bias"}
+#: All tensors of fused experts that have a known form.
+FUSED = _WEIGHTS | _BIASES
 #: By the names of its arguments: how a class that does not say it is called.
 _CALLED: dict[tuple[str, ...], type[Experts]] = {
     ("hidden_states",): ArrangedExperts,
@@ -60,7 +62,7 @@ def form_of(module: Any) -> Form | None:
     """The form of fused experts that hold gate and up as one, and down, with or without biases,
     and nothing else, such as norms; None for others."""
     weights = dict(module.named_parameters())
-    if weights.keys() not in (_WEIGHTS, _WEIGHTS | _BIASES) or any(True for _ in module.buffers()):
+    if weights.keys() not in (_WEIGHTS, FUSED) or any(True for _ in module.buffers()):
         return None
     if not getattr(module, "has_gate", True) or getattr(module, "has_post_expert_norm", False):
         return None

@@ -12,6 +12,7 @@ from armor.checkpoint.tensorfile import StoredTensor
 from armor.models.cuts import find_cuts
 from armor.models.decoder import decoder_config
 from armor.models.expert import Experts
+from armor.models.expert_forms import FUSED
 from armor.models.experts import is_expert, split_experts
 from armor.models.fused import fused_linears, split_linear
 from armor.models.renaming import ConvertedTensor, find_stored, tensor_paths
@@ -99,7 +100,7 @@ def lay_out(
     for name, stored in tensors.items():
         path = paths[name]
         owner, _, leaf = path.rpartition(".")
-        if owner in experts:  # one 3-D tensor on the disk, too
+        if owner in experts and leaf in FUSED:  # one 3-D tensor on the disk, too
             # Other names on the disk, such as GraniteMoE's: then those of the model.
             stem = name.removesuffix(leaf) if name.endswith(f".{leaf}") else f"{owner}."
             joined[name] = _joined_experts(model.get_submodule(owner), leaf, stored.shape, stem)

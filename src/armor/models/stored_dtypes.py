@@ -15,6 +15,8 @@ from armor.models.renaming import find_stored
 _BESIDE = re.compile(
     r"[._](scales?(_inv|_2)?|zero_points?|zeros|absmax|quant_map|quant_state|SCB)\b"
 )
+#: What MXFP4 stores in the place of a weight, beside its scales.
+_BLOCKS = "_blocks"
 _REMEDY = (
     "these are codes of a quantised model, not weights: start from the dense model (the one it was"
     " made of, in bfloat16, float16 or float32)"
@@ -58,6 +60,11 @@ def check_dtypes(model: Any, folder: ModelFolder) -> None:
                 )
     for name in scales:
         weight = _BESIDE.split(name, maxsplit=1)[0]
+        if f"{weight}{_BLOCKS}" in folder.tensors and weight in parameters:
+            raise ArmorError(
+                f"{folder.path}: tensor {short(weight)} is stored as {short(weight + _BLOCKS)} and"
+                f" {short(name)}: {_REMEDY}"
+            )
         if weight in folder.tensors and name not in model.state_dict():
             raise ArmorError(
                 f"{folder.path}: tensor {short(weight)} has {short(name)} beside it, which the"
