@@ -75,6 +75,7 @@ def test_parts_of_a_file(stacking: Stacking, bias: bool, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"turned": True}, "unknown setting 'turned'; upgrade armor"),
         ({"transposed": 1}, "neither true nor false"),
         ({"bias": "yes"}, "neither true nor false"),
         ({"shape": [10], "bias": True, "parts": {"a": 5, "b": 5}, "transposed": True}, "too few"),

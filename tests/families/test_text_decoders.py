@@ -98,6 +98,8 @@ def logits(model: Any) -> torch.Tensor:
 def test_the_whole_way(make: Any, tokenizer: Any, text: Path, tmp_path: Path) -> None:
     if make is qwen3_5 and not hasattr(transformers, "Qwen3_5Config"):
         pytest.skip("this version of transformers does not know Qwen3.5")
+    if make is llama4 and transformers.__version__ < "5":
+        pytest.skip("transformers 4 cannot build the text part of Llama 4 by its config")
     source, out, twin = (tmp_path / folder for folder in ("source", "out", "twin"))
     torch.manual_seed(0)
     whole = make().eval()

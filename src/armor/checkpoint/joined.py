@@ -21,6 +21,7 @@ from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
 
 _FLAGS = ("transposed", "interleaved", "bias")
+_KEYS = {"shape", "parts", *_FLAGS}
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ def joined_from_metadata(data: Any) -> dict[str, Joined]:
     found = {}
     for tensor, entry in _mapping("joined", data).items():
         whole = _mapping(tensor, entry)
+        if unknown := sorted(set(whole) - _KEYS):
+            raise ArmorError(
+                f"joined {short(tensor)}: unknown setting {short(unknown[0])}; upgrade armor"
+            )
         shape = whole.get("shape")
         parts = dict(_mapping(tensor, whole.get("parts")))
         sizes = (*shape, *parts.values()) if isinstance(shape, (list, tuple)) else ()
