@@ -1,7 +1,6 @@
 """Take the pictures of the documentation from the report of a comparison.
 
-    python scripts/report_images.py demo-output/report.html docs/images
-    python scripts/report_images.py build/real_model/report.html docs/images --name smollm2-report
+    python scripts/report_images.py build/real_model/report.html docs/images
 
 Needs playwright and an installed Chromium.
 """
@@ -21,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--name", default="demo-report", help="of the pictures")
+    parser.add_argument("--name", default="smollm2-report", help="of the pictures")
     arguments = parser.parse_args()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
