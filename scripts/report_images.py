@@ -1,6 +1,6 @@
-"""Take the pictures of the documentation from the report of a finished ``armor demo``.
+"""Take the pictures of the documentation from the report of a comparison.
 
-    python scripts/report_images.py demo-output/report.html docs/images
+    python scripts/report_images.py build/real_model/report.html docs/images
 
 Needs playwright and an installed Chromium.
 """
@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--name", default="smollm2-report", help="of the pictures")
     arguments = parser.parse_args()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
@@ -27,8 +28,12 @@ def main() -> None:
             args=["--no-sandbox"],
         )
         for name, first, last in (
-            ("demo-report", "header", "section:has(h2:text('Perplexity on'))"),
-            ("demo-report-layers", "details.run", "section:has(h3:text('Which layers hurt'))"),
+            (arguments.name, "header", "section:has(h2:text('Perplexity on'))"),
+            (
+                f"{arguments.name}-layers",
+                "details.run",
+                "section:has(h3:text('Which layers hurt'))",
+            ),
         ):
             page = browser.new_page(viewport={"width": WIDTH, "height": 900})
             page.goto(arguments.page.resolve().as_uri())

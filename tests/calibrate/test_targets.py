@@ -14,6 +14,7 @@ from armor.calibrate.targets import (
     Compensation,
     choose_compensation,
     compensated,
+    missed_moment,
 )
 
 OUT, IN = 6, 10
@@ -34,13 +35,10 @@ def weight() -> Tensor:
     return torch.randn(OUT, IN, generator=torch.Generator().manual_seed(7))
 
 
-def moments(seen: Sample) -> tuple[Tensor, Tensor, Tensor | None]:
-    count, residual = len(seen.inputs), seen.residual
-    return (
-        seen.inputs.T @ seen.inputs / count,
-        seen.dense.T @ seen.inputs / count,
-        None if residual is None else residual.T @ seen.inputs / count,
-    )
+def moments(seen: Sample) -> tuple[Tensor, Tensor]:
+    """X, and M of the dense weight."""
+    count, own = len(seen.inputs), weight().to(seen.inputs.dtype)
+    return seen.inputs.T @ seen.inputs / count, seen.missed(own).T @ seen.inputs / count
 
 
 def least_squares(seen: Sample, damping: float) -> Tensor:
@@ -64,10 +62,17 @@ def test_it_is_the_best_weight_for_the_tokens(adds: bool, damping: float) -> Non
     half = compensated(own, *moments(seen), Compensation(damping, 0.5))
     torch.testing.assert_close(half, (own + found) / 2)
     assert torch.equal(compensated(own, *moments(seen), Compensation(damping, 0.0)), own)
-    single = [None if mean is None else mean.float() for mean in moments(seen)]
+    single = [mean.float() for mean in moments(seen)]
     rounded = compensated(weight(), *single, Compensation(damping))
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded.double(), found, rtol=1e-2, atol=1e-3)
+
+
+def test_the_cross_moment_gives_the_same() -> None:
+    seen = replace(tokens(50, 1), residual=None)
+    second, missed = moments(seen)
+    cross = seen.dense.T @ seen.inputs / 50
+    torch.testing.assert_close(missed_moment(weight(), second, cross), missed)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(12, 0), (12, 1), (30, 2), (400, 3)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -93,9 +94,9 @@ def advance_dense(
     for batch, state in states(hidden):
         call = worker.call(index, batch, own)
         moved = state.to(worker.device)
-        with traced(block.dense, moved.hidden) as trace:
+        with traced(block.dense, moved.hidden) if keep else nullcontext() as trace:
             left, stages = observe(block.dense, call, moved, worker.model.structure.stages)
-        if keep:
+        if trace is not None:
             bases = trace.bases(left.hidden) if bases is None else bases
             for base in {*bases.values()} - {BLOCK_INPUT}:
                 inputs_of.setdefault(_stream(base), []).append(trace.given[base])
