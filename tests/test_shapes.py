@@ -19,7 +19,7 @@ def test_a_wrong_shape_is_refused() -> None:
     with pytest.raises(TypeCheckError, match="weight"):
         normalise(torch.ones(4))
     with pytest.raises(TypeCheckError, match="cross"):
-        compensated(torch.ones(3, 4), torch.eye(4), torch.eye(3), None, Compensation(0.1))
+        compensated(torch.ones(3, 4), torch.eye(4), torch.eye(3), Compensation(0.1))
 
 
 def test_a_field_of_the_wrong_shape_is_refused() -> None:
