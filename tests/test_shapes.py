@@ -18,7 +18,7 @@ from armor.factorize.sweep import sweep
 def test_a_wrong_shape_is_refused() -> None:
     with pytest.raises(TypeCheckError, match="weight"):
         normalise(torch.ones(4))
-    with pytest.raises(TypeCheckError, match="cross"):
+    with pytest.raises(TypeCheckError, match="missed"):
         compensated(torch.ones(3, 4), torch.eye(4), torch.eye(3), Compensation(0.1))
 
 
