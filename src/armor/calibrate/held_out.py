@@ -25,7 +25,7 @@ class HeldOut:
 
     Attributes:
         windows: their number. batch: windows that go through the model together.
-        stride: every so manieth token is a sample.
+        stride: from one token that is a sample to the next.
     """
 
     windows: int
