@@ -31,7 +31,8 @@ def tune_command(
     calibration: Annotated[
         str,
         typer.Option(
-            metavar="FILE|hf:NAME[:CONFIG]", help="Text to train on (default: that of the pruning)."
+            metavar="FILE|hf:NAME[:CONFIG]|self",
+            help="Text to train on, as for armor prune (default: that of the pruning).",
         ),
     ] = "",
     samples: Annotated[

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.checkpoint.changed import write_changed
+from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
 from armor.device import resolve_device
@@ -22,10 +23,11 @@ from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
 from armor.run.finished import ASKED, TUNING, check_place
 from armor.run.manifest import code_digest, digest, hash_tensors
+from armor.run.own_text import draw_windows
 from armor.simd.processor import has_bfloat16
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
-from armor.text.windows import check_window, context_length, default_window, token_windows
+from armor.text.windows import check_window, context_length, default_window
 from armor.tune.config import FULL, HELD_OUT, HELD_OUT_SHARE, MOST_SAMPLES, MOST_TOKENS, TuneConfig
 from armor.tune.full import FullTuning, Text
 from armor.tune.state import State
@@ -81,7 +83,7 @@ def tune(
     begin = time.perf_counter()
     device, out = resolve_device(device), Path(out).absolute()
     asked = config.to_dict()
-    work = _Work.open(folder, reference, config)
+    work = _Work.open(folder, reference, config, unfinished_folder(out))
     there = check_place(out, work.pruned.path, fresh)
     check_place(out, work.dense.path, fresh)
     manifest = work.manifest(device)
@@ -119,8 +121,14 @@ class _Work:
     windows: Tensor
 
     @classmethod
-    def open(cls, folder: str | Path, reference: str | Path, config: TuneConfig) -> _Work:
-        """Read all that is needed but the weights. Raises `ArmorError`."""
+    def open(
+        cls, folder: str | Path, reference: str | Path, config: TuneConfig, unfinished: Path
+    ) -> _Work:
+        """Read all that is needed but the weights. Raises `ArmorError`.
+
+        Args:
+            unfinished: where the run keeps what it has done.
+        """
         pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
         checkpoint = Checkpoint.of(pruned.files)
         dense.files.check_dense()
@@ -134,14 +142,15 @@ class _Work:
         config = replace(config, bos=resolve_bos(config.bos or "auto", tokenizer))
         assert config.seq_len is not None
         assert config.bos is not None
-        windows = token_windows(
+        windows = draw_windows(
             config.calibration,
-            tokenizer,
+            dense,
             config.samples or MOST_SAMPLES,
             config.seq_len,
             config.seed,
             config.bos,
             fewer=config.samples is None,
+            keep=unfinished,
         )
         if len(windows) < 2:
             raise ArmorError("two windows at least: one to train on and one to judge by")
