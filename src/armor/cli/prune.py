@@ -22,7 +22,7 @@ from armor.cli.options import (
     parse_block,
 )
 from armor.cli.recording import default_log, recording
-from armor.cli.tune import print_summary, step
+from armor.cli.tune import print_summary, tune_progress
 from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.engines.registry import ENGINES
 from armor.errors import ArmorError
@@ -246,9 +246,14 @@ def _run(
         if tuning is None:
             result, tuned = prune(model, config, out, progress=progress, **where), None
         else:
-            stepped = partial(step, recorder, display)
             result, tuned = prune_and_tune(
-                model, config, tuning, out, progress=progress, stepped=stepped, **where
+                model,
+                config,
+                tuning,
+                out,
+                progress=progress,
+                tuning_progress=tune_progress(recorder, display),
+                **where,
             )
     _print_summary(result, config.size)
     if tuned is not None and not result.found:

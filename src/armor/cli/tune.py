@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,8 @@ from armor.cli.recording import default_log, recording
 if TYPE_CHECKING:
     from armor.cli.progress import LayerProgress, StepProgress
     from armor.events import Recorder
-    from armor.tune.tune import TuneResult
+    from armor.tune.plan import Plan
+    from armor.tune.tune import TuneProgress, TuneResult
 
 
 def register(app: typer.Typer) -> None:
@@ -100,22 +101,24 @@ def run_tune(
         recording("tune", out, default_log(out), log, tensorboard, **about) as recorder,
         StepProgress() as display,
     ):
-        stepped = partial(step, recorder, display)
-        result = tune(folder, reference, config, out, progress=stepped, **where)
+        progress = tune_progress(recorder, display)
+        result = tune(folder, reference, config, out, progress=progress, **where)
     print_summary(result)
 
 
-def step(
-    recorder: Recorder,
-    display: StepProgress | LayerProgress,
-    done: int,
-    total: int,
-    held_out: float,
-    trained: float,
-) -> None:
-    """Show and record a step: what `armor.tune.tune.tune` calls."""
-    display.step(done, total, held_out)
-    recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+def tune_progress(recorder: Recorder, display: StepProgress | LayerProgress) -> TuneProgress:
+    """Callbacks that show and record what `armor.tune.tune.tune` does."""
+    from armor.tune.tune import TuneProgress
+
+    def planned(plan: Plan) -> None:
+        display.say(plan.describe())
+        recorder.emit("tuning_planned", **asdict(plan))
+
+    def stepped(done: int, total: int, held_out: float, trained: float) -> None:
+        display.step(done, total, held_out)
+        recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+
+    return TuneProgress(planned, stepped)
 
 
 def print_summary(result: TuneResult) -> None:

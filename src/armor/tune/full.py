@@ -21,7 +21,7 @@ from armor.tune.student import Student
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
 #: Tokens that pass through the models together: the logits of so many are held.
-_TOKENS = 2048
+TOKENS = 2048
 
 
 class Keeper(Protocol):
@@ -130,7 +130,7 @@ class FullTuning:
     @staticmethod
     def _parts(windows: Tensor) -> tuple[Tensor, ...]:
         """The `windows` that pass through the models together."""
-        return windows.split(max(1, _TOKENS // windows.shape[1]))
+        return windows.split(max(1, TOKENS // windows.shape[1]))
 
     def _divergence(self, windows: Tensor) -> Tensor:
         """The sum over the tokens of `windows`."""
