@@ -28,7 +28,7 @@ from armor.engines.registry import ENGINES
 from armor.errors import ArmorError
 from armor.methods import METHODS, packed_methods
 from armor.recipe import read_recipe, write_recipe
-from armor.tune.config import OFF, TUNINGS, TuneConfig
+from armor.tuning.config import OFF, TUNINGS, TuneConfig
 
 if TYPE_CHECKING:
     from armor.run.plan import LayerPlan
@@ -230,7 +230,7 @@ def _run(
     from armor.events import combine_progress
     from armor.run.describe import describe_config
     from armor.run.prune import Progress, prune
-    from armor.tune.prune import prune_and_tune
+    from armor.tuning.prune import prune_and_tune
 
     check_file(save_recipe)
     about = {"model": model, "config": describe_config(config)}

@@ -14,8 +14,8 @@ from armor.cli.recording import default_log, recording
 if TYPE_CHECKING:
     from armor.cli.progress import LayerProgress, StepProgress
     from armor.events import Recorder
-    from armor.tune.plan import Plan
-    from armor.tune.tune import TuneProgress, TuneResult
+    from armor.tuning.plan import Plan
+    from armor.tuning.tune import TuneProgress, TuneResult
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def tune_command(
 
     Example: [bold]armor tune qwen-armor --reference Qwen/Qwen2.5-0.5B --out qwen-tuned[/bold]
     """
-    from armor.tune.config import TuneConfig
+    from armor.tuning.config import TuneConfig
 
     config = TuneConfig(
         calibration=calibration,
@@ -94,7 +94,7 @@ def run_tune(
 ) -> None:
     """Tune with a live display and a log, then print a summary; `where`: see `tune`."""
     from armor.cli.progress import StepProgress
-    from armor.tune.tune import tune
+    from armor.tuning.tune import tune
 
     about = {"model": folder, "config": config.to_dict()}
     with (
@@ -107,8 +107,8 @@ def run_tune(
 
 
 def tune_progress(recorder: Recorder, display: StepProgress | LayerProgress) -> TuneProgress:
-    """Callbacks that show and record what `armor.tune.tune.tune` does."""
-    from armor.tune.tune import TuneProgress
+    """Callbacks that show and record what `armor.tuning.tune.tune` does."""
+    from armor.tuning.tune import TuneProgress
 
     def planned(plan: Plan) -> None:
         display.say(plan.describe())

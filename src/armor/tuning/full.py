@@ -13,10 +13,10 @@ from torch import Tensor
 
 from armor.checkpoint.tuning import Curve
 from armor.errors import ArmorError
-from armor.tune.config import TuneConfig
-from armor.tune.divergence import divergence
-from armor.tune.steps import Steps, order
-from armor.tune.student import Student
+from armor.tuning.config import TuneConfig
+from armor.tuning.divergence import divergence
+from armor.tuning.steps import Steps, order
+from armor.tuning.student import Student
 
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
@@ -25,7 +25,7 @@ TOKENS = 2048
 
 
 class Keeper(Protocol):
-    """What keeps the state of a run, see `armor.tune.state`."""
+    """What keeps the state of a run, see `armor.tuning.state`."""
 
     def load(self) -> tuple[int, Curve, dict[str, Tensor]] | None:
         """Steps taken, the curve, and tensors by name, as they were saved last."""

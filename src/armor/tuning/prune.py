@@ -9,8 +9,8 @@ from armor.checkpoint.folder import full_disk, unfinished_folder
 from armor.config import PruneConfig
 from armor.run.finished import check_place
 from armor.run.prune import Progress, PruneResult, prune
-from armor.tune.config import TuneConfig
-from armor.tune.tune import TuneProgress, TuneResult, curve_of, tune
+from armor.tuning.config import TuneConfig
+from armor.tuning.tune import TuneProgress, TuneResult, curve_of, tune
 
 
 def prune_and_tune(

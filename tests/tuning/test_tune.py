@@ -21,12 +21,12 @@ from armor.errors import ArmorError
 from armor.evaluation.perplexity import evaluate
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
-from armor.tune import plan as module
-from armor.tune.config import TuneConfig
-from armor.tune.plan import Plan
-from armor.tune.prune import prune_and_tune
-from armor.tune.student import Student
-from armor.tune.tune import TuneProgress, TuneResult, tune
+from armor.tuning import plan as module
+from armor.tuning.config import TuneConfig
+from armor.tuning.plan import Plan
+from armor.tuning.prune import prune_and_tune
+from armor.tuning.student import Student
+from armor.tuning.tune import TuneProgress, TuneResult, tune
 
 Tuning = Callable[..., TuneConfig]
 Settings = Callable[..., PruneConfig]

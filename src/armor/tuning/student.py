@@ -17,7 +17,7 @@ from armor.linear import armor_layers
 from armor.models.modules import put_module
 from armor.models.renaming import tensor_paths
 from armor.models.structure import find_structure
-from armor.tune.merged import MergedLinear
+from armor.tuning.merged import MergedLinear
 
 _VALUES = ".core_values"
 

@@ -28,11 +28,18 @@ from armor.simd.processor import has_bfloat16
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
 from armor.text.windows import check_window, context_length, default_window
-from armor.tune.config import FULL, HELD_OUT, HELD_OUT_SHARE, MOST_SAMPLES, MOST_TOKENS, TuneConfig
-from armor.tune.full import TOKENS, FullTuning, Text
-from armor.tune.plan import Plan, make_plan
-from armor.tune.state import State
-from armor.tune.student import Student
+from armor.tuning.config import (
+    FULL,
+    HELD_OUT,
+    HELD_OUT_SHARE,
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    TuneConfig,
+)
+from armor.tuning.full import TOKENS, FullTuning, Text
+from armor.tuning.plan import Plan, make_plan
+from armor.tuning.state import State
+from armor.tuning.student import Student
 from armor.versions import versions
 
 
@@ -188,7 +195,7 @@ class _Work:
             "reference": digest_weights(self.dense.tensors),
             "device": device,
             "versions": versions("armor", "torch", "transformers", "python")
-            | {"armor's code": code_digest("tune")},
+            | {"armor's code": code_digest("tuning")},
         }
 
     def run(
