@@ -76,7 +76,7 @@ def tuned(args: argparse.Namespace, label: str, steps: int, model: str) -> str:
     name = f"{label}-tuned-{steps}"
     if args.calibration:
         name += f"-{Path(args.calibration).stem}"
-    config = TuneConfig(args.calibration, steps=steps, step_size=args.step_size)
+    config = TuneConfig(calibration=args.calibration, steps=steps, step_size=args.step_size)
     tune(args.work / label, model, config, args.work / name, device="cpu")
     return name
 

@@ -193,7 +193,7 @@ def test_computing_blocks_twice_gives_the_same(
 
 def trained(folder: Path) -> dict[str, nn.Parameter]:
     """What is trained of a checkpoint."""
-    return Student(load_model(folder, torch.float32), Checkpoint.open(folder)).trained
+    return Student.of(load_model(folder, torch.float32), Checkpoint.open(folder)).trained
 
 
 def test_another_model_is_refused(
@@ -219,7 +219,7 @@ def test_the_reference_must_be_the_dense_model(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 0}, {"batch": 0}, {"step_size": 0.0}, {"bos": "maybe"}, {"samples": 0}]
+    "changes", [{"steps": 0}, {"mode": "off"}, {"step_size": 0.0}, {"bos": "maybe"}, {"samples": 0}]
 )
 def test_impossible_settings(tuning: Tuning, changes: dict[str, Any]) -> None:
     with pytest.raises(ArmorError):

@@ -112,8 +112,7 @@ Tune = Annotated[
     str,
     typer.Option(
         metavar=_choices(TUNINGS),
-        help="full: then train the factors end to end on the dense model's predictions, as armor"
-        " tune does.",
+        help="Then train the factors on the dense model's predictions, as armor tune does.",
     ),
 ]
 SaveRecipe = Annotated[
@@ -199,7 +198,7 @@ def prune_command(
         config,
         out,
         save_recipe,
-        None if tune == OFF else TuneConfig(seed=seed),
+        None if tune == OFF else TuneConfig(tune, seed=seed),
         log,
         tensorboard,
         fresh=fresh,

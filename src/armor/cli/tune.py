@@ -10,6 +10,7 @@ import typer
 
 from armor.cli.options import Device, Log, Seed, SeqLen, TensorBoard
 from armor.cli.recording import default_log, recording
+from armor.tuning.config import BLOCK, FULL, STEPS, TuneConfig
 
 if TYPE_CHECKING:
     from armor.cli.progress import LayerProgress, StepProgress
@@ -47,8 +48,20 @@ def tune_command(
             metavar="auto|always|never", help="As in armor prune (default: as it was there)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the optimiser.")] = 300,
-    batch: Annotated[int, typer.Option(metavar="N", help="Windows a step.")] = 4,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(STEPS),
+            help="full: end to end; block: one block in memory at a time, which wins back less.",
+        ),
+    ] = FULL,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Steps of the optimiser (default: {STEPS[FULL]}; block: {STEPS[BLOCK]} a block).",
+        ),
+    ] = None,
     step_size: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
     ] = 5e-4,
@@ -60,23 +73,21 @@ def tune_command(
     log: Log = None,
     tensorboard: TensorBoard = None,
 ) -> None:
-    """Train the factors of a pruned model end to end on the dense model's predictions.
+    """Train the factors of a pruned model on the dense model's predictions.
 
     Masks, size and speed stay as they are. Windows that are never trained on judge: what does not
-    lower their divergence from the dense model is not kept. Both models and the state of the
-    optimiser are in memory. Interrupted or killed? Give the same command again.
+    lower their divergence from the dense model is not kept. Interrupted or killed? Give the same
+    command again.
 
     Example: [bold]armor tune qwen-armor --reference Qwen/Qwen2.5-0.5B --out qwen-tuned[/bold]
     """
-    from armor.tuning.config import TuneConfig
-
     config = TuneConfig(
+        mode=mode,
         calibration=calibration,
         samples=samples,
         seq_len=seq_len,
         bos=bos,
         steps=steps,
-        batch=batch,
         step_size=step_size,
         seed=seed,
     )

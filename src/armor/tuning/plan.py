@@ -76,13 +76,12 @@ def make_plan(
     layers = checkpoint.layers
     kept = sum(_size(checkpoint.tensors[f"{name}.core_values"]) for name in layers)
     weights = sum(rows * cols for rows, cols in (spec.shape for spec in layers.values()))
-    own = [name for name in checkpoint.tensors if name.rpartition(".")[0] in layers]
-    trained = sum(
+    trained = _trained(checkpoint)
+    rest = sum(
         _size(stored)
         for name, stored in checkpoint.tensors.items()
-        if (name in own and not name.endswith(".core_indices")) or len(stored.shape) == 1
+        if name.rpartition(".")[0] not in layers
     )
-    rest = sum(_size(one) for name, one in checkpoint.tensors.items() if name not in own)
     fixed = 4 * (sum(map(_size, dense.values())) + rest)
     fixed += _TRAINED * trained + _MERGED * weights + _POSITION * kept
     fixed += _LOGIT * tokens * text.vocab_size
@@ -99,6 +98,53 @@ def make_plan(
     raise ArmorError(
         f"tuning end to end takes about {least / 1e9:.1f} GB of memory, and {available / 1e9:.1f}"
         " GB are free: take a machine with more, or leave the checkpoint as armor prune made it"
+    )
+
+
+def make_block_plan(
+    checkpoint: Checkpoint,
+    config: Any,
+    work: tuple[int, int, int],
+    held_out: int,
+    tokens: int,
+) -> Plan:
+    """What a run takes that goes block by block.
+
+    Args:
+        config: of the model. work: windows to train on, tokens of each, steps.
+        held_out: windows that judge. tokens: that pass together.
+
+    Raises:
+        ArmorError: there is too little memory.
+    """
+    text, layers = config.get_text_config(), checkpoint.layers
+    blocks = max(1, int(text.num_hidden_layers))
+    windows, seq_len, _ = work
+    # Two streams of the text and what the dense block makes of it; one more of what judges.
+    streams = 4 * (3 * windows + 4 * held_out) * seq_len * text.hidden_size
+    weights = sum(rows * cols for rows, cols in (spec.shape for spec in layers.values())) // blocks
+    trained = _trained(checkpoint)
+    channels = sum(sum(spec.shape) for spec in layers.values()) // blocks
+    inside = 4 * tokens * (channels + _CHANNEL * text.hidden_size)
+    block = (_MERGED + 8) * weights + (_TRAINED + _POSITION) * trained // blocks
+    head = 4 * text.vocab_size * (text.hidden_size + 4 * tokens)
+    needed = streams + max(block + inside, head) + 2 * trained
+    available = available_memory()
+    if needed > available:
+        raise ArmorError(
+            f"tuning block by block takes about {needed / 1e9:.1f} GB of memory, and"
+            f" {available / 1e9:.1f} GB are free: give fewer windows (--samples)"
+        )
+    return Plan(trained, *work, needed, available, False)
+
+
+def _trained(checkpoint: Checkpoint) -> int:
+    """How many numbers are trained."""
+    return sum(
+        _size(stored)
+        for name, stored in checkpoint.tensors.items()
+        if (name.rpartition(".")[0] in checkpoint.layers and not name.endswith(".core_indices"))
+        or len(stored.shape) == 1
     )
 
 

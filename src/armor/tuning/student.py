@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ _VALUES = ".core_values"
 
 
 class Student:
-    """A pruned model, float32, of which A, S, B, biases and norms are trained.
+    """A pruned model, or a block of one, float32, of which A, S, B, biases and norms are trained.
 
     Embeddings, the output head and linears that stayed dense are as they were; so are the masks.
 
@@ -33,24 +33,35 @@ class Student:
             ``core_values``.
     """
 
-    def __init__(self, model: Any, pruned: Checkpoint) -> None:
-        """Args: model: `pruned` loaded in float32; it is changed."""
+    def __init__(self, model: nn.Module, names: Mapping[str, str], pruned: Checkpoint) -> None:
+        """`model`, of `pruned`, is changed.
+
+        Args:
+            names: what the checkpoint calls the parameters of the model, by their names there.
+        """
         self.model = model
         self.trained: dict[str, nn.Parameter] = {}
         self._layers: dict[str, MergedLinear] = {}
-        names = {path: name for name, path in tensor_paths(model, pruned.tensors).items()}
         model.requires_grad_(False)
         for path, layer in list(armor_layers(model)):
             name = names[path + _VALUES].removesuffix(_VALUES)
-            merged = self._layers[name] = MergedLinear(layer)
+            merged = MergedLinear(layer)
+            self._layers[name] = merged
             put_module(model, path, merged)
-            for part, parameter in merged.named_parameters():
-                self.trained[f"{name}.{_STORED.get(part, part)}"] = parameter
+            for part, own in merged.named_parameters():
+                self.trained[f"{name}.{_STORED.get(part, part)}"] = own
         for path, parameter in model.named_parameters():
             # Norms, and biases of what stayed dense.
             if path in names and parameter.dim() == 1:
-                self.trained[names[path]] = parameter.requires_grad_()
+                parameter.requires_grad_(True)
+                self.trained[names[path]] = parameter
         self._dtypes = {name: DTYPES[pruned.tensors[name].dtype] for name in self.trained}
+
+    @classmethod
+    def of(cls, model: Any, pruned: Checkpoint) -> Student:
+        """The whole of `pruned`, loaded as `model`, which is changed."""
+        paths = tensor_paths(model, pruned.tensors)
+        return cls(model, {path: name for name, path in paths.items()}, pruned)
 
     def keep_less(self) -> None:
         """From now on keep only what each block is given; the rest is computed again, with the

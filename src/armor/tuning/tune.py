@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armor.calibrate.stream import BATCH_TOKENS
 from armor.checkpoint.changed import write_changed
 from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
+from armor.config import PruneConfig
 from armor.device import resolve_device
 from armor.errors import ArmorError
 from armor.memory import peak_memory
@@ -22,22 +24,26 @@ from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
 from armor.run.finished import ASKED, TUNING, check_place
+from armor.run.layer_names import LayerNames
 from armor.run.manifest import code_digest, digest, hash_tensors
+from armor.run.open import open_model
 from armor.run.own_text import draw_windows
 from armor.simd.processor import has_bfloat16
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
 from armor.text.windows import check_window, context_length, default_window
+from armor.tuning.block import BlockTuning
 from armor.tuning.config import (
-    FULL,
+    BLOCK,
     HELD_OUT,
     HELD_OUT_SHARE,
     MOST_SAMPLES,
     MOST_TOKENS,
     TuneConfig,
 )
-from armor.tuning.full import TOKENS, FullTuning, Text
-from armor.tuning.plan import Plan, make_plan
+from armor.tuning.full import TOKENS, FullTuning
+from armor.tuning.keeper import Text
+from armor.tuning.plan import Plan, make_block_plan, make_plan
 from armor.tuning.state import State
 from armor.tuning.student import Student
 from armor.versions import versions
@@ -83,7 +89,8 @@ def tune(
     device: str = "auto",
     progress: TuneProgress | None = None,
 ) -> TuneResult:
-    """Train A, S, B, biases and norms of a checkpoint on the predictions of the dense model.
+    """Train A, S, B, biases and norms of a checkpoint on the dense model: on its predictions, or
+    block by block on what its blocks put out.
 
     Masks, form and size stay as they are. Windows that are never trained on judge what would be
     stored; the best of what they saw is written, the checkpoint as it was if no step lowered their
@@ -206,21 +213,19 @@ class _Work:
         Raises:
             ArmorError: there is too little memory, or the loss is not finite.
         """
+        cut, seq_len = len(self.windows) - self.held_out, self.windows.shape[1]
+        work = cut, seq_len, self.config.step_count
+        if self.config.mode == BLOCK:
+            return self._run_blocks(state, device, progress, work)
         stored = {self.checkpoint.tensors[f"{n}.core_values"].dtype for n in self.checkpoint.layers}
         lowered = stored == {"BF16"} and (device != "cpu" or has_bfloat16())
-        cut, seq_len = len(self.windows) - self.held_out, self.windows.shape[1]
+        tokens = max(TOKENS, seq_len)
         plan = make_plan(
-            self.checkpoint,
-            self.dense.tensors,
-            self.pruned.config,
-            (cut, seq_len, self.config.steps),
-            max(TOKENS, seq_len),
-            lowered,
-            device,
+            self.checkpoint, self.dense.tensors, self.pruned.config, work, tokens, lowered, device
         )
         progress.planned(plan)
         dense = load_model(self.dense, torch.float32, device).requires_grad_(False)
-        student = Student(load_model(self.pruned, torch.float32, device), self.checkpoint)
+        student = Student.of(load_model(self.pruned, torch.float32, device), self.checkpoint)
         if plan.checkpointed:
             student.keep_less()
         windows = self.windows.to(device)
@@ -228,13 +233,42 @@ class _Work:
         tuning = FullTuning(student, dense, text, self.config, lowered, state, progress.stepped)
         return tuning.run()
 
+    def _run_blocks(
+        self, state: State, device: str, progress: TuneProgress, work: tuple[int, int, int]
+    ) -> tuple[dict[str, Tensor], Curve]:
+        """`run` block by block.
+
+        Args:
+            work: windows to train on, tokens of each, steps of a block.
+        """
+        cut, seq_len, steps = work
+        tokens = max(BATCH_TOKENS, seq_len)
+        model = open_model(self.dense, self._pruning())
+        steps *= len(model.structure.blocks)
+        plan = make_block_plan(
+            self.checkpoint, self.pruned.config, (cut, seq_len, steps), self.held_out, tokens
+        )
+        progress.planned(plan)
+        names = LayerNames(model, self.checkpoint.layers)
+        text = Text(self.windows[:cut], self.windows[cut:])
+        return BlockTuning(
+            model, self.checkpoint, names, text, self.config, device, state, progress.stepped
+        ).run()
+
+    def _pruning(self) -> PruneConfig:
+        """The settings of the pruning run as far as they say how to read the model."""
+        found = self.checkpoint.run.get("config")
+        read = ("include", "exclude", "overrides", "model")
+        known = {name: found[name] for name in read if name in found} if found else {}
+        return PruneConfig.from_dict(known)
+
     def record(
         self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float
     ) -> dict[str, Any]:
         """The contents of armor_run.json: of the run that pruned, and of this one."""
         source = parse_source(self.config.calibration).record()
         tuning = {
-            "kind": FULL,
+            "kind": self.config.mode,
             "config": self.config.to_dict() | {"calibration": source},
             "run": digest(manifest),
             "before": curve.before,
