@@ -172,7 +172,7 @@ class BlockTuning:
 
         names: dict[str, str] = {}
         for name in self._names.in_block(index):
-            linear = self._names.path_in_block(name)
+            linear = self._model.layout.path(name).removeprefix(prefix)
             dense = block.get_submodule(linear)
             assert isinstance(dense, nn.Linear)
             bias = None if dense.bias is None else dense.bias.data
