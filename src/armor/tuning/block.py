@@ -241,7 +241,7 @@ class BlockTuning:
     def _logits(self, hidden: Tensor, call: BlockCall) -> Tensor:
         """What the model makes of the output of its last block, on the CPU."""
         model = self._model
-        ids = torch.zeros(call.shape, dtype=torch.int64)
+        ids = torch.zeros(call.shape, dtype=torch.int64, device="cpu")
         blocks = f"{model.structure.prefix}."
         outside = [name for name in model.stored if not name.startswith(blocks)]
         with (
