@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from armor.runtime.reference import matmul
 from armor.runtime.backend import Call
+from armor.runtime.reference import matmul
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -50,7 +52,7 @@ def test_parts_make_the_whole(pattern: Pattern, block: int | None, parts: int) -
     whole = matmul(x, Call(layer))
     ends = [round(ROWS * number / parts) for number in range(parts + 1)]
     pieces = []
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in pairwise(ends):
         first, last = held_rows(begin, end, ROWS, block)
         part = cut_rows(layer, begin, end)
         assert part.shape == (last - first, COLS)
@@ -60,7 +62,7 @@ def test_parts_make_the_whole(pattern: Pattern, block: int | None, parts: int) -
 
     ends = [round(COLS * number / parts) for number in range(parts + 1)]
     total = torch.zeros_like(whole)
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in pairwise(ends):
         first, last = held_columns(begin, end, COLS, block, pattern)
         part = cut_columns(layer, begin, end)
         assert part.shape == (ROWS, last - first)

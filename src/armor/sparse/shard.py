@@ -26,7 +26,7 @@ def held_rows(begin: int, end: int, rows: int, block: int | None) -> tuple[int, 
 def held_columns(
     begin: int, end: int, cols: int, block: int | None, pattern: Pattern
 ) -> tuple[int, int]:
-    """The inputs that a part for inputs `begin` to `end` of `cols` holds; groups stay whole, too."""
+    """The inputs that a part for inputs `begin` to `end` of `cols` holds; groups are whole, too."""
     return _widened(begin, end, cols, math.lcm(block or 1, pattern.group or 1))
 
 

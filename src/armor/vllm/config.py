@@ -104,7 +104,7 @@ class ArmorQuantization(QuantizationConfig):
         self.stored = {renamed(name): stored for name, stored in self.stored.items()}
         self.parts = {renamed(name): parts for name, parts in self.parts.items()}
 
-    def get_checkpoint_weight_mapper(self) -> WeightsMapper:  # type: ignore[override]
+    def get_checkpoint_weight_mapper(self) -> WeightsMapper:
         """What vLLM's loading is to skip; asked for when the model is built, so all is counted."""
         self.check_taken()
         return WeightsMapper(orig_to_new_suffix=dict.fromkeys(_PACKED))

@@ -17,7 +17,7 @@ from armor.vllm.parts import Part, Wanted, read_part, run_parts
 
 
 class ArmorExpertsMethod(FusedMoEMethodBase):
-    """How vLLM loads and runs such experts: one after another, each on the tokens it was chosen for.
+    """How vLLM loads and runs such experts: one after another, each on the tokens it is chosen for.
 
     Args:
         names: of the matrices in the checkpoint: for each expert its gate, up and down.

@@ -69,14 +69,14 @@ class ArmorLinearMethod(LinearMethodBase):
         self._source.check_taken()
         for name in (name for each in self._names if len(each) > 1 for name in each):
             layer._modules.pop(name.rpartition(".")[2], None)
-        checkpoint, device = self._source.checkpoint(), layer.weight.device
+        checkpoint, weight = self._source.checkpoint(), layer.get_parameter("weight")
         parts = [
-            read_part(checkpoint, wanted, self._dtype, device)
+            read_part(checkpoint, wanted, self._dtype, weight.device)
             for wanted in self._wanted(layer, checkpoint)
         ]
         layer.parts = nn.ModuleList(parts)
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out), both of this process."""
         y = run_parts(list(layer.parts), x)
         if isinstance(layer, ParallelLMHead):  # its rows are padded
@@ -109,7 +109,7 @@ class ArmorLinearMethod(LinearMethodBase):
         return found
 
     def _ranges(self, layer: Any, rows: list[Any]) -> list[tuple[tuple[int, int], Any]]:
-        """The outputs of this process, as ranges of the rows of some matrices put one on another."""
+        """The outputs of this process, as ranges of the rows of matrices put one on another."""
         if isinstance(layer, ParallelLMHead):
             held = layer.shard_indices
             return [((held.org_vocab_start_index, held.org_vocab_end_index), rows[0])]

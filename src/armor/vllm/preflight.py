@@ -1,4 +1,4 @@
-"""What can be said of a checkpoint before vLLM builds anything, so that a refusal reaches the user."""
+"""What can be said of a checkpoint before a worker starts, so that a refusal reaches the user."""
 
 from __future__ import annotations
 
