@@ -79,8 +79,9 @@ def _use_threads(one: bool) -> None:
     settings: Any = config  # its attributes are made on import
     threads = torch.get_num_threads()
     set_num_threads(1 if one else min(threads, settings.NUMBA_NUM_THREADS))
-    if torch.get_num_threads() != threads:  # Numba, starting its threads, sets OpenMP's number, too
-        torch.set_num_threads(threads)
+    if torch.get_num_threads() != threads:
+        # Numba, starting its threads, sets OpenMP's number, too. (vLLM replaces the public function.)
+        torch._C.set_num_threads(threads)
 
 
 def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
