@@ -80,7 +80,7 @@ def _use_threads(one: bool) -> None:
     threads = torch.get_num_threads()
     set_num_threads(1 if one else min(threads, settings.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != threads:
-        # Numba, starting its threads, sets OpenMP's number, too. (vLLM replaces the public function.)
+        # Numba, starting its threads, sets OpenMP's number, too. vLLM replaces the public function.
         torch._C.set_num_threads(threads)
 
 
