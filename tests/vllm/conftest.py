@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,15 @@ ENVIRONMENT = {
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # the workers are asked with a function
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes use the cores, too
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # only workers are processes of their own
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "INFO",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:  # vLLM's and its libraries' own
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
     if importlib.util.find_spec("vllm") is not None:
         return
     skip = pytest.mark.skip(reason="vLLM is not installed here: make vllm")
@@ -79,47 +82,28 @@ def run_python(environment: dict[str, str]) -> Callable[..., Finished]:
 
 @dataclass(frozen=True)
 class Engines:
-    """Runs jobs, see engine.py, in vLLM and in transformers.
-
-    Attributes:
-        failed: runs a job that must not succeed, and gives what was printed.
-    """
+    """Runs jobs, see engine.py, all in one process."""
 
     run: Callable[..., Finished]
     folder: Path
-    done: dict[str, Any] = field(default_factory=dict)
 
-    def vllm(self, folder: Path, prompts: list[list[int]], **job: Any) -> Any:
-        """The result of engine.py; `options`, `tokens` and `lora` may be given."""
-        result = self.folder / "vllm.json"
-        done = self._start("engine.py", folder, prompts, result, job)
+    def vllm(self, jobs: list[dict[str, Any]]) -> list[Any]:
+        """The result of each job; what vLLM printed goes to the test's output."""
+        return self._start("engine.py", jobs)
+
+    def transformers(self, jobs: list[dict[str, Any]]) -> list[Any]:
+        """The result of each job in transformers with armor."""
+        return self._start("reference.py", jobs)
+
+    def _start(self, script: str, jobs: list[dict[str, Any]]) -> list[Any]:
+        file, result = self.folder / "jobs.json", self.folder / "results.json"
+        filled = [{"options": {}, "tokens": 24, **job} for job in jobs]
+        file.write_text(json.dumps(filled, default=str))
+        result.unlink(missing_ok=True)
+        done = self.run(HERE / script, file, result)
+        sys.stdout.write(done.output)
         assert done.code == 0, done.output[-6000:]
         return json.loads(result.read_text())
-
-    def failed(self, folder: Path, **job: Any) -> str:
-        """What vLLM printed when it refused `folder`."""
-        done = self._start("engine.py", folder, [[1, 2, 3]], self.folder / "none.json", job)
-        assert done.code != 0, done.output[-6000:]
-        return done.output
-
-    def transformers(self, folder: Path, prompts: list[list[int]], **job: Any) -> Any:
-        """The result of reference.py, from an earlier call where there was one."""
-        key = json.dumps([str(folder), prompts, job])
-        if key not in self.done:
-            result = self.folder / "transformers.json"
-            done = self._start("reference.py", folder, prompts, result, job)
-            assert done.code == 0, done.output[-6000:]
-            self.done[key] = json.loads(result.read_text())
-        return self.done[key]
-
-    def _start(
-        self, script: str, folder: Path, prompts: Any, result: Path, job: dict[str, Any]
-    ) -> Finished:
-        file = self.folder / "job.json"
-        described = {"options": {}, "tokens": 24, **job, "folder": str(folder), "prompts": prompts}
-        file.write_text(json.dumps(described))
-        result.unlink(missing_ok=True)
-        return self.run(HERE / script, file, result)
 
 
 @pytest.fixture(scope="session")
@@ -155,9 +139,7 @@ SIZES = {
 
 
 @pytest.fixture(scope="session")
-def pruned(
-    byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def pruned(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Prunes a random model of a family of transformers; the same call gives the same folder."""
     made: dict[str, Path] = {}
 

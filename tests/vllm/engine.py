@@ -1,14 +1,18 @@
-"""One model in vLLM, in a process of its own: ``python engine.py JOB.json RESULT.json``.
+"""Models in vLLM, one after another: ``python engine.py JOBS.json RESULTS.json``.
 
-The job has `folder`, `options` of ``LLM``, `prompts` (lists of token ids), `tokens` to generate, and
-may have `lora`, the folder of an adapter. The result has for each prompt the greedy `tokens` and
-their `logprobs`, and `bytes`, what each worker holds in parameters and buffers.
+A job has `folder`, `options` of ``LLM``, `prompts` (lists of token ids) and `tokens` to generate,
+and maybe `lora`, the folder of an adapter. Its result has for each prompt the greedy `tokens` and
+their `logprobs`, and `bytes`, what each worker holds in parameters and buffers; or `error`.
+
+One process for all saves most of the time of a start. Workers are processes of their own.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,8 @@ def held_bytes(worker: Any) -> int:
     return sum(storages.values())
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -47,8 +51,20 @@ def main() -> None:
         tokens = list(completion.token_ids)
         chosen = [by[token].logprob for by, token in zip(completion.logprobs, tokens, strict=True)]
         outputs.append({"tokens": tokens, "logprobs": chosen})
-    result = {"outputs": outputs, "bytes": llm.collective_rpc(held_bytes)}
-    Path(sys.argv[2]).write_text(json.dumps(result))
+    held = llm.collective_rpc(held_bytes)
+    llm.llm_engine.engine_core.shutdown()
+    return {"outputs": outputs, "bytes": held}
+
+
+def main() -> None:
+    results = []
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        try:
+            results.append(run(job))
+        except Exception:
+            results.append({"error": traceback.format_exc()})
+        gc.collect()
+        Path(sys.argv[2]).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
