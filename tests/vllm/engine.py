@@ -35,6 +35,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     options = {
         "dtype": "float32",
         "enforce_eager": True,
+        # A worker in this process would import numba, and the next one then fails.
+        "distributed_executor_backend": "mp",
         "gpu_memory_utilization": 0.1,
         "max_num_seqs": 8,
         **job["options"],
