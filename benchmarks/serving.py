@@ -3,9 +3,9 @@
     make vllm     # makes the environment
     .venv-vllm/bin/python benchmarks/serving.py --dense MODEL --pruned DIR
 
-Both engines are up, each with its worker processes, and take turns; an idle one waits. Each turn serves
-`requests` prompts of `prompt` random tokens at once, `tokens` tokens each. The medians are told, and the
-slowest and the fastest turn.
+Both engines are up, each with its worker processes, and take turns; an idle one waits. Each turn
+serves `requests` prompts of `prompt` random tokens at once, `tokens` tokens each. The results are the
+medians, and the fastest and the slowest turn.
 """
 
 import argparse

@@ -34,6 +34,10 @@ ENVIRONMENT = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-gate", action="store_true", help="see tests/vllm/test_gate.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:  # vLLM's and its libraries' own
@@ -139,7 +143,11 @@ SIZES = {
 
 
 @pytest.fixture(scope="session")
-def pruned(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def pruned(
+    random_model: Callable[..., Any],
+    byte_tokenizer: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
     """Prunes a random model of a family of transformers; the same call gives the same folder."""
     made: dict[str, Path] = {}
 
@@ -165,14 +173,19 @@ def pruned(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return prune
 
 
-def random_model(family: str, **sizes: Any) -> Any:
-    """Its biases and norms are random, too."""
-    import transformers
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., Any]:
+    """Makes a random model of a family, its biases and norms random, too."""
 
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **sizes})
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 or name.endswith("_bias"):
-            parameter.data += 0.1 * torch.randn(parameter.shape)
-    return model.eval()
+    def make(family: str, **sizes: Any) -> Any:
+        import transformers
+
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(**{**SIZES, **sizes})
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("_bias"):
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+        return model.eval()
+
+    return make

@@ -1,4 +1,4 @@
-"""A task of lm-eval: ``python harness.py KIND FOLDER TASKS NAME RESULT.json``; KIND is vllm or hf."""
+"""A task of lm-eval: ``python harness.py vllm|hf FOLDER TASKS NAME RESULT.json``."""
 
 from __future__ import annotations
 

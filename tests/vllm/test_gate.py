@@ -1,7 +1,7 @@
 """A gate for each version of vLLM: tokens, log-probabilities and bytes of one checkpoint.
 
-A new version passes it, or says by how much it differs. `pytest tests/vllm/test_gate.py --write-gate`
-writes the file of a version that has none, if transformers gives the same.
+A new version passes it, or says by how much it differs. ``pytest tests/vllm --write-gate`` writes
+the file of a version that has none, if transformers gives the same.
 """
 
 from __future__ import annotations

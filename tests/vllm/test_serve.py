@@ -1,4 +1,4 @@
-"""``vllm serve FOLDER`` as a user starts it: it streams the right tokens, and stops when told to."""
+"""``vllm serve FOLDER`` as a user starts it: streams the right tokens, and stops when told to."""
 
 from __future__ import annotations
 
