@@ -4,8 +4,8 @@
     .venv-vllm/bin/python benchmarks/serving.py --dense MODEL --pruned DIR
 
 Both engines are up, each with its worker processes, and take turns; an idle one waits. Each turn
-serves `requests` prompts of `prompt` random tokens at once, `tokens` tokens each. The results are the
-medians, and the fastest and the slowest turn.
+serves `requests` prompts of `prompt` random tokens at once, `tokens` tokens each. The results are
+the medians, and the fastest and the slowest turn.
 """
 
 import argparse
