@@ -79,8 +79,8 @@ class ArmorLinearMethod(LinearMethodBase):
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out), both of this process."""
         y = run_parts(list(layer.parts), x)
-        if isinstance(layer, ParallelLMHead):  # its rows are padded
-            y = nn.functional.pad(y, (0, layer.output_size_per_partition - y.shape[-1]))
+        if (missing := sum(self._sizes) - y.shape[-1]) > 0:  # an output head, whose rows are padded
+            y = nn.functional.pad(y, (0, missing))
         return y if bias is None else y + bias
 
     def tie_weights(self, layer: nn.Module, embed_tokens: nn.Module) -> nn.Module:
