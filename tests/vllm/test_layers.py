@@ -40,7 +40,9 @@ MODELS = {
     "tied": Case("Llama", {}, {"tie_word_embeddings": True}),
     "one head of keys": Case("Qwen2", {}, {"num_key_value_heads": 1}),
     "fused on the disk": Case("Phi3", FUSED),
-    "GPT-NeoX": Case("GPTNeoX", {"*.dense": {"pattern": "1:4"}}),  # the Transformers backend
+    "GPT-NeoX": Case(  # by the Transformers backend, as the next two
+        "GPTNeoX", {"*.dense": {"pattern": "1:4"}}, {"num_key_value_heads": 4}
+    ),
     "OLMo-2": Case("Olmo2"),
     "SmolLM3": Case("SmolLM3", {}, {"tie_word_embeddings": True}),
     "Mixtral": Case("Mixtral", {}, {"num_local_experts": 4, "num_experts_per_tok": 2}),
@@ -62,8 +64,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixed, 2 processes": ("mixed", TWO),
     "one head of keys, 2 processes": ("one head of keys", TWO),
     "fused on the disk, 2 processes": ("fused on the disk", TWO),
-    # (Not GPT-NeoX: dense, too, vLLM 0.32 gives other tokens for it in two processes than in one.)
-    "SmolLM3, 2 processes": ("SmolLM3", TWO),
+    "GPT-NeoX, 2 processes": ("GPT-NeoX", TWO),
     "Mixtral, 2 processes": ("Mixtral", TWO),
 }
 Folders = dict[str, Path]
