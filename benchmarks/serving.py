@@ -13,11 +13,13 @@ import os
 import random
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # a worker is asked with a function
 
 import torch
 from common import add_common, machine, write_result
@@ -54,9 +56,17 @@ def seconds(llm: Any, requests: int, arguments: argparse.Namespace, seed: int) -
     return time.perf_counter() - start
 
 
-def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of requests and each model."""
+def held_bytes(worker: Any) -> int:
+    """Of the parameters and buffers of a worker's model, each once."""
+    model = worker.model_runner.model
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def measured(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """A row for each number of requests and each model; the bytes that each model holds."""
     llms = {name: engine(getattr(arguments, name), arguments) for name in ("dense", "pruned")}
+    held = {name: sum(llm.collective_rpc(held_bytes)) for name, llm in llms.items()}
     rows = []
     for requests in arguments.requests:
         times: dict[str, list[float]] = {name: [] for name in llms}
@@ -75,7 +85,7 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     "seconds": [min(taken), median, max(taken)],
                 }
             )
-    return rows
+    return rows, held
 
 
 def main() -> None:
@@ -93,14 +103,14 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the workers
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     torch.set_num_threads(arguments.threads)
-    rows = measured(arguments)
+    rows, held = measured(arguments)
     for row in rows:
         print(
             f"{row['model']:8} {row['requests']:3} at once  {row['requests_a_second']:7.3f}"
             f" requests/s  {row['tokens_a_second']:7.1f} tokens/s"
         )
-    versions = {"vllm": __import__("vllm").__version__}
-    path = write_result(arguments, torch.device("cpu"), {"serving": versions, "rows": rows})
+    data = {"vllm": version("vllm"), "held_bytes": held, "rows": rows}
+    path = write_result(arguments, torch.device("cpu"), data)
     print(f"{machine(torch.device('cpu'))['cpu']}; wrote {path}")
 
 

@@ -155,7 +155,9 @@ def test_only_the_plug_in_imports_vllm() -> None:
         for file in FILES
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm")
-        or (isinstance(node, ast.Import) and any(n.name.split(".")[0] == "vllm" for n in node.names))
+        or (
+            isinstance(node, ast.Import) and any(n.name.split(".")[0] == "vllm" for n in node.names)
+        )
     }
     loaded = {"config.py", "experts.py", "linear.py", "plugin.py"}
     assert importing == {f"vllm/{name}" for name in loaded}
