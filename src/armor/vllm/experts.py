@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from vllm.config import get_current_vllm_config
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.fused_moe.activation import apply_moe_activation
 from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
 from vllm.platforms import current_platform
@@ -88,18 +89,42 @@ class ArmorExpertsMethod(FusedMoEMethodBase):
         Args:
             x: (tokens, in). topk_weights, topk_ids: (tokens, chosen).
         """
-        y = torch.zeros_like(x)
-        local = topk_ids if layer.expert_map is None else layer.expert_map[topk_ids]
-        for slot, (gate, up, down) in layer.experts.items():
-            tokens, order = (local == int(slot)).nonzero(as_tuple=True)
-            if not len(tokens):
-                continue
-            weights = topk_weights[tokens, order].unsqueeze(-1).to(x.dtype)
-            given = x[tokens]
-            if layer.apply_router_weight_on_input:
-                given, weights = given * weights, torch.ones_like(weights)
-            y.index_add_(0, tokens, _expert(layer, gate, up, down, given) * weights)
-        return y
+        if torch.compiler.is_compiling():
+            return experts_operator(x, topk_weights, topk_ids, layer.layer_name)
+        return run_experts(layer, x, topk_weights, topk_ids)
+
+
+# Which experts run depends on the tokens: nothing that a compiler could trace.
+@torch.library.custom_op(
+    "armor::vllm_experts",
+    mutates_args=(),
+    schema="(Tensor x, Tensor topk_weights, Tensor topk_ids, str name) -> Tensor",
+)
+def experts_operator(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, name: str) -> Tensor:
+    """`run_experts` of the layer that vLLM calls `name`."""
+    layer = get_forward_context().no_compile_layers[name].routed_experts
+    return run_experts(layer, x, topk_weights, topk_ids)
+
+
+@experts_operator.register_fake
+def _(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def run_experts(layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
+    """See `ArmorExpertsMethod.apply`."""
+    y = torch.zeros_like(x)
+    local = topk_ids if layer.expert_map is None else layer.expert_map[topk_ids]
+    for slot, (gate, up, down) in layer.experts.items():
+        tokens, order = (local == int(slot)).nonzero(as_tuple=True)
+        if not len(tokens):
+            continue
+        weights = topk_weights[tokens, order].unsqueeze(-1).to(x.dtype)
+        given = x[tokens]
+        if layer.apply_router_weight_on_input:
+            given, weights = given * weights, torch.ones_like(weights)
+        y.index_add_(0, tokens, _expert(layer, gate, up, down, given) * weights)
+    return y
 
 
 def _expert(layer: Any, gate: Part, up: Part, down: Part, x: Tensor) -> Tensor:
