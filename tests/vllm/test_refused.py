@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "wider model": (config(lambda d: d.update(hidden_size=256)), "copy or download"),
     "deeper model": (config(lambda d: d.update(num_hidden_layers=3)), "lacks the tensor"),
     "shallower model": (config(lambda d: d.update(num_hidden_layers=1)), "has no layer"),
-    "another family": (config(lambda d: d.update(model_type="gpt2")), "armor"),
+    "another family": (config(lambda d: d.update(model_type="gpt2")), "has no layer"),
 }
 
 
