@@ -17,6 +17,8 @@ def main() -> None:
     options = {"pretrained": folder, "dtype": "float32"}
     if kind == "vllm":
         options |= {"enforce_eager": True, "gpu_memory_utilization": 0.1, "max_model_len": 128}
+    else:
+        options |= {"device": "cpu"}
     found = lm_eval.simple_evaluate(
         model=kind,
         model_args=options,
