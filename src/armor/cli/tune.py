@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,8 @@ from armor.cli.recording import default_log, recording
 if TYPE_CHECKING:
     from armor.cli.progress import LayerProgress, StepProgress
     from armor.events import Recorder
-    from armor.tune.tune import TuneResult
+    from armor.tuning.plan import Plan
+    from armor.tuning.tune import TuneProgress, TuneResult
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,8 @@ def tune_command(
     calibration: Annotated[
         str,
         typer.Option(
-            metavar="FILE|hf:NAME[:CONFIG]", help="Text to train on (default: that of the pruning)."
+            metavar="FILE|hf:NAME[:CONFIG]|self",
+            help="Text to train on, as for armor prune (default: that of the pruning).",
         ),
     ] = "",
     samples: Annotated[
@@ -66,7 +68,7 @@ def tune_command(
 
     Example: [bold]armor tune qwen-armor --reference Qwen/Qwen2.5-0.5B --out qwen-tuned[/bold]
     """
-    from armor.tune.config import TuneConfig
+    from armor.tuning.config import TuneConfig
 
     config = TuneConfig(
         calibration=calibration,
@@ -92,29 +94,31 @@ def run_tune(
 ) -> None:
     """Tune with a live display and a log, then print a summary; `where`: see `tune`."""
     from armor.cli.progress import StepProgress
-    from armor.tune.tune import tune
+    from armor.tuning.tune import tune
 
     about = {"model": folder, "config": config.to_dict()}
     with (
         recording("tune", out, default_log(out), log, tensorboard, **about) as recorder,
         StepProgress() as display,
     ):
-        stepped = partial(step, recorder, display)
-        result = tune(folder, reference, config, out, progress=stepped, **where)
+        progress = tune_progress(recorder, display)
+        result = tune(folder, reference, config, out, progress=progress, **where)
     print_summary(result)
 
 
-def step(
-    recorder: Recorder,
-    display: StepProgress | LayerProgress,
-    done: int,
-    total: int,
-    held_out: float,
-    trained: float,
-) -> None:
-    """Show and record a step: what `armor.tune.tune.tune` calls."""
-    display.step(done, total, held_out)
-    recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+def tune_progress(recorder: Recorder, display: StepProgress | LayerProgress) -> TuneProgress:
+    """Callbacks that show and record what `armor.tuning.tune.tune` does."""
+    from armor.tuning.tune import TuneProgress
+
+    def planned(plan: Plan) -> None:
+        display.say(plan.describe())
+        recorder.emit("tuning_planned", **asdict(plan))
+
+    def stepped(done: int, total: int, held_out: float, trained: float) -> None:
+        display.step(done, total, held_out)
+        recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+
+    return TuneProgress(planned, stepped)
 
 
 def print_summary(result: TuneResult) -> None:

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from armor.checkpoint.tuning import Curve
 from armor.errors import ArmorError
-from armor.tune.config import TuneConfig
-from armor.tune.divergence import divergence
-from armor.tune.steps import Steps, order
-from armor.tune.student import Student
+from armor.tuning.config import TuneConfig
+from armor.tuning.divergence import divergence
+from armor.tuning.steps import Steps, order
+from armor.tuning.student import Student
 
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
 #: Tokens that pass through the models together: the logits of so many are held.
-_TOKENS = 2048
+TOKENS = 2048
 
 
 class Keeper(Protocol):
-    """What keeps the state of a run, see `armor.tune.state`."""
+    """What keeps the state of a run, see `armor.tuning.state`."""
 
     def load(self) -> tuple[int, Curve, dict[str, Tensor]] | None:
         """Steps taken, the curve, and tensors by name, as they were saved last."""
@@ -130,7 +130,7 @@ class FullTuning:
     @staticmethod
     def _parts(windows: Tensor) -> tuple[Tensor, ...]:
         """The `windows` that pass through the models together."""
-        return windows.split(max(1, _TOKENS // windows.shape[1]))
+        return windows.split(max(1, TOKENS // windows.shape[1]))
 
     def _divergence(self, windows: Tensor) -> Tensor:
         """The sum over the tokens of `windows`."""

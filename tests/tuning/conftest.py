@@ -10,7 +10,7 @@ import pytest
 
 import armor
 from armor.config import PruneConfig
-from armor.tune.config import TuneConfig
+from armor.tuning.config import TuneConfig
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import DTYPES
 from armor.linear import armor_layers
 from armor.models.modules import put_module
 from armor.models.renaming import tensor_paths
-from armor.tune.merged import MergedLinear
+from armor.models.structure import find_structure
+from armor.tuning.merged import MergedLinear
 
 _VALUES = ".core_values"
 
@@ -30,12 +33,12 @@ class Student:
             ``core_values``.
     """
 
-    def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
-        """Args: model: `checkpoint` loaded in float32; it is changed."""
+    def __init__(self, model: Any, pruned: Checkpoint) -> None:
+        """Args: model: `pruned` loaded in float32; it is changed."""
         self.model = model
         self.trained: dict[str, nn.Parameter] = {}
         self._layers: dict[str, MergedLinear] = {}
-        names = {path: name for name, path in tensor_paths(model, checkpoint.tensors).items()}
+        names = {path: name for name, path in tensor_paths(model, pruned.tensors).items()}
         model.requires_grad_(False)
         for path, layer in list(armor_layers(model)):
             name = names[path + _VALUES].removesuffix(_VALUES)
@@ -47,7 +50,13 @@ class Student:
             # Norms, and biases of what stayed dense.
             if path in names and parameter.dim() == 1:
                 self.trained[names[path]] = parameter.requires_grad_()
-        self._dtypes = {name: DTYPES[checkpoint.tensors[name].dtype] for name in self.trained}
+        self._dtypes = {name: DTYPES[pruned.tensors[name].dtype] for name in self.trained}
+
+    def keep_less(self) -> None:
+        """From now on keep only what each block is given; the rest is computed again, with the
+        same result, when gradients need it."""
+        for block in find_structure(self.model).blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def merge(self) -> None:
         """Make the weights of the layers anew: before a step."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from armor.checkpoint.changed import write_changed
+from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
 from armor.device import resolve_device
@@ -22,14 +23,23 @@ from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
 from armor.run.finished import ASKED, TUNING, check_place
 from armor.run.manifest import code_digest, digest, hash_tensors
+from armor.run.own_text import draw_windows
 from armor.simd.processor import has_bfloat16
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
-from armor.text.windows import check_window, context_length, default_window, token_windows
-from armor.tune.config import FULL, HELD_OUT, HELD_OUT_SHARE, MOST_SAMPLES, MOST_TOKENS, TuneConfig
-from armor.tune.full import FullTuning, Text
-from armor.tune.state import State
-from armor.tune.student import Student
+from armor.text.windows import check_window, context_length, default_window
+from armor.tuning.config import (
+    FULL,
+    HELD_OUT,
+    HELD_OUT_SHARE,
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    TuneConfig,
+)
+from armor.tuning.full import TOKENS, FullTuning, Text
+from armor.tuning.plan import Plan, make_plan
+from armor.tuning.state import State
+from armor.tuning.student import Student
 from armor.versions import versions
 
 
@@ -50,6 +60,20 @@ class TuneResult:
     found: bool = False
 
 
+@dataclass(frozen=True)
+class TuneProgress:
+    """Callbacks of a run, for a display: every one may be left out.
+
+    Attributes:
+        planned: before anything is loaded.
+        stepped: with steps taken, steps in all, the latest divergence on held-out windows and the
+            latest on trained ones.
+    """
+
+    planned: Callable[[Plan], None] = lambda plan: None
+    stepped: Callable[[int, int, float, float], None] = lambda done, total, held_out, trained: None
+
+
 def tune(
     folder: str | Path,
     reference: str | Path,
@@ -57,7 +81,7 @@ def tune(
     out: str | Path,
     fresh: bool = False,
     device: str = "auto",
-    progress: Callable[[int, int, float, float], None] = lambda *_: None,
+    progress: TuneProgress | None = None,
 ) -> TuneResult:
     """Train A, S, B, biases and norms of a checkpoint on the predictions of the dense model.
 
@@ -71,8 +95,7 @@ def tune(
         out: the new folder. Written at the very end, complete or not at all.
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
-        progress: called with steps taken, steps in all, the latest divergence on held-out windows
-            and the latest on trained ones.
+        progress: callbacks of a display.
 
     Raises:
         ArmorError: an unusable checkpoint, reference, text or output folder, too little memory, an
@@ -81,9 +104,9 @@ def tune(
     begin = time.perf_counter()
     device, out = resolve_device(device), Path(out).absolute()
     asked = config.to_dict()
-    work = _Work.open(folder, reference, config)
-    there = check_place(out, work.pruned.path, fresh)
-    check_place(out, work.dense.path, fresh)
+    there = check_place(out, folder, fresh)
+    check_place(out, reference, fresh)
+    work = _Work.open(folder, reference, config, unfinished_folder(out))
     manifest = work.manifest(device)
     if there and not fresh:
         return TuneResult(
@@ -91,7 +114,7 @@ def tune(
         )
     state = State(out, manifest, fresh)
     try:
-        changed, curve = work.run(state, device, progress)
+        changed, curve = work.run(state, device, progress or TuneProgress())
         seconds = time.perf_counter() - begin
         record = work.record(manifest, curve, state.resumed, seconds)
         record[TUNING][ASKED] = asked
@@ -119,8 +142,14 @@ class _Work:
     windows: Tensor
 
     @classmethod
-    def open(cls, folder: str | Path, reference: str | Path, config: TuneConfig) -> _Work:
-        """Read all that is needed but the weights. Raises `ArmorError`."""
+    def open(
+        cls, folder: str | Path, reference: str | Path, config: TuneConfig, unfinished: Path
+    ) -> _Work:
+        """Read all that is needed but the weights. Raises `ArmorError`.
+
+        Args:
+            unfinished: where the run keeps what it has done.
+        """
         pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
         checkpoint = Checkpoint.of(pruned.files)
         dense.files.check_dense()
@@ -130,18 +159,20 @@ class _Work:
                 f"{reference} has another vocabulary than {folder}: give the model that it was"
                 " made of as --reference"
             )
+        _check_same_model(pruned, dense)
         config = _settled(config, checkpoint.run, context_length(pruned.config))
         config = replace(config, bos=resolve_bos(config.bos or "auto", tokenizer))
         assert config.seq_len is not None
         assert config.bos is not None
-        windows = token_windows(
+        windows = draw_windows(
             config.calibration,
-            tokenizer,
+            dense,
             config.samples or MOST_SAMPLES,
             config.seq_len,
             config.seed,
             config.bos,
             fewer=config.samples is None,
+            keep=unfinished,
         )
         if len(windows) < 2:
             raise ArmorError("two windows at least: one to train on and one to judge by")
@@ -164,21 +195,38 @@ class _Work:
             "reference": digest_weights(self.dense.tensors),
             "device": device,
             "versions": versions("armor", "torch", "transformers", "python")
-            | {"armor's code": code_digest("tune")},
+            | {"armor's code": code_digest("tuning")},
         }
 
     def run(
-        self, state: State, device: str, progress: Callable[[int, int, float, float], None]
+        self, state: State, device: str, progress: TuneProgress
     ) -> tuple[dict[str, Tensor], Curve]:
-        """What is to be changed in the checkpoint, and the curve."""
+        """What is to be changed in the checkpoint, and the curve.
+
+        Raises:
+            ArmorError: there is too little memory, or the loss is not finite.
+        """
         stored = {self.checkpoint.tensors[f"{n}.core_values"].dtype for n in self.checkpoint.layers}
         lowered = stored == {"BF16"} and (device != "cpu" or has_bfloat16())
+        cut, seq_len = len(self.windows) - self.held_out, self.windows.shape[1]
+        plan = make_plan(
+            self.checkpoint,
+            self.dense.tensors,
+            self.pruned.config,
+            (cut, seq_len, self.config.steps),
+            max(TOKENS, seq_len),
+            lowered,
+            device,
+        )
+        progress.planned(plan)
         dense = load_model(self.dense, torch.float32, device).requires_grad_(False)
         student = Student(load_model(self.pruned, torch.float32, device), self.checkpoint)
+        if plan.checkpointed:
+            student.keep_less()
         windows = self.windows.to(device)
-        cut = len(windows) - self.held_out
         text = Text(windows[:cut], windows[cut:])
-        return FullTuning(student, dense, text, self.config, lowered, state, progress).run()
+        tuning = FullTuning(student, dense, text, self.config, lowered, state, progress.stepped)
+        return tuning.run()
 
     def record(
         self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float
@@ -210,6 +258,17 @@ class _Work:
                 " another --out"
             )
         return curve_of(out)
+
+
+def _check_same_model(pruned: ModelFolder, dense: ModelFolder) -> None:
+    """Raise `ArmorError` where the two differ in kind or size."""
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+        own, other = (getattr(one.config.get_text_config(), name, None) for one in (pruned, dense))
+        if own != other:
+            raise ArmorError(
+                f"{dense.path} is not the model that {pruned.path} was made of: {name} is {other},"
+                f" not {own}"
+            )
 
 
 def _settled(config: TuneConfig, run: dict[str, Any], context: int | None) -> TuneConfig:
