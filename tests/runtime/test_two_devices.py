@@ -1,4 +1,4 @@
-"""Launches go to the GPU that the tensors are on, whichever is current: played with fake tensors."""
+"""Launches go to the GPU of their tensors, whichever is current: played with fake tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not load("triton").is_available(), reason="trito
 
 
 class Machine:
-    """Two Hopper GPUs. `launched` names what was launched, after a check that its GPU is current."""
+    """Two Hopper GPUs; `launched` names what was launched where it should be."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.current = 0

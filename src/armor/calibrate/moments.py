@@ -85,9 +85,12 @@ class Moments:
                 " the model overflows there; load it in another dtype or change the text"
             )
         means, self._kept = self._kept, {}
+        # Divided by a tensor: a GPU multiplies by the reciprocal of a number, and the bytes would
+        # depend on where the parts were added up.
+        tokens = means["second"].new_tensor(self.tokens)
         for name in _SUMS:
             if name in means:
-                means[name].div_(self.tokens)
+                means[name].div_(tokens)
         return means
 
     def _append(self, name: str, tensor: Tensor) -> None:

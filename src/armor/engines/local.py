@@ -30,7 +30,7 @@ from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue
 from armor.engines.registry import Setup
 from armor.errors import ArmorError
-from armor.memory import available_memory
+from armor.memory import available_memory, free_on_device
 
 #: The file in the scratch folder with what makes a worker's context.
 CONTEXT = "context"
@@ -46,7 +46,7 @@ def open_engine(setup: Setup) -> Engine:
         devices = [f"cuda:{slot % gpus}" if gpus else "cpu" for slot in range(workers)]
         return LocalPool(setup.make_context, devices, setup.scratch)
     budget = available_memory() // 2 if setup.budget is None else setup.budget
-    return InProcess(setup.here(), setup.scratch, budget)
+    return InProcess(setup.here(), setup.scratch, budget, free_on_device(setup.device) // 3)
 
 
 @dataclass

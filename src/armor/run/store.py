@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ TRIALS = "trials"
 #: What the names of the lock's files begin with, see `armor.checkpoint.lock`.
 LOCK = "lock"
 _TRIES = 20
+#: Activations are kept when this many times as long has passed as it took to keep the last ones.
+_RARELY = 20
 _FORMAT = 1
 
 
@@ -60,6 +64,7 @@ class Store:
         self.identity = digest(manifest)
         self.layers: dict[str, Finished] = {}
         self.damaged: list[str] = []
+        self._last_kept = (-math.inf, 0.0)  # activations: since when, and the seconds it took
         self._lock = Lock(
             self.folder / LOCK,
             f"another run is working in {self.folder}",
@@ -94,8 +99,14 @@ class Store:
         self._write(path, tensors, about)
         self.layers[name] = Finished(path, record, moments)
 
+    def activations_are_due(self) -> bool:
+        """Whether to keep activations is worth its time: what an interruption would cost."""
+        since, took = self._last_kept
+        return time.monotonic() - since >= _RARELY * took
+
     def save_activations(self, index: int, parts: Iterable[tuple[str, Tensors]]) -> None:
         """Keep the activations at the input of block `index`, one file for each named part."""
+        begin = time.monotonic()
         final = self.folder / "activations" / f"{index:05d}"
         if final.exists():
             return
@@ -110,6 +121,7 @@ class Store:
             sync_folder(partial)
             partial.rename(final)
             sync_folder(final.parent)
+        self._last_kept = time.monotonic(), time.monotonic() - begin
 
     def drop_activations(self, before: int) -> None:
         """Forget all but the latest activations at or before block `before`, and later ones."""

@@ -28,7 +28,7 @@ from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# Zeros that count finished programs; kernels leave them as zeros. For each device a row for captured
+# Zeros that count finished programs; kernels leave zeros. For each device a row for captured
 # graphs, which must take turns, and one for each stream; never freed: graphs keep their address.
 _counters: dict[torch.device, list[Tensor]] = {}
 _streams: dict[tuple[torch.device, int], int] = {}
