@@ -31,6 +31,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from armor.baselines import obs_triton
 from armor.factorize.kernels import triton as sweeps
 from armor.runtime import Call
 from armor.runtime.triton import backend
@@ -45,6 +46,7 @@ ARCHITECTURES = {
     100: (148, "UTCHMMA"),
     120: (170, "HMMA"),
 }
+RUNTIME = ("core_kernel", "blocks_kernel")
 SHARED_BYTES = 99 * 1024  # what a program can have on all of them
 #: Layers that share an input: (outputs of each, inputs, bias).
 LAUNCHES = {
@@ -151,6 +153,17 @@ def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:
                     yield from _compiled(name, lambda sizes=sizes: _sweep(*sizes))
 
 
+def compile_sparsegpt() -> Iterator[dict[str, Any]]:
+    """What became of SparseGPT's blocks of columns."""
+    for columns, rows in ((128, 4096), (128, 11008), (4, 4096)):
+        weight, error = (torch.empty(columns, rows, device="meta") for _ in range(2))
+        upper = torch.empty(columns, columns, device="meta")
+        mask = torch.empty_like(error, dtype=torch.bool)
+        given = weight, upper, mask
+        name = f"SparseGPT {columns} columns, {rows} rows"
+        yield from _compiled(name, lambda given=given: obs_triton.prune_block(*given))
+
+
 def _sweep(rows: int, cols: int, block: int, dtype: torch.dtype) -> None:
     def empty(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=kind, device="meta")
@@ -216,7 +229,7 @@ def fault(row: dict[str, Any], instruction: str) -> str | None:
         return str(row["fault"])
     if row["shared"] > SHARED_BYTES:
         return f"{row['shared']} bytes of shared memory"
-    if row["kernel"] == "_sweep":
+    if row["kernel"] not in RUNTIME:
         return None
     if row["spills"]:
         return f"spills: {row['spills']} loads and stores"
@@ -246,7 +259,11 @@ def main() -> None:
         gpu.architecture = architecture
         backend._processors = sweeps._processors = lambda _device, count=processors: count
         _known.clear()
-        found = [*compile_runtime(options.quick), *compile_sweeps(options.quick)]
+        found = [
+            *compile_runtime(options.quick),
+            *compile_sweeps(options.quick),
+            *compile_sparsegpt(),
+        ]
         for row in found:
             row["architecture"] = architecture
             row["fault"] = fault(row, instruction)
@@ -264,8 +281,9 @@ def summary(architecture: int, rows: list[dict[str, Any]]) -> str:
     """One line: the most that any kernel takes."""
     parts = [f"sm_{architecture}: {len({row['launch'] for row in rows})} launches"]
     for kind, own in (
-        ("runtime", [row for row in rows if row.get("kernel") not in (None, "_sweep")]),
+        ("runtime", [row for row in rows if row.get("kernel") in RUNTIME]),
         ("sweep", [row for row in rows if row.get("kernel") == "_sweep"]),
+        ("SparseGPT", [row for row in rows if row.get("kernel") == "_prune"]),
     ):
         if own:
             most = {key: max(row[key] for row in own) for key in ("registers", "shared", "spills")}
