@@ -62,8 +62,11 @@ class Moments:
         for name, part in kept.items():
             if name not in _SUMS:
                 self._append(name, part)
+            elif name in self._kept:
+                known = self._kept[name]
+                self._kept[name] = known.add_(part.to(known.device))
             else:
-                self._kept[name] = self._kept[name].add_(part) if name in self._kept else part
+                self._kept[name] = part
 
     def sums(self) -> dict[str, Tensor]:
         """``second`` and, where asked for, ``cross`` or ``missed``, not divided by the tokens;
@@ -95,4 +98,7 @@ class Moments:
 
     def _append(self, name: str, tensor: Tensor) -> None:
         known = self._kept.get(name)
-        self._kept[name] = tensor.clone() if known is None else torch.cat((known, tensor))
+        if known is None:
+            self._kept[name] = tensor.clone()
+        else:
+            self._kept[name] = torch.cat((known, tensor.to(known.device)))

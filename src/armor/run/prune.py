@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from armor.checkpoint.plain import PLAIN, assemble_plain
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
+from armor.device import kind_of_device
 from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
 from armor.methods import METHODS
@@ -31,7 +33,7 @@ from armor.run.manifest import digest, make_manifest
 from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
-from armor.run.placement import Placement
+from armor.run.placement import Placement, slow_patterns
 from armor.run.plan import LayerPlan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
@@ -116,7 +118,7 @@ def prune(
         config: what to do; its calibration text is required.
         out: the new folder. Written at the very end, complete or not at all.
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
         progress: callbacks of a display.
         engine: "local", or "ray" for a Ray cluster.
         workers: processes; None takes one a GPU, or on the CPU as many as its size pays for.
@@ -137,11 +139,21 @@ def prune(
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared)
+    if slow := slow_patterns(run.plans, run.config, placement.device):
+        logging.getLogger("armor").warning(
+            "the solver has no GPU kernel for %s (or Triton is not installed): it takes minutes a"
+            " layer there; --device cpu may be faster",
+            ", ".join(slow),
+        )
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
     manifest = make_manifest(
-        run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
+        run.config,
+        digests,
+        run.model.model.config.to_dict(),
+        run.windows,
+        kind_of_device(placement.device),
     )
 
     def found() -> PruneResult:
