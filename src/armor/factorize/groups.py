@@ -67,8 +67,8 @@ class Groups:
 @cache
 def _pairs(device: torch.device) -> tuple[Int64[Tensor, " 6"], Int64[Tensor, " 6"]]:
     """The first and the second positions of `PAIRS`; made once, as a copy has to be waited for."""
-    first, second = zip(*PAIRS, strict=True)
-    return tuple(torch.tensor(each, dtype=torch.int64, device=device) for each in (first, second))
+    both = torch.tensor(PAIRS, dtype=torch.int64, device=device)
+    return both[:, 0].contiguous(), both[:, 1].contiguous()
 
 
 def pick(

@@ -48,7 +48,8 @@ def sweep_block(
         rows = range(first, min(first + together, size))
         # The residual of the set with every change so far applied.
         running = residual[rows] - gram_left[rows] @ (core - start) @ gram_right
-        before, kept = core.copy(), []
+        before = core.copy()
+        kept: list[int] = []
         for number, row in enumerate(rows):
             scale = gram_left[row, row]
             values, codes = core[row].copy(), choice[row].copy()

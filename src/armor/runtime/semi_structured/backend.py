@@ -144,7 +144,7 @@ def _cusparselt(compressed: Tensor, x: Tensor, algorithm: tuple[int, ...]) -> Te
 
 def _search(compressed: Tensor, x: Tensor) -> tuple[int, ...]:
     """The arguments of the fastest algorithm; none where the search fails."""
-    library = getattr(torch._C, "_cusparselt", None)
+    library: Any = getattr(torch._C, "_cusparselt", None)
     try:
         if hasattr(library, "mm_search"):
             return tuple(library.mm_search(compressed, x.t(), None, None, None, True)[:3])
