@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -179,6 +179,10 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
     return minutes
 
 
+def as_dict(counts: Counts) -> dict[str, dict[str, int]]:
+    return {field.name: dict(getattr(counts, field.name)) for field in fields(counts)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common(parser, "gpu_model")
@@ -187,7 +191,7 @@ def main() -> None:
     for shape in LLAMA_2_7B:
         for full in (False, True):
             counts = count_iteration(shape, full)
-            row: dict[str, Any] = {"shape": list(shape), "full": full, "counts": asdict(counts)}
+            row: dict[str, Any] = {"shape": list(shape), "full": full, "counts": as_dict(counts)}
             for name, gpu in GPUS.items():
                 row[name] = iteration_seconds(counts, shape, full, gpu)
             rows.append(row)
@@ -196,9 +200,9 @@ def main() -> None:
                 f"{shape[0]}x{shape[1]} {'full' if full else 'diag'}:"
                 f" {sum(counts.launches.values())} launches,"
                 f" {sum(counts.bytes.values()) / 1e9:.1f} GB,"
-                f" {sum(counts.flops.values()) / 1e12:.2f} TFLOP; H100"
-                f" {1e3 * sum(row['H100'].values()):.1f} ms, H200 {1e3 * sum(h200.values()):.1f} ms: "
-                + ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items()),
+                f" {sum(counts.flops.values()) / 1e12:.2f} TFLOP;"
+                f" H100 {1e3 * sum(row['H100'].values()):.1f} ms,"
+                f" H200 {1e3 * sum(h200.values()):.1f} ms: " + ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items()),
                 flush=True,
             )
     whole = {}

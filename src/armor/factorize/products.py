@@ -58,7 +58,7 @@ def _split(
     matrix: Float[Tensor, "rows cols"],
 ) -> tuple[Float[Tensor, "rows cols"], Float[Tensor, "rows cols"]]:
     """The leading bits, exact in TF32, and the rest."""
-    high = (matrix.contiguous().view(torch.int32) & -(2**_REST)).view(torch.float32)
+    high = (matrix.view(torch.int32) & -(2**_REST)).view(torch.float32)
     return high, matrix - high
 
 

@@ -38,7 +38,7 @@ class Workspace:
     at what the blocks before it changed.
 
     Besides the problem it holds two matrices of its size, for the full moment a third; products
-    pass through them a few rows at a time.
+    pass through them, on the CPU a few rows at a time.
 
     Attributes:
         row_blocks, col_blocks: how many blocks down (i) and across (j), after padding.
@@ -61,9 +61,10 @@ class Workspace:
         self.problem = Problem(target.contiguous(), moment.contiguous())
         self.row_blocks = target.shape[0] // block
         self.col_blocks = target.shape[1] // block
-        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call.
+        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call; on a GPU all.
+        chunks = 8 if target.device.type == "cpu" else 1
         self.chunk_blocks = max(
-            -(-self.row_blocks // 8), _MIN_CHUNK // (block * target.shape[1]), 1
+            -(-self.row_blocks // chunks), _MIN_CHUNK // (block * target.shape[1]), 1
         )
         if problem.is_full:
             self.target_moment = self.problem.times_moment(target)
