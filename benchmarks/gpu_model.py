@@ -196,13 +196,14 @@ def main() -> None:
                 row[name] = iteration_seconds(counts, shape, full, gpu)
             rows.append(row)
             h200 = row["H200"]
+            parts = ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items())
             print(
                 f"{shape[0]}x{shape[1]} {'full' if full else 'diag'}:"
                 f" {sum(counts.launches.values())} launches,"
                 f" {sum(counts.bytes.values()) / 1e9:.1f} GB,"
                 f" {sum(counts.flops.values()) / 1e12:.2f} TFLOP;"
                 f" H100 {1e3 * sum(row['H100'].values()):.1f} ms,"
-                f" H200 {1e3 * sum(h200.values()):.1f} ms: " + ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items()),
+                f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
                 flush=True,
             )
     whole = {}

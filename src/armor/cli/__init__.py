@@ -72,6 +72,7 @@ _COMMANDS = (
     "inspect",
     "export",
     "bench",
+    "doctor",
     "report",
     "demo",
 )
