@@ -2,11 +2,11 @@
 
     python benchmarks/prune_time.py MODEL CALIBRATION --other-python ENV/bin/python
     python benchmarks/prune_time.py --model smollm2 --seq-len 512 --block-size auto \\
-        --other-python ENV/bin/python
+        --runs 1 --no-warm-up --other-python ENV/bin/python
 
 Prints seconds, peak memory and the ratio pair by pair, and writes JSON. Both do all of their work:
 start, imports, loading, calibration, pruning, saving; on the same calibration windows, those that
-armor draws. The first pair is a warm-up (compilation).
+armor draws. The first pair is a warm-up (compilation), unless --no-warm-up is given.
 """
 
 import argparse
@@ -54,7 +54,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", default="128")
     parser.add_argument("--seq-len", default="256")
     parser.add_argument("--block-size", default="16", help="a number, or auto")
+    parser.add_argument("--preset", default="default", help="of armor prune (%(default)s)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--warm-up",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a pair before those that count; a prune of minutes needs none",
+    )
     parser.add_argument("--json", type=Path, default=HERE / "results" / "prune_time.json")
     args = parser.parse_args()
     said = args.said
@@ -107,17 +114,18 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, model: str, text: str, drawn: Path) -> list[dict[str, float]]:
-    """Both in turn, ``--runs`` times after a warm-up.
+    """Both in turn, ``--runs`` times, after a warm-up where one is wanted.
 
     Args:
         model, text: their places. drawn: the file of `draw`.
     """
     windows = ["--samples", args.samples, "--seq-len", args.seq_len]
     rows = []
-    for run in range(args.runs + 1):
+    for run in range(-args.warm_up, args.runs):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "armor", "prune", model, *windows]
             command += ["--calibration", text, "--block-size", args.block_size]
+            command += ["--preset", args.preset]
             command += ["--bos", "never"]  # as the other does
             ours = timed([*command, "--out", f"{folder}/armor"])
             row = {"armor_seconds": ours[0], "armor_peak_bytes": ours[1]}
@@ -128,7 +136,7 @@ def measure(args: argparse.Namespace, model: str, text: str, drawn: Path) -> lis
                 row |= {"other_seconds": other[0], "other_peak_bytes": other[1]}
                 row["ratio"] = ours[0] / other[0]
         print({name: round(value, 3) for name, value in row.items()}, flush=True)
-        if run:
+        if run >= 0:
             rows.append(row)
     return rows
 

@@ -19,7 +19,7 @@ from armor.checkpoint.lock import Lock
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.run.prune import Progress
-from armor.run.store import LOCK
+from armor.run.unfinished import LOCK
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]

@@ -122,6 +122,7 @@ class Inspection:
                 "blocks": {str(block): n for block, n in counts.items() if block is not None},
                 "dense": counts.get(None, 0),
             },
+            "tuning": None if self.run.tuning is None else self.run.tuning.to_dict(),
             "dense_layers": self.run.dense_layers,
             "totals": {
                 "layers": len(layers),
@@ -153,6 +154,9 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
         dense of all layers that could be pruned), ``blocks``: block -> how many layers got it
         ("0": pruned without wrappers), ``dense``: how many stay dense;
+        ``tuning``: None, or of a checkpoint that was tuned: ``kind``, KL divergence from the dense
+        model on held-out windows ``before`` and ``after`` in nats a token, ``best_step`` of
+        ``steps``, ``seconds`` (losses and errors of layers are those before it);
         ``dense_layers``: name -> why it stayed dense, of linears that armor left alone;
         ``totals``: ``layers``, ``bytes``, ``dense_bytes``, ``ratio`` of the pruned layers,
         ``model_bytes`` and ``dense_model_bytes`` of all weights, ``certified``,

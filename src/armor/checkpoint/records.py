@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from armor.checkpoint.jsonfile import number
+from armor.checkpoint.tuning import TuningRecord
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class RunRecord:
             number and SHA-256.
         versions, machine: what the run used.
         layers: by name. dense_layers: name -> why it stayed dense.
-        size: where a size was asked for.
+        size: where a size was asked for. tuning: where the factors were trained afterwards.
         seconds, peak_memory: of the whole run; memory in bytes.
     """
 
@@ -156,6 +157,7 @@ class RunRecord:
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     dense_layers: dict[str, str] = field(default_factory=dict)
     size: SizeRecord | None = None
+    tuning: TuningRecord | None = None
     seconds: float | None = None
     peak_memory: int | None = None
 
@@ -175,6 +177,7 @@ class RunRecord:
             layers={name: LayerRecord.read(layers.get(name)) for name in pruned},
             dense_layers={name: note for name, note in dense.items() if isinstance(note, str)},
             size=SizeRecord.read(data.get("budget"), pruned),
+            tuning=TuningRecord.read(data.get("tuning")),
             seconds=number(data.get("seconds")),
             peak_memory=None if memory is None else int(memory),
         )

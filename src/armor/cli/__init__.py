@@ -66,6 +66,7 @@ app = typer.Typer(
 # so that --help is instant.
 _COMMANDS = (
     "prune",
+    "tune",
     "evaluate",
     "compare",
     "reproduce",

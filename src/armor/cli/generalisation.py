@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from armor.checkpoint.generalisation import TOO_LITTLE_TEXT, calibration_tokens
-
 
 def generalisation_lines(ratio: float | None, config: Mapping[str, Any]) -> list[str]:
     """The ratio, and where it is large that more calibration text would help; in rich's markup.
@@ -14,6 +12,8 @@ def generalisation_lines(ratio: float | None, config: Mapping[str, Any]) -> list
     Args:
         ratio: see `armor.checkpoint.generalisation`; None says nothing. config: as recorded.
     """
+    from armor.checkpoint.generalisation import TOO_LITTLE_TEXT, calibration_tokens
+
     if ratio is None:
         return []
     lines = [f"generalisation held-out error {ratio:.2f} times that on what was fitted"]

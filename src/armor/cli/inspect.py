@@ -117,6 +117,12 @@ def _summary(found: Inspection) -> list[str]:
     ]
     if run.size is not None:
         lines.append(_size_line(run.size))
+    if (tuning := run.tuning) is not None:
+        curve = tuning.curve
+        lines.append(
+            f"tuned          divergence from dense on held-out windows {curve.before:.4f} ->"
+            f" {curve.after:.4f} nats a token ({tuning.kind}; the columns above are from before)"
+        )
     if certificates := _certificates(layers):
         lines.append(
             f"certified      {sum(certificates)} of {len(certificates)} layers:"

@@ -100,6 +100,17 @@ class LayerProgress:
             self._task, advance=self._sizes[name], loss=f"loss {ratio:.3f} of NoWag-P's"
         )
 
+    def step(self, done: int, total: int, held_out: float) -> None:
+        """What the tuning that follows calls, with the latest divergence on held-out windows."""
+        assert self._task is not None
+        self._bar.update(
+            self._task,
+            description=f"{self._label}tuning",
+            completed=done,
+            total=total,
+            loss=f"held-out divergence {held_out:.4f}",
+        )
+
 
 class WindowProgress:
     """A context manager; the bar counts windows of a text."""
@@ -128,3 +139,36 @@ class WindowProgress:
     def step(self, done: int, total: int) -> None:
         """What `evaluate` calls."""
         self._bar.update(self._task, completed=done, total=total)
+
+
+class StepProgress:
+    """A context manager; the bar counts the steps of tuning."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task("tuning", total=None, loss="")
+
+    def __enter__(self) -> StepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int, total: int, held_out: float) -> None:
+        """What `tune` calls, with the latest divergence on held-out windows."""
+        self._bar.update(
+            self._task, completed=done, total=total, loss=f"held-out divergence {held_out:.4f}"
+        )

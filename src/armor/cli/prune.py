@@ -22,11 +22,13 @@ from armor.cli.options import (
     parse_block,
 )
 from armor.cli.recording import default_log, recording
+from armor.cli.tune import print_summary, step
 from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.engines.registry import ENGINES
 from armor.errors import ArmorError
 from armor.methods import METHODS, packed_methods
 from armor.recipe import read_recipe, write_recipe
+from armor.tune.config import OFF, TUNINGS, TuneConfig
 
 if TYPE_CHECKING:
     from armor.run.plan import LayerPlan
@@ -106,6 +108,14 @@ MemoryBudget = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over; replace DIR if armor wrote it.")]
+Tune = Annotated[
+    str,
+    typer.Option(
+        metavar=_choices(TUNINGS),
+        help="full: then train the factors end to end on the dense model's predictions, as armor"
+        " tune does.",
+    ),
+]
 SaveRecipe = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the block of every layer as a recipe."),
@@ -133,6 +143,7 @@ def prune_command(
     exclude: Exclude = None,
     recipe: Recipe = None,
     lm_head: LmHead = False,
+    tune: Tune = OFF,
     seed: Seed = 0,
     device: Device = "auto",
     engine: Engine = "local",
@@ -180,12 +191,15 @@ def prune_command(
     )
     from armor.memory import parse_bytes
 
+    if tune not in TUNINGS:
+        raise ArmorError(f"unknown --tune {tune!r}; valid: {', '.join(TUNINGS)}")
     budget = None if memory_budget is None else parse_bytes(memory_budget)
     _run(
         model,
         config,
         out,
         save_recipe,
+        None if tune == OFF else TuneConfig(seed=seed),
         log,
         tensorboard,
         fresh=fresh,
@@ -201,16 +215,22 @@ def _run(
     config: PruneConfig,
     out: Path,
     save_recipe: Path | None,
+    tuning: TuneConfig | None,
     log: str | None,
     tensorboard: Path | None,
     **where: Any,
 ) -> None:
-    """Prune with a live display and a log, then print a summary; `where`: see `prune`."""
+    """Prune, and maybe tune, with a live display and a log, then print a summary.
+
+    Args:
+        where: see `prune`.
+    """
     from armor.checkpoint.jsonfile import check_file
     from armor.cli.progress import LayerProgress
     from armor.events import combine_progress
     from armor.run.describe import describe_config
     from armor.run.prune import Progress, prune
+    from armor.tune.prune import prune_and_tune
 
     check_file(save_recipe)
     about = {"model": model, "config": describe_config(config)}
@@ -223,8 +243,16 @@ def _run(
             progress = combine_progress(
                 progress, Progress(planned=partial(_save_recipe, save_recipe))
             )
-        result = prune(model, config, out, progress=progress, **where)
+        if tuning is None:
+            result, tuned = prune(model, config, out, progress=progress, **where), None
+        else:
+            stepped = partial(step, recorder, display)
+            result, tuned = prune_and_tune(
+                model, config, tuning, out, progress=progress, stepped=stepped, **where
+            )
     _print_summary(result, config.size)
+    if tuned is not None and not result.found:
+        print_summary(tuned)
 
 
 def _save_recipe(path: Path, plans: list[LayerPlan]) -> None:

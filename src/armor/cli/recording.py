@@ -33,7 +33,7 @@ def recording(
 
     sinks: list[Sink] = [Logger()]
     if log is None:
-        sinks.append(JsonLines(default, wait_for=("run_planned", "measured")))
+        sinks.append(JsonLines(default, wait_for=("run_planned", "measured", "step_taken")))
     elif log != OFF:
         check_file(Path(log))
         sinks.append(JsonLines(Path(log)))

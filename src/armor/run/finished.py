@@ -21,6 +21,8 @@ from armor.run.record import VERSIONS
 from armor.text.bos import bos_choice
 from armor.versions import versions
 
+#: In armor_run.json: the record of a tuning, and in that what was asked for.
+TUNING, ASKED = "tuning", "asked"
 _START_OVER = "--fresh starts over, or choose another --out"
 
 
@@ -43,9 +45,15 @@ def check_place(out: Path, model: str | Path, fresh: bool) -> bool:
 
 
 def finished_records(
-    out: Path, manifest: Mapping[str, Any], config: PruneConfig
+    out: Path,
+    manifest: Mapping[str, Any],
+    config: PruneConfig,
+    tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, LayerRecord]:
     """The records of the finished checkpoint `out`, by layer, if the run of `manifest` wrote it.
+
+    Args:
+        tuning: what was asked for of the tuning that followed, None if none did.
 
     Raises:
         ArmorError: it was made from another input, or is damaged.
@@ -56,11 +64,26 @@ def finished_records(
             f"{out} exists already and is of another run: {_difference(written, config)};"
             f" {_START_OVER}"
         )
+    check_tuning(out, written, tuning)
     try:
         run = Checkpoint.open(out).run if plain_run(out) is None else written
     except ArmorError as error:
         raise ArmorError(f"{error}; {_START_OVER}") from None
     return {name: LayerRecord.read(record) for name, record in run.get("layers", {}).items()}
+
+
+def check_tuning(out: Path, written: Mapping[str, Any], tuning: Mapping[str, Any] | None) -> None:
+    """Raise `ArmorError` unless the record `written` of `out` is of the `tuning` asked for."""
+    found = written.get(TUNING)
+    then = found.get(ASKED) if isinstance(found, dict) else None
+    asked = None if tuning is None else json.loads(json.dumps(tuning))
+    if then == asked:
+        return
+    if then is None or asked is None:
+        differs = f"it is {'not ' if then is None else ''}tuned"
+    else:
+        differs = (differences(then, asked) or ["its tuning differs"])[0]
+    raise ArmorError(f"{out} exists already and is of another run: {differs}; {_START_OVER}")
 
 
 def _difference(written: Mapping[str, Any], config: PruneConfig) -> str:

@@ -105,6 +105,7 @@ def prune(
     workers: int | None = None,
     memory_budget: int | None = None,
     shared: Shared | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> PruneResult:
     """Prune a causal language model and write the checkpoint.
 
@@ -125,6 +126,7 @@ def prune(
         memory_budget: bytes of activations held in memory, the rest goes to files; None takes half
             of the memory that is free.
         shared: what earlier runs on the same model leave for this one.
+        tuning: of an `out` that is there already: what it must have been tuned with.
 
     Raises:
         ArmorError: an unusable model, calibration text or output folder, an interrupted run with
@@ -157,7 +159,7 @@ def prune(
     )
 
     def found() -> PruneResult:
-        records = finished_records(out, manifest, run.config)
+        records = finished_records(out, manifest, run.config, tuning)
         return PruneResult(out, run.plans, records, time.perf_counter() - begin, found=True)
 
     if there and not fresh and not unfinished_folder(out).is_dir():

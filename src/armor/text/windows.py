@@ -76,6 +76,7 @@ def token_windows(
     seq_len: int,
     seed: int = 0,
     bos: str = "auto",
+    fewer: bool = False,
 ) -> Tensor:
     """`samples` non-overlapping windows of `seq_len` tokens of the text.
 
@@ -91,6 +92,7 @@ def token_windows(
         source: see `armor.text.sources.parse_source`.
         tokenizer: a Hugging Face tokenizer; its chat template writes chats as text.
         bos: "auto", "always" or "never"; see `armor.text.bos`.
+        fewer: of a short text take what there is, in the order of a draw; at least one window.
 
     Returns:
         int64 (samples, seq_len).
@@ -116,17 +118,17 @@ def token_windows(
         if limit is not None and have >= limit:
             break
     documents.note_skipped()
-    if have < needed:
+    if have < (length if fewer else needed):
         raise ArmorError(
             f"{source.name} has {have:,} tokens, but {samples} windows of {length} need "
             f"{needed:,}; give a longer text, or smaller --samples or --seq-len"
         )
     windows = torch.cat(parts)[: have // length * length].view(-1, length)
-    if len(windows) > samples:
+    if len(windows) > samples or fewer:
         generator = torch.Generator("cpu").manual_seed(seed)
         order = torch.randperm(len(windows), generator=generator, dtype=torch.int64, device="cpu")
         windows = windows[order[:samples]]
-    return torch.cat([first.expand(samples, -1), windows.long()], dim=1)
+    return torch.cat([first.expand(len(windows), -1), windows.long()], dim=1)
 
 
 def _pieces(texts: Iterable[str], separator: str) -> Iterator[str]:

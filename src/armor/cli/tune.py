@@ -1,0 +1,136 @@
+"""``armor tune``: train the factors of a pruned model on the dense one's predictions."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from armor.cli.options import Device, Log, Seed, SeqLen, TensorBoard
+from armor.cli.recording import default_log, recording
+
+if TYPE_CHECKING:
+    from armor.cli.progress import LayerProgress, StepProgress
+    from armor.events import Recorder
+    from armor.tune.tune import TuneResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command(name="tune")(tune_command)
+
+
+def tune_command(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder armor prune wrote.")],
+    reference: Annotated[
+        str, typer.Option(metavar="DENSE", help="The model it was made of: folder or Hub id.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The new checkpoint folder.")],
+    calibration: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|hf:NAME[:CONFIG]", help="Text to train on (default: that of the pruning)."
+        ),
+    ] = "",
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Windows of the text (default: all, at most 512)."),
+    ] = None,
+    seq_len: SeqLen = None,
+    bos: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|always|never", help="As in armor prune (default: as it was there)."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the optimiser.")] = 300,
+    batch: Annotated[int, typer.Option(metavar="N", help="Windows a step.")] = 4,
+    step_size: Annotated[
+        float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
+    ] = 1e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; replace the new DIR if armor wrote it.")
+    ] = False,
+    log: Log = None,
+    tensorboard: TensorBoard = None,
+) -> None:
+    """Train the factors of a pruned model end to end on the dense model's predictions.
+
+    Masks, size and speed stay as they are. Windows that are never trained on judge: what does not
+    lower their divergence from the dense model is not kept. Both models and the state of the
+    optimiser are in memory. Interrupted or killed? Give the same command again.
+
+    Example: [bold]armor tune qwen-armor --reference Qwen/Qwen2.5-0.5B --out qwen-tuned[/bold]
+    """
+    from armor.tune.config import TuneConfig
+
+    config = TuneConfig(
+        calibration=calibration,
+        samples=samples,
+        seq_len=seq_len,
+        bos=bos,
+        steps=steps,
+        batch=batch,
+        step_size=step_size,
+        seed=seed,
+    )
+    run_tune(folder, reference, config, out, log, tensorboard, fresh=fresh, device=device)
+
+
+def run_tune(
+    folder: str,
+    reference: str,
+    config: Any,
+    out: Path,
+    log: str | None,
+    tensorboard: Path | None,
+    **where: Any,
+) -> None:
+    """Tune with a live display and a log, then print a summary; `where`: see `tune`."""
+    from armor.cli.progress import StepProgress
+    from armor.tune.tune import tune
+
+    about = {"model": folder, "config": config.to_dict()}
+    with (
+        recording("tune", out, default_log(out), log, tensorboard, **about) as recorder,
+        StepProgress() as display,
+    ):
+        stepped = partial(step, recorder, display)
+        result = tune(folder, reference, config, out, progress=stepped, **where)
+    print_summary(result)
+
+
+def step(
+    recorder: Recorder,
+    display: StepProgress | LayerProgress,
+    done: int,
+    total: int,
+    held_out: float,
+    trained: float,
+) -> None:
+    """Show and record a step: what `armor.tune.tune.tune` calls."""
+    display.step(done, total, held_out)
+    recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+
+
+def print_summary(result: TuneResult) -> None:
+    """What came of it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if result.found:
+        console.print(
+            f"[bold]{result.out}[/bold] is complete: this command made it; --fresh starts over"
+        )
+        return
+    curve = result.curve
+    console.print(
+        f"divergence from the dense model on held-out windows {curve.before:.4f} ->"
+        f" {curve.after:.4f} nats a token, best after step {curve.best} of {max(curve.held_out)},"
+        f" {result.seconds:.1f} s"
+    )
+    console.print(f"wrote [bold]{result.out}[/bold]")

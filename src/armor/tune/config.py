@@ -1,0 +1,63 @@
+"""TuneConfig: every choice of a tuning run in one frozen, validated dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from armor.errors import ArmorError
+from armor.text.bos import BOS_CHOICES, bos_choice
+
+#: What ``--tune`` takes.
+OFF, FULL = "off", "full"
+TUNINGS = (OFF, FULL)
+#: Windows that are never trained on; of a short text at most the eighth part.
+HELD_OUT, HELD_OUT_SHARE = 8, 8
+#: Windows that are taken of a long text.
+MOST_SAMPLES = 512
+#: Tokens of a window where nothing says another number.
+MOST_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How to tune. Invalid values raise `ArmorError` on construction.
+
+    Attributes:
+        calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings; empty takes
+            that of the pruning run.
+        samples: windows of the text, `HELD_OUT` of them to judge by; None takes what there is, at
+            most `MOST_SAMPLES`.
+        seq_len: tokens a window. bos: "always", "never" or "auto", as in `PruneConfig`. None takes
+            what the pruning run had.
+        steps: of the optimiser. batch: windows a step.
+        step_size: the first steps move each tensor by this share of its root mean square.
+        seed: draws the windows, and of those to train on the order.
+    """
+
+    calibration: str | tuple[str, ...] = ()
+    samples: int | None = None
+    seq_len: int | None = None
+    bos: str | None = None
+    steps: int = 300
+    batch: int = 4
+    step_size: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.calibration, str):
+            object.__setattr__(self, "calibration", tuple(self.calibration))
+        object.__setattr__(self, "bos", bos_choice(self.bos))
+        if self.bos not in (None, *BOS_CHOICES):
+            raise ArmorError(f"unknown bos {self.bos!r}; valid: {', '.join(BOS_CHOICES)}")
+        for name in ("samples", "seq_len", "steps", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArmorError(f"{name} must be at least 1, not {value}")
+        if not self.step_size > 0.0:
+            raise ArmorError(f"step_size must be positive, not {self.step_size}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain JSON-ready dict."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,49 @@
+"""prune_and_tune: a dense model in, a pruned and tuned checkpoint out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from armor.checkpoint.folder import full_disk, unfinished_folder
+from armor.config import PruneConfig
+from armor.run.finished import check_place
+from armor.run.prune import Progress, PruneResult, prune
+from armor.tune.config import TuneConfig
+from armor.tune.tune import TuneResult, curve_of, tune
+
+
+def prune_and_tune(
+    model: str | Path,
+    config: PruneConfig,
+    tuning: TuneConfig,
+    out: str | Path,
+    fresh: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+    stepped: Callable[[int, int, float, float], None] = lambda *_: None,
+    **where: Any,
+) -> tuple[PruneResult, TuneResult]:
+    """`prune`, then `tune` on the dense model: the same call goes on wherever it was interrupted.
+
+    The pruned checkpoint lies in the hidden folder of `out` until the tuned one is there.
+
+    Args:
+        stepped: as `progress` of `tune`. where: further arguments of `prune`.
+
+    Raises:
+        ArmorError: see both.
+    """
+    out = Path(out).absolute()
+    if check_place(out, model, fresh) and not fresh:
+        found = prune(
+            model, config, out, device=device, progress=progress, tuning=tuning.to_dict(), **where
+        )
+        return found, TuneResult(out, curve_of(out), found.seconds, found=True)
+    between = unfinished_folder(out) / "pruned"
+    with full_disk(out.parent):
+        between.parent.mkdir(parents=True, exist_ok=True)
+    pruned = prune(model, config, between, fresh, device, progress, **where)
+    tuned = tune(between, model, tuning, out, fresh, device, stepped)
+    return pruned, tuned

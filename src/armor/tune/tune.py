@@ -1,0 +1,243 @@
+"""tune: a pruned checkpoint in, one of the same form that predicts more as the dense model does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armor.checkpoint.changed import write_changed
+from armor.checkpoint.reader import Checkpoint
+from armor.checkpoint.tuning import Curve, TuningRecord
+from armor.device import kind_of_device, resolve_device
+from armor.errors import ArmorError
+from armor.memory import peak_memory
+from armor.models.digest import digest_weights
+from armor.models.folder import ModelFolder
+from armor.models.load import load_model, load_tokenizer
+from armor.run.finished import ASKED, TUNING, check_place
+from armor.run.manifest import code_digest, digest, hash_tensors
+from armor.simd.processor import has_bfloat16
+from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
+from armor.text.sources import parse_source
+from armor.text.windows import check_window, context_length, default_window, token_windows
+from armor.tune.config import FULL, HELD_OUT, HELD_OUT_SHARE, MOST_SAMPLES, MOST_TOKENS, TuneConfig
+from armor.tune.full import FullTuning, Text
+from armor.tune.state import State
+from armor.tune.student import Student
+from armor.versions import versions
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished run of tuning.
+
+    Attributes:
+        out: the checkpoint folder. curve: of the held-out divergence; its best step is stored.
+        resumed: steps that an interrupted run had taken before.
+        found: the checkpoint was there already, made by the same call, and nothing was done.
+    """
+
+    out: Path
+    curve: Curve
+    seconds: float
+    resumed: int = 0
+    found: bool = False
+
+
+def tune(
+    folder: str | Path,
+    reference: str | Path,
+    config: TuneConfig,
+    out: str | Path,
+    fresh: bool = False,
+    device: str = "auto",
+    progress: Callable[[int, int, float, float], None] = lambda *_: None,
+) -> TuneResult:
+    """Train A, S, B, biases and norms of a checkpoint on the predictions of the dense model.
+
+    Masks, form and size stay as they are. Windows that are never trained on judge what would be
+    stored; the best of what they saw is written, the checkpoint as it was if no step lowered their
+    divergence from the dense model. Interrupted, the same call goes on, to the same bytes.
+
+    Args:
+        folder: an armor checkpoint, its path or Hub id. reference: the dense model it was made of.
+        config: what to do.
+        out: the new folder. Written at the very end, complete or not at all.
+        fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
+        device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
+        progress: called with steps taken, steps in all, the latest divergence on held-out windows
+            and the latest on trained ones.
+
+    Raises:
+        ArmorError: an unusable checkpoint, reference, text or output folder, too little memory, an
+            interrupted run with other settings, a full disk.
+    """
+    begin = time.perf_counter()
+    device, out = resolve_device(device), Path(out).absolute()
+    asked = config.to_dict()
+    work = _Work.open(folder, reference, config)
+    there = check_place(out, work.pruned.path, fresh)
+    check_place(out, work.dense.path, fresh)
+    manifest = work.manifest(device)
+    if there and not fresh:
+        return TuneResult(
+            out, work.finished(out, manifest), time.perf_counter() - begin, found=True
+        )
+    state = State(out, manifest, fresh)
+    try:
+        changed, curve = work.run(state, device, progress)
+        seconds = time.perf_counter() - begin
+        record = work.record(manifest, curve, state.resumed, seconds)
+        record[TUNING][ASKED] = asked
+        state.check_lock()
+        write_changed(work.checkpoint, out, changed, record, there)
+        state.remove()
+    finally:
+        state.close()
+    return TuneResult(out, curve, seconds, state.resumed)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a run works on.
+
+    Attributes:
+        pruned, dense: the folders. checkpoint: of the pruned one.
+        config: the settings, with the number of windows. windows: token ids, (samples, seq).
+    """
+
+    pruned: ModelFolder
+    dense: ModelFolder
+    checkpoint: Checkpoint
+    config: TuneConfig
+    windows: Tensor
+
+    @classmethod
+    def open(cls, folder: str | Path, reference: str | Path, config: TuneConfig) -> _Work:
+        """Read all that is needed but the weights. Raises `ArmorError`."""
+        pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
+        checkpoint = Checkpoint.of(pruned.files)
+        dense.files.check_dense()
+        tokenizer = load_tokenizer(pruned)
+        if load_tokenizer(dense).get_vocab() != tokenizer.get_vocab():
+            raise ArmorError(
+                f"{reference} has another vocabulary than {folder}: give the model that it was"
+                " made of as --reference"
+            )
+        config = _settled(config, checkpoint.run, context_length(pruned.config))
+        config = replace(config, bos=resolve_bos(config.bos or "auto", tokenizer))
+        assert config.seq_len is not None
+        assert config.bos is not None
+        windows = token_windows(
+            config.calibration,
+            tokenizer,
+            config.samples or MOST_SAMPLES,
+            config.seq_len,
+            config.seed,
+            config.bos,
+            fewer=config.samples is None,
+        )
+        if len(windows) < 2:
+            raise ArmorError("two windows at least: one to train on and one to judge by")
+        return cls(pruned, dense, checkpoint, replace(config, samples=len(windows)), windows)
+
+    @property
+    def held_out(self) -> int:
+        """How many windows judge: the last ones of the draw, which the pruning did not see if it
+        drew fewer of the same text."""
+        return max(1, min(HELD_OUT, len(self.windows) // HELD_OUT_SHARE))
+
+    def manifest(self, device: str) -> dict[str, Any]:
+        """What determines the result."""
+        settings = self.config.to_dict()
+        del settings["calibration"], settings["bos"]  # the tokens count
+        return {
+            "settings": settings,
+            "calibration": hash_tensors({"windows": self.windows}),
+            "weights": digest_weights(self.pruned.tensors),
+            "reference": digest_weights(self.dense.tensors),
+            "device": kind_of_device(device),
+            "versions": versions("armor", "torch", "transformers", "python")
+            | {"armor's code": code_digest("tune")},
+        }
+
+    def run(
+        self, state: State, device: str, progress: Callable[[int, int, float, float], None]
+    ) -> tuple[dict[str, Tensor], Curve]:
+        """What is to be changed in the checkpoint, and the curve."""
+        stored = {self.checkpoint.tensors[f"{n}.core_values"].dtype for n in self.checkpoint.layers}
+        lowered = stored == {"BF16"} and (device != "cpu" or has_bfloat16())
+        dense = load_model(self.dense, torch.float32, device).requires_grad_(False)
+        student = Student(load_model(self.pruned, torch.float32, device), self.checkpoint)
+        windows = self.windows.to(device)
+        cut = len(windows) - self.held_out
+        text = Text(windows[:cut], windows[cut:])
+        return FullTuning(student, dense, text, self.config, lowered, state, progress).run()
+
+    def record(
+        self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float
+    ) -> dict[str, Any]:
+        """The contents of armor_run.json: of the run that pruned, and of this one."""
+        source = parse_source(self.config.calibration).record()
+        tuning = {
+            "kind": FULL,
+            "config": self.config.to_dict() | {"calibration": source},
+            "run": digest(manifest),
+            "before": curve.before,
+            "after": curve.after,
+            "best_step": curve.best,
+            "curve": curve.to_dict(),
+            "windows": {"trained": len(self.windows) - self.held_out, "held_out": self.held_out},
+            "seconds": round(seconds, 3),
+            "resumed_steps": resumed,
+            "peak_memory_bytes": peak_memory(),
+            "versions": versions("armor", "python", "torch", "transformers"),
+        }
+        return self.checkpoint.run | {TUNING: tuning}
+
+    def finished(self, out: Path, manifest: dict[str, Any]) -> Curve:
+        """The curve of the finished checkpoint `out`. Raises `ArmorError`: it is of another run."""
+        tuning = Checkpoint.open(out).run.get(TUNING)
+        if not isinstance(tuning, dict) or tuning.get("run") != digest(manifest):
+            raise ArmorError(
+                f"{out} exists already and is of another run; --fresh starts over, or choose"
+                " another --out"
+            )
+        return curve_of(out)
+
+
+def _settled(config: TuneConfig, run: dict[str, Any], context: int | None) -> TuneConfig:
+    """`config` with the text and its windows as the pruning run had them, where it says nothing.
+
+    Raises:
+        ArmorError: the text of the run is not known, or windows are longer than the context.
+    """
+    found = run.get("config")
+    then: dict[str, Any] = found if isinstance(found, dict) else {}
+    if not config.calibration:
+        text = then.get("calibration")
+        if not isinstance(text, str) or not text:
+            raise ArmorError("no text to tune on: give --calibration FILE or hf:NAME")
+        config = replace(config, calibration=text)
+    if config.seq_len is None:
+        length = then.get("seq_len")
+        length = length if isinstance(length, int) else default_window(context, MOST_TOKENS)
+        config = replace(config, seq_len=length)
+    assert config.seq_len is not None
+    check_window(config.seq_len, context)
+    bos = bos_choice(then.get("bos"))
+    return replace(config, bos=config.bos or (bos if bos in BOS_CHOICES else "auto"))
+
+
+def curve_of(out: Path) -> Curve:
+    """The curve of a tuned checkpoint. Raises `ArmorError`: its record is damaged."""
+    record = TuningRecord.read(Checkpoint.open(out).run.get(TUNING))
+    if record is None:
+        raise ArmorError(f"{out}: the record of its tuning is damaged; --fresh starts over")
+    return record.curve
