@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,16 @@ class Placement:
                 scratch=scratch,
                 budget=self.budget,
             ),
+        )
+
+
+def warn_of_slow_patterns(plans: Sequence[LayerPlan], config: PruneConfig, device: str) -> None:
+    """Say which patterns a GPU solves slowly, if there are any."""
+    if slow := slow_patterns(plans, config, device):
+        logging.getLogger("armor").warning(
+            "the solver has no GPU kernel for %s (or Triton is not installed): it takes minutes a"
+            " layer there; --device cpu may be faster",
+            ", ".join(slow),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from armor.run.manifest import digest, make_manifest
 from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
 from armor.run.pipeline import Pipeline
-from armor.run.placement import Placement, slow_patterns
+from armor.run.placement import Placement, warn_of_slow_patterns
 from armor.run.plan import LayerPlan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
@@ -141,12 +140,7 @@ def prune(
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared)
-    if slow := slow_patterns(run.plans, run.config, placement.device):
-        logging.getLogger("armor").warning(
-            "the solver has no GPU kernel for %s (or Triton is not installed): it takes minutes a"
-            " layer there; --device cpu may be faster",
-            ", ".join(slow),
-        )
+    warn_of_slow_patterns(run.plans, run.config, placement.device)
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
