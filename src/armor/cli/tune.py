@@ -49,7 +49,7 @@ def tune_command(
     batch: Annotated[int, typer.Option(metavar="N", help="Windows a step.")] = 4,
     step_size: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
-    ] = 1e-3,
+    ] = 5e-4,
     seed: Seed = 0,
     device: Device = "auto",
     fresh: Annotated[

@@ -42,7 +42,7 @@ class TuneConfig:
     bos: str | None = None
     steps: int = 300
     batch: int = 4
-    step_size: float = 1e-3
+    step_size: float = 5e-4
     seed: int = 0
 
     def __post_init__(self) -> None:

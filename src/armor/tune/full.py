@@ -20,6 +20,8 @@ from armor.tune.student import Student
 
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
+#: Tokens that pass through the models together: the logits of so many are held.
+_TOKENS = 2048
 
 
 class Keeper(Protocol):
@@ -104,9 +106,8 @@ class FullTuning:
         windows = self._text.train[chosen]
         self._student.merge()
         loss = 0.0
-        # Window by window: the logits of one are all that is held of them.
-        for window in windows.split(1):
-            found = self._divergence(window) / windows.numel()
+        for part in self._parts(windows):
+            found = self._divergence(part) / windows.numel()
             found.backward()
             loss += float(found.detach())
         self._student.pull_back()
@@ -123,15 +124,20 @@ class FullTuning:
         """The divergence on the held-out windows, of what would be stored, in nats a token."""
         windows = self._text.held_out
         with self._student.rounded():
-            total = sum(float(self._divergence(window)) for window in windows.split(1))
+            total = sum(float(self._divergence(part)) for part in self._parts(windows))
         return total / windows.numel()
 
-    def _divergence(self, window: Tensor) -> Tensor:
-        """The sum over the tokens of a window, (1, seq)."""
+    @staticmethod
+    def _parts(windows: Tensor) -> tuple[Tensor, ...]:
+        """The `windows` that pass through the models together."""
+        return windows.split(max(1, _TOKENS // windows.shape[1]))
+
+    def _divergence(self, windows: Tensor) -> Tensor:
+        """The sum over the tokens of `windows`."""
         with self._precision():
             with torch.no_grad():
-                reference = self._dense(input_ids=window, use_cache=False).logits
-            logits = self._student.model(input_ids=window, use_cache=False).logits
+                reference = self._dense(input_ids=windows, use_cache=False).logits
+            logits = self._student.model(input_ids=windows, use_cache=False).logits
         return divergence(logits.flatten(0, 1), reference.flatten(0, 1))
 
     @contextmanager
