@@ -144,13 +144,7 @@ def prune(
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
-    manifest = make_manifest(
-        run.config,
-        digests,
-        run.model.model.config.to_dict(),
-        run.windows,
-        kind_of_device(placement.device),
-    )
+    manifest = run.manifest(digests, kind_of_device(placement.device))
 
     def found() -> PruneResult:
         records = finished_records(out, manifest, run.config, tuning)
@@ -213,6 +207,11 @@ class _Run:
             ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
         )
         return cls(folder, streamed, config, plans, windows, itemsize)
+
+    def manifest(self, digests: Mapping[str, str], device: str) -> dict[str, Any]:
+        """See `make_manifest`."""
+        model = self.model.model.config.to_dict()
+        return make_manifest(self.config, digests, model, self.windows, device)
 
     @property
     def todo(self) -> dict[str, LayerPlan]:
