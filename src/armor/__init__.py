@@ -28,29 +28,35 @@ if TYPE_CHECKING:
     from armor.hf.load import load
     from armor.linear import ArmorLinear, prepare
     from armor.run.prune import prune
+    from armor.tuning.config import TuneConfig
+    from armor.tuning.tune import tune
 
 __all__ = [
     "ArmorError",
     "ArmorLinear",
     "PruneConfig",
+    "TuneConfig",
     "evaluate",
     "export_dense",
     "inspect",
     "load",
     "prepare",
     "prune",
+    "tune",
 ]
 
 _HOMES = {
     "ArmorError": "armor.errors",
     "ArmorLinear": "armor.linear",
     "PruneConfig": "armor.config",
+    "TuneConfig": "armor.tuning.config",
     "evaluate": "armor.evaluation.perplexity",
     "export_dense": "armor.checkpoint.export",
     "inspect": "armor.checkpoint.inspect",
     "load": "armor.hf.load",
     "prepare": "armor.linear",
     "prune": "armor.run.prune",
+    "tune": "armor.tuning.tune",
 }
 
 register_when_imported()

@@ -55,7 +55,7 @@ class Curve:
                 return None
             values = {int(step): number(value) for step, value in part.items()}
             found.append({step: value for step, value in values.items() if value is not None})
-        return cls(*found) if 0 in found[0] else None
+        return cls(*found)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class TuningRecord:
         if not isinstance(data, Mapping) or not isinstance(data.get("kind"), str):
             return None
         curve = Curve.read(data.get("curve"))
-        return None if curve is None else cls(data["kind"], curve, number(data.get("seconds")))
+        if curve is None or 0 not in curve.held_out:
+            return None
+        return cls(data["kind"], curve, number(data.get("seconds")))
 
     def to_dict(self) -> dict[str, Any]:
         """The entry in `inspect`."""

@@ -12,8 +12,9 @@ from armor.errors import ArmorError
 Calibration = Annotated[
     str,
     typer.Option(
-        metavar="FILE|hf:NAME[:CONFIG]",
-        help="Calibration text: a text file, .jsonl or .json with 'text', or a data set.",
+        metavar="FILE|hf:NAME[:CONFIG]|self",
+        help="Calibration text: a text file, .jsonl or .json with 'text', a data set, or self: what"
+        " the model writes (self:FILE: going on from the lines of a file).",
     ),
 ]
 Samples = Annotated[int, typer.Option(metavar="N", help="Calibration windows.")]

@@ -100,6 +100,10 @@ class LayerProgress:
             self._task, advance=self._sizes[name], loss=f"loss {ratio:.3f} of NoWag-P's"
         )
 
+    def say(self, text: str) -> None:
+        """A line above the bar, also where none is drawn."""
+        self._bar.console.print(text, highlight=False)
+
     def step(self, done: int, total: int, held_out: float) -> None:
         """What the tuning that follows calls, with the latest divergence on held-out windows."""
         assert self._task is not None
@@ -166,6 +170,10 @@ class StepProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar, also where none is drawn."""
+        self._bar.console.print(text, highlight=False)
 
     def step(self, done: int, total: int, held_out: float) -> None:
         """What `tune` calls, with the latest divergence on held-out windows."""

@@ -22,13 +22,13 @@ from armor.cli.options import (
     parse_block,
 )
 from armor.cli.recording import default_log, recording
-from armor.cli.tune import print_summary, step
+from armor.cli.tune import print_summary, tune_progress
 from armor.config import OBJECTIVES, PRESETS, SOLVERS, TARGETS, PruneConfig
 from armor.engines.registry import ENGINES
 from armor.errors import ArmorError
 from armor.methods import METHODS, packed_methods
 from armor.recipe import read_recipe, write_recipe
-from armor.tune.config import OFF, TUNINGS, TuneConfig
+from armor.tuning.config import OFF, TUNINGS, TuneConfig
 
 if TYPE_CHECKING:
     from armor.run.plan import LayerPlan
@@ -112,8 +112,7 @@ Tune = Annotated[
     str,
     typer.Option(
         metavar=_choices(TUNINGS),
-        help="full: then train the factors end to end on the dense model's predictions, as armor"
-        " tune does.",
+        help="Then train the factors on the dense model's predictions, as armor tune does.",
     ),
 ]
 SaveRecipe = Annotated[
@@ -199,7 +198,7 @@ def prune_command(
         config,
         out,
         save_recipe,
-        None if tune == OFF else TuneConfig(seed=seed),
+        None if tune == OFF else TuneConfig(tune, seed=seed),
         log,
         tensorboard,
         fresh=fresh,
@@ -230,7 +229,7 @@ def _run(
     from armor.events import combine_progress
     from armor.run.describe import describe_config
     from armor.run.prune import Progress, prune
-    from armor.tune.prune import prune_and_tune
+    from armor.tuning.prune import prune_and_tune
 
     check_file(save_recipe)
     about = {"model": model, "config": describe_config(config)}
@@ -246,9 +245,14 @@ def _run(
         if tuning is None:
             result, tuned = prune(model, config, out, progress=progress, **where), None
         else:
-            stepped = partial(step, recorder, display)
             result, tuned = prune_and_tune(
-                model, config, tuning, out, progress=progress, stepped=stepped, **where
+                model,
+                config,
+                tuning,
+                out,
+                progress=progress,
+                tuning_progress=tune_progress(recorder, display),
+                **where,
             )
     _print_summary(result, config.size)
     if tuned is not None and not result.found:

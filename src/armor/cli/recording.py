@@ -33,7 +33,7 @@ def recording(
 
     sinks: list[Sink] = [Logger()]
     if log is None:
-        sinks.append(JsonLines(default, wait_for=("run_planned", "measured", "step_taken")))
+        sinks.append(JsonLines(default, wait_for=("run_planned", "measured", "tuning_planned")))
     elif log != OFF:
         check_file(Path(log))
         sinks.append(JsonLines(Path(log)))

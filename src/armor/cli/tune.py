@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,13 @@ import typer
 
 from armor.cli.options import Device, Log, Seed, SeqLen, TensorBoard
 from armor.cli.recording import default_log, recording
+from armor.tuning.config import BLOCK, FULL, STEPS, TuneConfig
 
 if TYPE_CHECKING:
     from armor.cli.progress import LayerProgress, StepProgress
     from armor.events import Recorder
-    from armor.tune.tune import TuneResult
+    from armor.tuning.plan import Plan
+    from armor.tuning.tune import TuneProgress, TuneResult
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +33,8 @@ def tune_command(
     calibration: Annotated[
         str,
         typer.Option(
-            metavar="FILE|hf:NAME[:CONFIG]", help="Text to train on (default: that of the pruning)."
+            metavar="FILE|hf:NAME[:CONFIG]|self",
+            help="Text to train on, as for armor prune (default: that of the pruning).",
         ),
     ] = "",
     samples: Annotated[
@@ -45,8 +48,20 @@ def tune_command(
             metavar="auto|always|never", help="As in armor prune (default: as it was there)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the optimiser.")] = 300,
-    batch: Annotated[int, typer.Option(metavar="N", help="Windows a step.")] = 4,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(STEPS),
+            help="full: end to end; block: one block in memory at a time, which wins back less.",
+        ),
+    ] = FULL,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Steps of the optimiser (default: {STEPS[FULL]}; block: {STEPS[BLOCK]} a block).",
+        ),
+    ] = None,
     step_size: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
     ] = 5e-4,
@@ -58,23 +73,21 @@ def tune_command(
     log: Log = None,
     tensorboard: TensorBoard = None,
 ) -> None:
-    """Train the factors of a pruned model end to end on the dense model's predictions.
+    """Train the factors of a pruned model on the dense model's predictions.
 
     Masks, size and speed stay as they are. Windows that are never trained on judge: what does not
-    lower their divergence from the dense model is not kept. Both models and the state of the
-    optimiser are in memory. Interrupted or killed? Give the same command again.
+    lower their divergence from the dense model is not kept. Interrupted or killed? Give the same
+    command again.
 
     Example: [bold]armor tune qwen-armor --reference Qwen/Qwen2.5-0.5B --out qwen-tuned[/bold]
     """
-    from armor.tune.config import TuneConfig
-
     config = TuneConfig(
+        mode=mode,
         calibration=calibration,
         samples=samples,
         seq_len=seq_len,
         bos=bos,
         steps=steps,
-        batch=batch,
         step_size=step_size,
         seed=seed,
     )
@@ -92,29 +105,31 @@ def run_tune(
 ) -> None:
     """Tune with a live display and a log, then print a summary; `where`: see `tune`."""
     from armor.cli.progress import StepProgress
-    from armor.tune.tune import tune
+    from armor.tuning.tune import tune
 
     about = {"model": folder, "config": config.to_dict()}
     with (
         recording("tune", out, default_log(out), log, tensorboard, **about) as recorder,
         StepProgress() as display,
     ):
-        stepped = partial(step, recorder, display)
-        result = tune(folder, reference, config, out, progress=stepped, **where)
+        progress = tune_progress(recorder, display)
+        result = tune(folder, reference, config, out, progress=progress, **where)
     print_summary(result)
 
 
-def step(
-    recorder: Recorder,
-    display: StepProgress | LayerProgress,
-    done: int,
-    total: int,
-    held_out: float,
-    trained: float,
-) -> None:
-    """Show and record a step: what `armor.tune.tune.tune` calls."""
-    display.step(done, total, held_out)
-    recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+def tune_progress(recorder: Recorder, display: StepProgress | LayerProgress) -> TuneProgress:
+    """Callbacks that show and record what `armor.tuning.tune.tune` does."""
+    from armor.tuning.tune import TuneProgress
+
+    def planned(plan: Plan) -> None:
+        display.say(plan.describe())
+        recorder.emit("tuning_planned", **asdict(plan))
+
+    def stepped(done: int, total: int, held_out: float, trained: float) -> None:
+        display.step(done, total, held_out)
+        recorder.emit("step_taken", number=done, steps=total, held_out=held_out, trained=trained)
+
+    return TuneProgress(planned, stepped)
 
 
 def print_summary(result: TuneResult) -> None:

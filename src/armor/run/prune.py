@@ -31,6 +31,7 @@ from armor.run.jobs import solve
 from armor.run.manifest import digest, make_manifest
 from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
+from armor.run.own_text import draw_windows
 from armor.run.pipeline import Pipeline
 from armor.run.placement import Placement, warn_of_slow_patterns
 from armor.run.plan import LayerPlan
@@ -44,7 +45,6 @@ from armor.run.worker import Spec
 from armor.sparse.layer import WEIGHT
 from armor.sparse.pattern import Pattern
 from armor.text.bos import resolve_bos
-from armor.text.windows import token_windows
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def prune(
     there = check_place(out, model, fresh)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
-    run = _Run.open(model, config, shared)
+    run = _Run.open(model, config, shared, unfinished_folder(out))
     warn_of_slow_patterns(run.plans, run.config, placement.device)
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
@@ -188,8 +188,12 @@ class _Run:
     itemsize: int
 
     @classmethod
-    def open(cls, model: str | Path, config: PruneConfig, shared: Shared) -> _Run:
-        """Read all that is needed but the weights. Raises `ArmorError`."""
+    def open(cls, model: str | Path, config: PruneConfig, shared: Shared, unfinished: Path) -> _Run:
+        """Read all that is needed but the weights. Raises `ArmorError`.
+
+        Args:
+            unfinished: where the run keeps what it has done.
+        """
         folder = shared.once("folder", lambda: ModelFolder.open(model))
         folder.files.check_dense()
         streamed, plans, itemsize = open_planned(folder, config)
@@ -204,7 +208,8 @@ class _Run:
         assert config.seq_len is not None
         drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
         windows = shared.once(
-            ("windows", *drawn), lambda: token_windows(config.calibration, tokenizer, *drawn[1:])
+            ("windows", *drawn),
+            lambda: draw_windows(config.calibration, folder, *drawn[1:], keep=unfinished),
         )
         return cls(folder, streamed, config, plans, windows, itemsize)
 

@@ -11,12 +11,16 @@ from armor.text.files import TextFile
 from armor.text.given import GivenTexts
 from armor.text.hub import HubDataset
 from armor.text.json_files import JsonFile
+from armor.text.own import OwnText
 from armor.text.papers import PaperText
 from armor.text.source import Source, TextLike
 from armor.text.unread import UnreadFile
 
 #: The first that parses what the user gave is taken. A new kind is a class and a line here.
-SOURCES: list[type[Source]] = [GivenTexts, HubDataset, PaperText, UnreadFile, JsonFile, TextFile]
+SOURCES: list[type[Source]] = [
+    *(GivenTexts, HubDataset, PaperText, OwnText),
+    *(UnreadFile, JsonFile, TextFile),
+]
 
 
 def parse_source(given: TextLike | Source) -> Source:
@@ -24,8 +28,8 @@ def parse_source(given: TextLike | Source) -> Source:
 
     Args:
         given: the name or path of a file, ``FILE.jsonl[:FIELD]``, ``FILE.json[:FIELD]``,
-            ``hf:NAME[:CONFIG]``, "wikitext2", "c4", or strings. A lone string is always a name,
-            never the text itself.
+            ``hf:NAME[:CONFIG]``, "wikitext2", "c4", ``self[:PROMPTS]``, or strings. A
+            lone string is always a name, never the text itself.
     """
     if isinstance(given, Source):
         return given

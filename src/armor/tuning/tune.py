@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armor.calibrate.stream import BATCH_TOKENS
 from armor.checkpoint.changed import write_changed
+from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
+from armor.config import PruneConfig
 from armor.device import kind_of_device, resolve_device
 from armor.errors import ArmorError
 from armor.memory import peak_memory
@@ -21,15 +24,28 @@ from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
 from armor.run.finished import ASKED, TUNING, check_place
+from armor.run.layer_names import LayerNames
 from armor.run.manifest import code_digest, digest, hash_tensors
+from armor.run.open import open_model
+from armor.run.own_text import draw_windows
 from armor.simd.processor import has_bfloat16
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
-from armor.text.windows import check_window, context_length, default_window, token_windows
-from armor.tune.config import FULL, HELD_OUT, HELD_OUT_SHARE, MOST_SAMPLES, MOST_TOKENS, TuneConfig
-from armor.tune.full import FullTuning, Text
-from armor.tune.state import State
-from armor.tune.student import Student
+from armor.text.windows import check_window, context_length, default_window
+from armor.tuning.block import BlockTuning
+from armor.tuning.config import (
+    BLOCK,
+    HELD_OUT,
+    HELD_OUT_SHARE,
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    TuneConfig,
+)
+from armor.tuning.full import TOKENS, FullTuning
+from armor.tuning.keeper import Text
+from armor.tuning.plan import Plan, make_block_plan, make_plan
+from armor.tuning.state import State
+from armor.tuning.student import Student
 from armor.versions import versions
 
 
@@ -50,6 +66,20 @@ class TuneResult:
     found: bool = False
 
 
+@dataclass(frozen=True)
+class TuneProgress:
+    """Callbacks of a run, for a display: every one may be left out.
+
+    Attributes:
+        planned: before anything is loaded.
+        stepped: with steps taken, steps in all, the latest divergence on held-out windows and the
+            latest on trained ones.
+    """
+
+    planned: Callable[[Plan], None] = lambda plan: None
+    stepped: Callable[[int, int, float, float], None] = lambda done, total, held_out, trained: None
+
+
 def tune(
     folder: str | Path,
     reference: str | Path,
@@ -57,9 +87,10 @@ def tune(
     out: str | Path,
     fresh: bool = False,
     device: str = "auto",
-    progress: Callable[[int, int, float, float], None] = lambda *_: None,
+    progress: TuneProgress | None = None,
 ) -> TuneResult:
-    """Train A, S, B, biases and norms of a checkpoint on the predictions of the dense model.
+    """Train A, S, B, biases and norms of a checkpoint on the dense model: on its predictions, or
+    block by block on what its blocks put out.
 
     Masks, form and size stay as they are. Windows that are never trained on judge what would be
     stored; the best of what they saw is written, the checkpoint as it was if no step lowered their
@@ -71,8 +102,7 @@ def tune(
         out: the new folder. Written at the very end, complete or not at all.
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
         device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
-        progress: called with steps taken, steps in all, the latest divergence on held-out windows
-            and the latest on trained ones.
+        progress: callbacks of a display.
 
     Raises:
         ArmorError: an unusable checkpoint, reference, text or output folder, too little memory, an
@@ -81,9 +111,9 @@ def tune(
     begin = time.perf_counter()
     device, out = resolve_device(device), Path(out).absolute()
     asked = config.to_dict()
-    work = _Work.open(folder, reference, config)
-    there = check_place(out, work.pruned.path, fresh)
-    check_place(out, work.dense.path, fresh)
+    there = check_place(out, folder, fresh)
+    check_place(out, reference, fresh)
+    work = _Work.open(folder, reference, config, unfinished_folder(out))
     manifest = work.manifest(device)
     if there and not fresh:
         return TuneResult(
@@ -91,7 +121,7 @@ def tune(
         )
     state = State(out, manifest, fresh)
     try:
-        changed, curve = work.run(state, device, progress)
+        changed, curve = work.run(state, device, progress or TuneProgress())
         seconds = time.perf_counter() - begin
         record = work.record(manifest, curve, state.resumed, seconds)
         record[TUNING][ASKED] = asked
@@ -119,8 +149,14 @@ class _Work:
     windows: Tensor
 
     @classmethod
-    def open(cls, folder: str | Path, reference: str | Path, config: TuneConfig) -> _Work:
-        """Read all that is needed but the weights. Raises `ArmorError`."""
+    def open(
+        cls, folder: str | Path, reference: str | Path, config: TuneConfig, unfinished: Path
+    ) -> _Work:
+        """Read all that is needed but the weights. Raises `ArmorError`.
+
+        Args:
+            unfinished: where the run keeps what it has done.
+        """
         pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
         checkpoint = Checkpoint.of(pruned.files)
         dense.files.check_dense()
@@ -130,18 +166,20 @@ class _Work:
                 f"{reference} has another vocabulary than {folder}: give the model that it was"
                 " made of as --reference"
             )
+        _check_same_model(pruned, dense)
         config = _settled(config, checkpoint.run, context_length(pruned.config))
         config = replace(config, bos=resolve_bos(config.bos or "auto", tokenizer))
         assert config.seq_len is not None
         assert config.bos is not None
-        windows = token_windows(
+        windows = draw_windows(
             config.calibration,
-            tokenizer,
+            dense,
             config.samples or MOST_SAMPLES,
             config.seq_len,
             config.seed,
             config.bos,
             fewer=config.samples is None,
+            keep=unfinished,
         )
         if len(windows) < 2:
             raise ArmorError("two windows at least: one to train on and one to judge by")
@@ -164,21 +202,65 @@ class _Work:
             "reference": digest_weights(self.dense.tensors),
             "device": kind_of_device(device),
             "versions": versions("armor", "torch", "transformers", "python")
-            | {"armor's code": code_digest("tune")},
+            | {"armor's code": code_digest("tuning")},
         }
 
     def run(
-        self, state: State, device: str, progress: Callable[[int, int, float, float], None]
+        self, state: State, device: str, progress: TuneProgress
     ) -> tuple[dict[str, Tensor], Curve]:
-        """What is to be changed in the checkpoint, and the curve."""
+        """What is to be changed in the checkpoint, and the curve.
+
+        Raises:
+            ArmorError: there is too little memory, or the loss is not finite.
+        """
+        cut, seq_len = len(self.windows) - self.held_out, self.windows.shape[1]
+        work = cut, seq_len, self.config.step_count
+        if self.config.mode == BLOCK:
+            return self._run_blocks(state, device, progress, work)
         stored = {self.checkpoint.tensors[f"{n}.core_values"].dtype for n in self.checkpoint.layers}
         lowered = stored == {"BF16"} and (device != "cpu" or has_bfloat16())
+        tokens = max(TOKENS, seq_len)
+        plan = make_plan(
+            self.checkpoint, self.dense.tensors, self.pruned.config, work, tokens, lowered, device
+        )
+        progress.planned(plan)
         dense = load_model(self.dense, torch.float32, device).requires_grad_(False)
-        student = Student(load_model(self.pruned, torch.float32, device), self.checkpoint)
+        student = Student.of(load_model(self.pruned, torch.float32, device), self.checkpoint)
+        if plan.checkpointed:
+            student.keep_less()
         windows = self.windows.to(device)
-        cut = len(windows) - self.held_out
         text = Text(windows[:cut], windows[cut:])
-        return FullTuning(student, dense, text, self.config, lowered, state, progress).run()
+        tuning = FullTuning(student, dense, text, self.config, lowered, state, progress.stepped)
+        return tuning.run()
+
+    def _run_blocks(
+        self, state: State, device: str, progress: TuneProgress, work: tuple[int, int, int]
+    ) -> tuple[dict[str, Tensor], Curve]:
+        """`run` block by block.
+
+        Args:
+            work: windows to train on, tokens of each, steps of a block.
+        """
+        cut, seq_len, steps = work
+        tokens = max(BATCH_TOKENS, seq_len)
+        model = open_model(self.dense, self._pruning())
+        steps *= len(model.structure.blocks)
+        plan = make_block_plan(
+            self.checkpoint, self.pruned.config, (cut, seq_len, steps), self.held_out, tokens
+        )
+        progress.planned(plan)
+        names = LayerNames(model, self.checkpoint.layers)
+        text = Text(self.windows[:cut], self.windows[cut:])
+        return BlockTuning(
+            model, self.checkpoint, names, text, self.config, device, state, progress.stepped
+        ).run()
+
+    def _pruning(self) -> PruneConfig:
+        """The settings of the pruning run as far as they say how to read the model."""
+        found = self.checkpoint.run.get("config")
+        read = ("include", "exclude", "overrides", "model")
+        known = {name: found[name] for name in read if name in found} if found else {}
+        return PruneConfig.from_dict(known)
 
     def record(
         self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float
@@ -186,7 +268,7 @@ class _Work:
         """The contents of armor_run.json: of the run that pruned, and of this one."""
         source = parse_source(self.config.calibration).record()
         tuning = {
-            "kind": FULL,
+            "kind": self.config.mode,
             "config": self.config.to_dict() | {"calibration": source},
             "run": digest(manifest),
             "before": curve.before,
@@ -210,6 +292,17 @@ class _Work:
                 " another --out"
             )
         return curve_of(out)
+
+
+def _check_same_model(pruned: ModelFolder, dense: ModelFolder) -> None:
+    """Raise `ArmorError` where the two differ in kind or size."""
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+        own, other = (getattr(one.config.get_text_config(), name, None) for one in (pruned, dense))
+        if own != other:
+            raise ArmorError(
+                f"{dense.path} is not the model that {pruned.path} was made of: {name} is {other},"
+                f" not {own}"
+            )
 
 
 def _settled(config: TuneConfig, run: dict[str, Any], context: int | None) -> TuneConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from armor.checkpoint.folder import full_disk, unfinished_folder
 from armor.config import PruneConfig
 from armor.run.finished import check_place
 from armor.run.prune import Progress, PruneResult, prune
-from armor.tune.config import TuneConfig
-from armor.tune.tune import TuneResult, curve_of, tune
+from armor.tuning.config import TuneConfig
+from armor.tuning.tune import TuneProgress, TuneResult, curve_of, tune
 
 
 def prune_and_tune(
@@ -22,7 +21,7 @@ def prune_and_tune(
     fresh: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-    stepped: Callable[[int, int, float, float], None] = lambda *_: None,
+    tuning_progress: TuneProgress | None = None,
     **where: Any,
 ) -> tuple[PruneResult, TuneResult]:
     """`prune`, then `tune` on the dense model: the same call goes on wherever it was interrupted.
@@ -30,7 +29,7 @@ def prune_and_tune(
     The pruned checkpoint lies in the hidden folder of `out` until the tuned one is there.
 
     Args:
-        stepped: as `progress` of `tune`. where: further arguments of `prune`.
+        tuning_progress: callbacks of the tuning. where: further arguments of `prune`.
 
     Raises:
         ArmorError: see both.
@@ -45,5 +44,5 @@ def prune_and_tune(
     with full_disk(out.parent):
         between.parent.mkdir(parents=True, exist_ok=True)
     pruned = prune(model, config, between, fresh, device, progress, **where)
-    tuned = tune(between, model, tuning, out, fresh, device, stepped)
+    tuned = tune(between, model, tuning, out, fresh, device, tuning_progress)
     return pruned, tuned

@@ -10,7 +10,7 @@ from armor.linear import ArmorLinear
 from armor.sparse.factors import Factors, block_left, block_right
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import EVERYTHING, Pattern
-from armor.tune.merged import MergedLinear
+from armor.tuning.merged import MergedLinear
 
 
 def factors(rows: int, cols: int, block: int | None, pattern: str = "2:4") -> Factors:

@@ -10,8 +10,10 @@ from armor.errors import ArmorError
 from armor.text.bos import BOS_CHOICES, bos_choice
 
 #: What ``--tune`` takes.
-OFF, FULL = "off", "full"
-TUNINGS = (OFF, FULL)
+OFF, BLOCK, FULL = "off", "block", "full"
+TUNINGS = (OFF, BLOCK, FULL)
+#: Steps by default.
+STEPS = {BLOCK: 60, FULL: 300}
 #: Windows that are never trained on; of a short text at most the eighth part.
 HELD_OUT, HELD_OUT_SHARE = 8, 8
 #: Windows that are taken of a long text.
@@ -25,38 +27,46 @@ class TuneConfig:
     """How to tune. Invalid values raise `ArmorError` on construction.
 
     Attributes:
+        mode: "full" (end to end) or "block" (decoder block by decoder block).
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings; empty takes
             that of the pruning run.
         samples: windows of the text, `HELD_OUT` of them to judge by; None takes what there is, at
             most `MOST_SAMPLES`.
         seq_len: tokens a window. bos: "always", "never" or "auto", as in `PruneConfig`. None takes
             what the pruning run had.
-        steps: of the optimiser. batch: windows a step.
+        steps: of the optimiser, of "block" for each block; None takes `STEPS`.
         step_size: the first steps move each tensor by this share of its root mean square.
         seed: draws the windows, and of those to train on the order.
     """
 
+    mode: str = FULL
     calibration: str | tuple[str, ...] = ()
     samples: int | None = None
     seq_len: int | None = None
     bos: str | None = None
-    steps: int = 300
-    batch: int = 4
+    steps: int | None = None
     step_size: float = 5e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.mode not in STEPS:
+            raise ArmorError(f"unknown tuning {self.mode!r}; valid: {', '.join(STEPS)}")
         if not isinstance(self.calibration, str):
             object.__setattr__(self, "calibration", tuple(self.calibration))
         object.__setattr__(self, "bos", bos_choice(self.bos))
         if self.bos not in (None, *BOS_CHOICES):
             raise ArmorError(f"unknown bos {self.bos!r}; valid: {', '.join(BOS_CHOICES)}")
-        for name in ("samples", "seq_len", "steps", "batch"):
+        for name in ("samples", "seq_len", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArmorError(f"{name} must be at least 1, not {value}")
         if not self.step_size > 0.0:
             raise ArmorError(f"step_size must be positive, not {self.step_size}")
+
+    @property
+    def step_count(self) -> int:
+        """`steps`, or as many as the mode takes."""
+        return self.steps or STEPS[self.mode]
 
     def to_dict(self) -> dict[str, Any]:
         """A plain JSON-ready dict."""

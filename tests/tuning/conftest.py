@@ -10,7 +10,7 @@ import pytest
 
 import armor
 from armor.config import PruneConfig
-from armor.tune.config import TuneConfig
+from armor.tuning.config import TuneConfig
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +44,9 @@ def pruned(
 
 @pytest.fixture
 def tuning() -> Callable[..., TuneConfig]:
-    """Twenty steps of two windows; with changes on top."""
+    """Twenty steps; with changes on top."""
 
     def make(**changes: Any) -> TuneConfig:
-        return TuneConfig(**{"samples": 64, "steps": 20, "batch": 2, "step_size": 1e-2, **changes})
+        return TuneConfig(**{"samples": 64, "steps": 20, "step_size": 1e-2, **changes})
 
     return make

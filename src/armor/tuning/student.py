@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import DTYPES
 from armor.linear import armor_layers
 from armor.models.modules import put_module
 from armor.models.renaming import tensor_paths
-from armor.tune.merged import MergedLinear
+from armor.models.structure import find_structure
+from armor.tuning.merged import MergedLinear
 
 _VALUES = ".core_values"
 
 
 class Student:
-    """A pruned model, float32, of which A, S, B, biases and norms are trained.
+    """A pruned model, or a block of one, float32, of which A, S, B, biases and norms are trained.
 
     Embeddings, the output head and linears that stayed dense are as they were; so are the masks.
 
@@ -30,24 +33,41 @@ class Student:
             ``core_values``.
     """
 
-    def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
-        """Args: model: `checkpoint` loaded in float32; it is changed."""
+    def __init__(self, model: nn.Module, names: Mapping[str, str], pruned: Checkpoint) -> None:
+        """`model`, of `pruned`, is changed.
+
+        Args:
+            names: what the checkpoint calls the parameters of the model, by their names there.
+        """
         self.model = model
         self.trained: dict[str, nn.Parameter] = {}
         self._layers: dict[str, MergedLinear] = {}
-        names = {path: name for name, path in tensor_paths(model, checkpoint.tensors).items()}
         model.requires_grad_(False)
         for path, layer in list(armor_layers(model)):
             name = names[path + _VALUES].removesuffix(_VALUES)
-            merged = self._layers[name] = MergedLinear(layer)
+            merged = MergedLinear(layer)
+            self._layers[name] = merged
             put_module(model, path, merged)
-            for part, parameter in merged.named_parameters():
-                self.trained[f"{name}.{_STORED.get(part, part)}"] = parameter
+            for part, own in merged.named_parameters():
+                self.trained[f"{name}.{_STORED.get(part, part)}"] = own
         for path, parameter in model.named_parameters():
             # Norms, and biases of what stayed dense.
             if path in names and parameter.dim() == 1:
-                self.trained[names[path]] = parameter.requires_grad_()
-        self._dtypes = {name: DTYPES[checkpoint.tensors[name].dtype] for name in self.trained}
+                parameter.requires_grad_(True)
+                self.trained[names[path]] = parameter
+        self._dtypes = {name: DTYPES[pruned.tensors[name].dtype] for name in self.trained}
+
+    @classmethod
+    def of(cls, model: Any, pruned: Checkpoint) -> Student:
+        """The whole of `pruned`, loaded as `model`, which is changed."""
+        paths = tensor_paths(model, pruned.tensors)
+        return cls(model, {path: name for name, path in paths.items()}, pruned)
+
+    def keep_less(self) -> None:
+        """From now on keep only what each block is given; the rest is computed again, with the
+        same result, when gradients need it."""
+        for block in find_structure(self.model).blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def merge(self) -> None:
         """Make the weights of the layers anew: before a step."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from armor.tune import divergence as module
-from armor.tune.divergence import divergence
+from armor.tuning import divergence as module
+from armor.tuning.divergence import divergence
 
 
 def test_it_is_the_sum_of_kl_and_its_gradient() -> None:

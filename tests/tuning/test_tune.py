@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import armor
@@ -18,9 +19,14 @@ from armor.cli import app
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.evaluation.perplexity import evaluate
-from armor.tune.config import TuneConfig
-from armor.tune.prune import prune_and_tune
-from armor.tune.tune import TuneResult, tune
+from armor.models.folder import ModelFolder
+from armor.models.load import load_model, load_tokenizer
+from armor.tuning import plan as module
+from armor.tuning.config import TuneConfig
+from armor.tuning.plan import Plan
+from armor.tuning.prune import prune_and_tune
+from armor.tuning.student import Student
+from armor.tuning.tune import TuneProgress, TuneResult, tune
 
 Tuning = Callable[..., TuneConfig]
 Settings = Callable[..., PruneConfig]
@@ -54,10 +60,6 @@ def test_the_divergence_falls_and_the_form_stays(
     assert record["after"] == curve.after == record["curve"]["held_out"][str(curve.best)]
     # As the evaluation, which knows nothing of tuning, sees it on text that neither saw.
     fresh = "\n".join(f"row {i}: the cube of {i} is {i**3}." for i in range(60))
-    dense, tokenizer = armor.load, None
-    from armor.models.folder import ModelFolder
-    from armor.models.load import load_model, load_tokenizer
-
     dense, tokenizer = load_model(tiny_model), load_tokenizer(ModelFolder.open(tiny_model))
     found = [
         evaluate(armor.load(folder), tokenizer, [fresh], seq_len=32, reference=dense).divergence
@@ -87,7 +89,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(pruned, tiny_model, tuning(), tmp_path / "out", progress=stop)
+        tune(pruned, tiny_model, tuning(), tmp_path / "out", progress=TuneProgress(stepped=stop))
     assert not (tmp_path / "out").exists()
     result = tune(pruned, tiny_model, tuning(), tmp_path / "out")
     assert result.resumed == 6  # the judgement before
@@ -104,7 +106,7 @@ def test_other_settings_do_not_go_on(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(pruned, tiny_model, tuning(), tmp_path / "out", progress=stop)
+        tune(pruned, tiny_model, tuning(), tmp_path / "out", progress=TuneProgress(stepped=stop))
     with pytest.raises(ArmorError, match="steps was 20 and is 30"):
         tune(pruned, tiny_model, tuning(steps=30), tmp_path / "out")
     tune(pruned, tiny_model, tuning(steps=2), tmp_path / "out", fresh=True)
@@ -130,7 +132,7 @@ def test_prune_and_tune_is_both(
         return found[1]
 
     with pytest.raises(KeyboardInterrupt):
-        run(stepped=stop)
+        run(tuning_progress=TuneProgress(stepped=stop))
     assert run().resumed == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "apart")
     assert not unfinished_folder(tmp_path / "out").exists()
@@ -167,8 +169,49 @@ def test_bad_input_is_one_line(
     assert not unfinished_folder(tmp_path / "out").exists()
 
 
+def test_computing_blocks_twice_gives_the_same(
+    tiny_model: Path,
+    pruned: Path,
+    tuning: Tuning,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plans: list[Plan] = []
+    progress = TuneProgress(planned=plans.append)
+    tune(pruned, tiny_model, tuning(steps=4), tmp_path / "plain", progress=progress)
+    (plain,) = plans
+    assert not plain.checkpointed
+    assert plain.trained == sum(p.numel() for p in trained(pruned).values())
+    monkeypatch.setattr(module, "available_memory", lambda: plain.needed - 1)
+    tune(pruned, tiny_model, tuning(steps=4), tmp_path / "twice", progress=progress)
+    assert plans[1].checkpointed
+    assert contents(tmp_path / "twice") == contents(tmp_path / "plain")
+    monkeypatch.setattr(module, "available_memory", lambda: 1000)
+    with pytest.raises(ArmorError, match="of memory"):
+        tune(pruned, tiny_model, tuning(steps=4), tmp_path / "no")
+
+
+def trained(folder: Path) -> dict[str, nn.Parameter]:
+    """What is trained of a checkpoint."""
+    return Student.of(load_model(folder, torch.float32), Checkpoint.open(folder)).trained
+
+
+def test_another_model_is_refused(
+    make_llama: Callable[..., Any],
+    byte_tokenizer: Any,
+    pruned: Path,
+    tuning: Tuning,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    make_llama(hidden_size=64).save_pretrained(other)
+    byte_tokenizer.save_pretrained(other)
+    with pytest.raises(ArmorError, match="hidden_size is 64, not 32"):
+        tune(pruned, other, tuning(), tmp_path / "out")
+
+
 def test_the_reference_must_be_the_dense_model(
-    pruned: Path, tiny_bos_model: Path, tuning: Tuning, tmp_path: Path
+    pruned: Path, tuning: Tuning, tmp_path: Path
 ) -> None:
     with pytest.raises(ArmorError, match="dense"):
         tune(pruned, pruned, tuning(), tmp_path / "out")
@@ -176,7 +219,7 @@ def test_the_reference_must_be_the_dense_model(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 0}, {"batch": 0}, {"step_size": 0.0}, {"bos": "maybe"}, {"samples": 0}]
+    "changes", [{"steps": 0}, {"mode": "off"}, {"step_size": 0.0}, {"bos": "maybe"}, {"samples": 0}]
 )
 def test_impossible_settings(tuning: Tuning, changes: dict[str, Any]) -> None:
     with pytest.raises(ArmorError):

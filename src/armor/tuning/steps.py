@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -65,18 +65,19 @@ def _root_mean_square(tensor: Tensor) -> float:
     return float(tensor.detach().double().square().mean().sqrt())
 
 
-def order(windows: int, batch: int, steps: int, seed: int) -> Iterable[list[int]]:
-    """Which windows each step sees: every one once, in another order each time round.
+def order(count: int, together: int, steps: int, seed: int) -> Iterator[list[int]]:
+    """Which windows, or batches of them, each step sees: every one once, in another order each time
+    round.
 
     Args:
-        windows: their number. batch: of a step.
+        count: of all. together: of a step.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     left: list[int] = []
     for _ in range(steps):
         chosen: list[int] = []
-        while len(chosen) < batch:
+        while len(chosen) < together:
             if not left:
-                left = torch.randperm(windows, generator=generator).tolist()
+                left = torch.randperm(count, generator=generator).tolist()
             chosen.append(left.pop())
         yield chosen

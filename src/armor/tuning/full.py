@@ -5,43 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor.checkpoint.tuning import Curve
 from armor.errors import ArmorError
-from armor.tune.config import TuneConfig
-from armor.tune.divergence import divergence
-from armor.tune.steps import Steps, order
-from armor.tune.student import Student
+from armor.tuning.config import TuneConfig
+from armor.tuning.divergence import divergence
+from armor.tuning.keeper import Keeper, Text
+from armor.tuning.steps import Steps, order
+from armor.tuning.student import Student
 
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
-#: Tokens that pass through the models together: the logits of so many are held.
-_TOKENS = 2048
-
-
-class Keeper(Protocol):
-    """What keeps the state of a run, see `armor.tune.state`."""
-
-    def load(self) -> tuple[int, Curve, dict[str, Tensor]] | None:
-        """Steps taken, the curve, and tensors by name, as they were saved last."""
-        ...
-
-    def save(self, step: int, curve: Curve, tensors: dict[str, Tensor]) -> None:
-        """Keep them in the place of what was saved before."""
-        ...
-
-
-@dataclass(frozen=True)
-class Text:
-    """Windows of token ids, (samples, seq): to train on, and to judge by."""
-
-    train: Tensor
-    held_out: Tensor
+#: Tokens of a step, or one window: they pass through the models together.
+TOKENS = 2048
 
 
 class FullTuning:
@@ -70,7 +50,8 @@ class FullTuning:
         self._lowered = lowered
         self._keeper = keeper
         self._stepped = stepped
-        self._steps = Steps(student.trained, config.step_size, config.steps)
+        self._total = config.step_count
+        self._steps = Steps(student.trained, config.step_size, self._total)
 
     def run(self) -> tuple[dict[str, Tensor], Curve]:
         """What is trained as the checkpoint is to have it, by name (nothing where no step lowered
@@ -79,12 +60,13 @@ class FullTuning:
         Raises:
             ArmorError: the loss is not finite.
         """
-        total = self._config.steps
+        total = self._total
         first, curve, best = self._resume()
         if not first:
             curve.held_out[0] = self._judge()
         losses: list[float] = []
-        batches = order(len(self._text.train), self._config.batch, total, self._config.seed)
+        together = max(1, TOKENS // self._text.train.shape[1])
+        batches = order(len(self._text.train), together, total, self._config.seed)
         for step, chosen in enumerate(batches):
             if step < first:
                 continue
@@ -130,7 +112,7 @@ class FullTuning:
     @staticmethod
     def _parts(windows: Tensor) -> tuple[Tensor, ...]:
         """The `windows` that pass through the models together."""
-        return windows.split(max(1, _TOKENS // windows.shape[1]))
+        return windows.split(max(1, TOKENS // windows.shape[1]))
 
     def _divergence(self, windows: Tensor) -> Tensor:
         """The sum over the tokens of `windows`."""
