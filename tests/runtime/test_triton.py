@@ -51,7 +51,7 @@ def test_every_way_of_cutting_gives_the_product(
     found = triton.product(x, [case.call for case in cases], cut)
     for case, y in zip(cases, found, strict=True):
         replace(case, x=x).check(y)
-    held = triton._counters[x.device]
+    held = triton._counters.get(x.device, [])
     assert not any(zeros.any() for zeros in held)
 
 
