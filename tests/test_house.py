@@ -146,3 +146,18 @@ def test_every_new_tensor_names_dtype_and_device() -> None:
         for call in unspecified(file.read_text(encoding="utf-8"))
     ]
     assert not found, "\n".join(found)
+
+
+def test_only_the_plug_in_imports_vllm() -> None:
+    """And of it only what vLLM itself loads: `armor inspect` needs the rest."""
+    importing = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm")
+        or (
+            isinstance(node, ast.Import) and any(n.name.split(".")[0] == "vllm" for n in node.names)
+        )
+    }
+    loaded = {"config.py", "experts.py", "linear.py", "plugin.py"}
+    assert importing == {f"vllm/{name}" for name in loaded}

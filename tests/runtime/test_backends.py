@@ -112,3 +112,26 @@ def test_cpu_without_avx512() -> None:
         check=False,
     )
     assert "5 passed" in done.stdout, done.stdout + done.stderr
+
+
+_THREADS = """
+import torch
+from armor.linear import ArmorLinear
+torch.set_num_threads(1)
+assert torch.get_num_threads() == 1  # the first time it is set in earnest
+layer = ArmorLinear(64, 64, dtype=torch.float32, device="cpu")
+for parameter in layer.parameters():
+    parameter.fill_(0x44 if parameter.dtype == torch.uint8 else 0.0)
+layer(torch.zeros(1, 64, dtype=torch.float32, device="cpu"))
+assert "numba" in __import__("sys").modules
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+
+
+def test_cpu_leaves_the_number_of_threads_of_torch() -> None:
+    """Numba, when it starts its own, sets it for the whole process."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", _THREADS], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -25,7 +25,8 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))
 {about}
 
 - `armor inspect .` lists every layer: block, bytes, loss, certificate.
-- `armor export . --out dense` multiplies the weights out into a plain checkpoint for any server.
+- `vllm serve .` serves it, where vLLM and armor-prune are installed.
+- `armor export . --out dense` multiplies the weights out into a plain checkpoint for other servers.
 - `armor_run.json` says how the model was made.
 """
 

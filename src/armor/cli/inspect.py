@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from armor.checkpoint.inspect import InspectedLayer, Inspection
     from armor.checkpoint.records import SizeRecord
+    from armor.vllm.degrees import Degree
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,13 @@ def register(app: typer.Typer) -> None:
 def inspect_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder armor prune wrote.")],
     json: Json = None,
+    tensor_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--tensor-parallel",
+            help="Say among how many processes vLLM can split the model, and at what cost.",
+        ),
+    ] = False,
 ) -> None:
     """Show every pruned layer of a checkpoint: block, overhead, bytes, loss, errors, certificate.
 
@@ -39,15 +47,19 @@ def inspect_command(
 
     from armor.checkpoint.inspect import Inspection
     from armor.checkpoint.jsonfile import check_file, write_json
+    from armor.checkpoint.reader import Checkpoint
+    from armor.vllm.degrees import degrees
 
     check_file(json)
     found = Inspection.of(folder)
+    split = degrees(Checkpoint.open(folder)) if tensor_parallel else []
     if json is not None:
-        write_json(json, found.to_dict())
+        described = {str(degree.count): degree.to_dict() for degree in split}
+        write_json(json, found.to_dict() | ({"tensor_parallel": described} if split else {}))
     console = Console()
     console.print(_table(found))
     console.print()
-    for line in _summary(found):
+    for line in (*_summary(found), *map(_degree_line, split)):
         console.print(line, highlight=False)
 
 
@@ -140,6 +152,17 @@ def _summary(found: Inspection) -> list[str]:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         lines.append(f"left dense     {names[0]}{more}: {note}")
     return lines
+
+
+def _degree_line(degree: Degree) -> str:
+    """Whether vLLM can split the model so, and what a process then holds."""
+    begin = f"{'split in ' + str(degree.count):15}"
+    if degree.reason:
+        return f"{begin}no: {degree.reason}"
+    return (
+        f"{begin}{size(degree.bytes)} a process, {degree.surplus / degree.bytes:.1%} of it surplus"
+        f" (blocks cut in {degree.cut} layers)"
+    )
 
 
 def _patterns(layers: Mapping[str, InspectedLayer]) -> str:

@@ -17,6 +17,7 @@ from armor.report.charts.overhead import overhead_chart
 from armor.report.charts.sensitivity import error_map, worst_layers
 from armor.report.charts.sizes import size_breakdown
 from armor.report.charts.speed import Cases, speed_chart
+from armor.report.charts.tuning import tuning_chart
 from armor.report.data import Report, Run
 from armor.report.picture import Line, Picture, Rect, sheet
 
@@ -47,10 +48,12 @@ class RunFigures:
     unit: str
     sensitivity: tuple[Figure, ...]
     overhead: Figure | None
+    tuning: Figure | None
 
     def all(self) -> list[Figure]:
         """Those that there are, in order."""
-        found = (self.losses, self.errors, self.curves, *self.sensitivity, self.overhead)
+        first = (self.tuning, self.losses, self.errors, self.curves)
+        found = (*first, *self.sensitivity, self.overhead)
         return [figure for figure in found if figure is not None]
 
 
@@ -125,7 +128,11 @@ def run_figures(run: Run) -> RunFigures:
         budget = run.record.config.get("overhead_budget") if run.has_block_budget else None
         picture = overhead_chart(run.layers, budget if isinstance(budget, float) else None)
         overhead = Figure(f"overhead-{stem}", "Wrappers by kind of layer", picture)
-    return RunFigures(losses, _errors(run, stem), curves, unit, sensitivity, overhead)
+    tuning = None
+    if (tuned := run.record.tuning) is not None:
+        caption = f"{run.label}: held-out and trained windows"
+        tuning = Figure(f"tuning-{stem}", caption, tuning_chart(tuned.curve))
+    return RunFigures(losses, _errors(run, stem), curves, unit, sensitivity, overhead, tuning)
 
 
 def _errors(run: Run, stem: str) -> Figure | None:

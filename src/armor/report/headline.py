@@ -49,6 +49,10 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
             few = run.generalisation > TOO_LITTLE_TEXT
             note = "more calibration text would help" if few else "1 where nothing is overfitted"
             found.append(Tile(f"{run.generalisation:.2f}×", "held-out error, of fitted", note))
+        if (tuning := run.record.tuning) is not None:
+            curve = tuning.curve
+            note = f"before tuning {curve.before:.4f}, on held-out windows"
+            found.append(Tile(f"{curve.after:.4f}", "nats from dense (KL)", note))
         good, asked = run.certified
         if asked:
             found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))

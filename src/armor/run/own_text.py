@@ -104,13 +104,14 @@ def _write(
         starts = [[first, *prompt] for prompt in (own * _BATCH)[:_BATCH]] or [[first]] * _BATCH
         longest = max(map(len, starts))
         pads = [longest - len(start) for start in starts]
-        ids = torch.tensor([[first] * pad + start for pad, start in zip(pads, starts, strict=True)])
-        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+        padded = [[first] * pad + start for pad, start in zip(pads, starts, strict=True)]
+        kept = [[0] * pad + [1] * (longest - pad) for pad in pads]
+        ids, mask = (torch.tensor(one, dtype=torch.int64, device=device) for one in (padded, kept))
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + len(made))
             written = model.generate(
-                ids.to(device),
-                attention_mask=mask.to(device),
+                ids,
+                attention_mask=mask,
                 max_new_tokens=seq_len,
                 **ends,
                 **plain,

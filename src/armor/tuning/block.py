@@ -172,7 +172,7 @@ class BlockTuning:
 
         names: dict[str, str] = {}
         for name in self._names.in_block(index):
-            linear = self._names.path_in_block(name)
+            linear = self._model.layout.path(name).removeprefix(prefix)
             dense = block.get_submodule(linear)
             assert isinstance(dense, nn.Linear)
             bias = None if dense.bias is None else dense.bias.data
@@ -241,7 +241,7 @@ class BlockTuning:
     def _logits(self, hidden: Tensor, call: BlockCall) -> Tensor:
         """What the model makes of the output of its last block, on the CPU."""
         model = self._model
-        ids = torch.zeros(call.shape, dtype=torch.int64)
+        ids = torch.zeros(call.shape, dtype=torch.int64, device="cpu")
         blocks = f"{model.structure.prefix}."
         outside = [name for name in model.stored if not name.startswith(blocks)]
         with (

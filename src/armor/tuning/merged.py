@@ -43,7 +43,7 @@ class MergedLinear(nn.Module):
         self.values = nn.Parameter(factors.core.flatten()[self._at].float())
         self.left, self.right = trained(layer.left), trained(layer.right)
         self.bias = trained(layer.bias)
-        self.weight = torch.empty(0)
+        self.weight = self.values.new_empty(0)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """With the `weight` at hand."""

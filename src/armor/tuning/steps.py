@@ -78,6 +78,7 @@ def order(count: int, together: int, steps: int, seed: int) -> Iterator[list[int
         chosen: list[int] = []
         while len(chosen) < together:
             if not left:
-                left = torch.randperm(count, generator=generator).tolist()
+                drawn = torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")
+                left = drawn.tolist()
             chosen.append(left.pop())
         yield chosen

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from armor.calibrate.stream import BATCH_TOKENS
 from armor.checkpoint.changed import write_changed
@@ -23,6 +23,7 @@ from armor.memory import peak_memory
 from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
+from armor.models.streamed import StreamedModel
 from armor.run.finished import ASKED, TUNING, check_place
 from armor.run.layer_names import LayerNames
 from armor.run.manifest import code_digest, digest, hash_tensors
@@ -243,7 +244,7 @@ class _Work:
         """
         cut, seq_len, steps = work
         tokens = max(BATCH_TOKENS, seq_len)
-        model = open_model(self.dense, self._pruning())
+        model = self._streamed()
         steps *= len(model.structure.blocks)
         plan = make_block_plan(
             self.checkpoint, self.pruned.config, (cut, seq_len, steps), self.held_out, tokens
@@ -255,12 +256,24 @@ class _Work:
             model, self.checkpoint, names, text, self.config, device, state, progress.stepped
         ).run()
 
-    def _pruning(self) -> PruneConfig:
-        """The settings of the pruning run as far as they say how to read the model."""
-        found = self.checkpoint.run.get("config")
-        read = ("include", "exclude", "overrides", "model")
-        known = {name: found[name] for name in read if name in found} if found else {}
-        return PruneConfig.from_dict(known)
+    def _streamed(self) -> StreamedModel:
+        """The dense model with the linears that the checkpoint has, read as the pruning run did.
+
+        Raises:
+            ArmorError: the record of that run is missing or does not fit.
+        """
+        found, fields = self.checkpoint.run.get("config"), PruneConfig.__dataclass_fields__
+        then = found if isinstance(found, dict) else {}
+        known = {name: value for name, value in then.items() if name in fields}
+        model = open_model(self.dense, PruneConfig.from_dict({**known, "calibration": ()}))
+        modules = dict(model.model.named_modules())
+        for name in self.checkpoint.layers:
+            if not isinstance(modules.get(model.layout.path(name)), nn.Linear):
+                raise ArmorError(
+                    f"{self.pruned.path}: {name} is no linear of {self.dense.path} as its"
+                    " armor_run.json says how to read it; take --mode full"
+                )
+        return model
 
     def record(
         self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float

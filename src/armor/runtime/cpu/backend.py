@@ -61,9 +61,7 @@ def prepare(layer: PackedLayer) -> None:
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums in float32."""
     layer = call.layer
-    settings: Any = config  # its attributes are made on import
-    small = layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS
-    set_num_threads(1 if small else min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS))
+    _use_threads(layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
     limit, product = _PACKED_ROWS, _packed_product
     if x.dtype == torch.bfloat16 and len(x) > 1:
         if has_dot():
@@ -74,6 +72,16 @@ def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out
         product = _unpacked_product
     y = product(x, layer)
     return y if call.bias is None else y.add_(call.bias)
+
+
+def _use_threads(one: bool) -> None:
+    """Numba's number of threads for the next kernel: one, or as many as torch has."""
+    settings: Any = config  # its attributes are made on import
+    threads = torch.get_num_threads()
+    set_num_threads(1 if one else min(threads, settings.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:
+        # Numba, starting its threads, sets OpenMP's number, too. vLLM replaces the public function.
+        torch._C.set_num_threads(threads)
 
 
 def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
