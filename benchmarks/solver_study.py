@@ -2,9 +2,10 @@
 
     python benchmarks/solver_study.py
 
-Three questions, each matrix in one process: what the noise takes off the final loss (against as
+Four questions, each matrix in one process: what the noise takes off the final loss (against as
 many iterations without it, and against the same seconds without it); how far final losses in
-float32 and float64 lie apart; how much faster two threads are than one on the largest matrices.
+float32 and float64 lie apart; what it costs that a GPU moves rows by sets and multiplies in parts
+(played on the CPU); how much faster two threads are than one on the largest matrices.
 Writes solver_study.json; `--questions threads` wants an idle machine.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +24,8 @@ from common import add_common, shared_folder, use_threads, write_result
 from problems import Matrix, as_matrix, model_inputs
 from solver import without_noise
 
-from armor.factorize import exact
+from armor.factorize import exact, products
+from armor.factorize import sweep as sweeps
 from armor.factorize.problem import Problem
 from armor.sparse.factors import Factors
 
@@ -76,6 +80,36 @@ def precision(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dic
     return rows
 
 
+def gpu(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The order and the products of a GPU against those of a CPU, from the same starts."""
+    rows = []
+    for matrix in matrices:
+        cpu, *_ = solve(matrix, arguments.block, arguments.iterations)
+        with as_on_gpu():
+            other, *_ = solve(matrix, arguments.block, arguments.iterations)
+        rows.append(about(matrix) | {"cpu": cpu, "gpu": other, "higher": other / cpu - 1})
+    return rows
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Rows by sets, products of leading bits and rests, these cut to what TF32 has."""
+    backends, split, test = sweeps.BACKENDS, products._split, products._by_tensor_cores
+
+    def cut(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        high, low = split(matrix)
+        return high, split(low)[0]
+
+    sweeps.BACKENDS = tuple(each for each in backends if each.name == "torch")
+    products._split = cut
+    products._by_tensor_cores = lambda matrix: matrix.dtype == torch.float32
+    try:
+        yield
+    finally:
+        sweeps.BACKENDS = backends
+        products._split, products._by_tensor_cores = split, test
+
+
 def threads(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Two threads against one on the three largest, in turn: a busy machine slows both."""
     rows = []
@@ -95,13 +129,14 @@ def about(matrix: Matrix) -> dict[str, Any]:
     return {"matrix": matrix.name, "shape": list(matrix.shape)}
 
 
-QUESTIONS = {"noise": noise, "precision": precision, "threads": threads}
+QUESTIONS = {"noise": noise, "precision": precision, "gpu": gpu, "threads": threads}
 #: The rows' figures that are summed up, in words.
 FIGURES = {
     "lower": "loss lower than without noise",
     "lower_same_seconds": "and than without noise in the same seconds",
     "lower_than_longer": f"and than {LONGER} times the iterations without noise",
     "apart": "float32 apart from float64",
+    "higher": "loss higher the GPU's way",
     "faster": "two threads faster than one",
 }
 

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import re
+
 from armor.errors import ArmorError
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 
 
 def resolve_device(name: str, remote: bool = False) -> str:
-    """ "cpu" or "cuda" for one of `DEVICES`; "auto" takes a GPU of this machine if there is one.
+    """ "cpu", "cuda" or "cuda:N" for one of `DEVICES`; "auto" takes a GPU of this machine if there
+    is one.
 
     Args:
         remote: the work may run on other machines, so that "cuda" is believed.
 
     Raises:
-        ArmorError: another name, or "cuda" without a GPU.
+        ArmorError: another name, "cuda" without a GPU, or a GPU that this machine does not have.
     """
     import torch
 
-    if name not in DEVICES:
+    numbered = re.fullmatch(r"cuda:(\d+)", name)
+    if name not in ("auto", "cpu", "cuda") and not numbered:
         raise ArmorError(f"unknown device {name!r}; valid: {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if available else "cpu"
-    if name == "cuda" and not available and not remote:
+    if numbered and remote:
+        raise ArmorError(f"a GPU of a cluster has no number: --device cuda in place of {name}")
+    if name != "cpu" and not available and not remote:
         raise ArmorError("no CUDA device is available; use --device cpu")
+    if numbered and int(numbered[1]) >= (count := torch.cuda.device_count()):
+        raise ArmorError(f"there is no {name}: this machine has {count} GPU(s), from cuda:0 on")
     return name
+
+
+def kind_of_device(name: str) -> str:
+    """What of a device decides on the bytes of a result: "cpu", or "cuda" and the kind of GPU.
+
+    Of a GPU that is not of this machine "cuda" alone.
+    """
+    import torch
+
+    where = torch.device(name)
+    if where.type != "cuda" or not torch.cuda.is_available():
+        return where.type
+    return f"cuda ({torch.cuda.get_device_name(where)})"

@@ -78,6 +78,8 @@ class ArmorLinear(nn.Module):
             self.right = empty(-(-in_features // block), block, block)
         self.bias = empty(out_features) if bias else None
         self.shared: tuple[SharedInputs, int] | None = None
+        self._gains_from_sharing = False
+        self._keeps_prepared = False  # on whatever device it is
         self.placeholder: Tensor | None = None
         self._prepared: tuple[Tensor, str] | None = None  # and by which backend; made of these two:
         self._prepared_from: tuple[Tensor, Tensor] | None = None
@@ -106,7 +108,7 @@ class ArmorLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if self.shared is None:
+        if self.shared is None or not self._gains_from_sharing:
             return self.alone(x)
         together, number = self.shared
         return together.run(number, x)
@@ -136,9 +138,12 @@ class ArmorLinear(nn.Module):
     def prepare(self) -> None:
         """Hold the form that a backend computes from, where one needs another than the stored one.
 
-        Where that form begins with the kept values, `core_values` is a view of it from then on.
+        Where that form begins with the kept values, `core_values` is a view of it from then on. On
+        another device or in another dtype (``model.to``) it is made again.
         """
         self._drop_prepared()
+        self._keeps_prepared = True
+        self._gains_from_sharing = gains_from_sharing(self.packed())
         values = self.core_values
         made = prepare_layer(self.packed())
         if made is None:
@@ -153,7 +158,10 @@ class ArmorLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._drop_prepared()  # another device or dtype
-        return super()._apply(fn, recurse)
+        moved = super()._apply(fn, recurse)
+        if self._keeps_prepared and _is_here(self):
+            self.prepare()
+        return moved
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._drop_prepared()
@@ -191,10 +199,9 @@ def prepare(model: nn.Module) -> None:
     """Prepare every `ArmorLinear` of `model` for the backends that need another form of it.
 
     Layers with the same input run together from then on, where a backend gains from that.
-    ``from_pretrained`` does it. Call it again after moving a model to another device or changing
-    its dtype, both of which drop what was prepared, and before compiling or capturing a graph.
-    Layers that are offloaded are left alone. On the CPU nothing is prepared: its backend reads the
-    stored tensors.
+    ``from_pretrained`` does it, and moving the model or changing its dtype does it again. Layers
+    that are offloaded are left alone. On the CPU nothing is prepared: its backend reads the stored
+    tensors.
     """
     for module in model.modules():
         if isinstance(module, ArmorLinear):
@@ -204,9 +211,7 @@ def prepare(model: nn.Module) -> None:
     for parent in model.modules():
         siblings: dict[int, list[ArmorLinear]] = {}
         for child in parent.children():
-            if not isinstance(child, ArmorLinear) or not _is_here(child):
-                continue
-            if gains_from_sharing(child.packed()):
+            if isinstance(child, ArmorLinear) and _is_here(child):
                 siblings.setdefault(child.in_features, []).append(child)
         for group in siblings.values():
             if len(group) > 1:

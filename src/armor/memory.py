@@ -33,6 +33,14 @@ def available_memory() -> int:
     return min(found)
 
 
+def free_on_device(device: str) -> int:
+    """Bytes that are free on a GPU; 0 for "cpu", whose memory is not a device's own."""
+    import torch
+
+    where = torch.device(device)
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 0
+
+
 def peak_memory() -> int:
     """Peak resident memory of this process, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from armor.baselines import obs_triton
 from armor.baselines.obs_block import prune_block, prune_block_torch
 from armor.baselines.sparsegpt import sparsegpt
 from armor.baselines.wanda import wanda
@@ -136,3 +137,24 @@ def test_a_moment_that_is_not_finite_is_refused(value: float) -> None:
 def test_a_negative_moment_is_refused() -> None:
     with pytest.raises(ArmorError, match="positive semi-definite"):
         sparsegpt(Problem(torch.ones(2, 4), -1e9 * torch.eye(4)))
+
+
+@pytest.mark.skipif(obs_triton.triton is None, reason="triton is not installed")
+@pytest.mark.parametrize(("columns", "rows"), [(128, 19), (20, 8), (4, 3)])
+def test_the_triton_kernel_prunes_as_torch_does(columns: int, rows: int) -> None:
+    draw = torch.Generator().manual_seed(columns)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weight = torch.randn(columns, rows, generator=draw).to(device)
+    weight[:, -1] = weight[0, -1]  # equal scores
+    upper = torch.eye(columns) + 0.2 * torch.randn(columns, columns, generator=draw).triu(1)
+    upper = upper.to(device)
+    found, expected = [], []
+    for result, prune in (
+        (found, lambda *given: obs_triton.prune_block(*given)),
+        (expected, lambda *given: prune_block_torch(*given, 2, 4)),
+    ):
+        pruned, mask = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
+        result += [mask, pruned, prune(pruned, upper, mask)]
+    assert torch.equal(found[0], expected[0])
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

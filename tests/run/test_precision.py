@@ -15,7 +15,7 @@ from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run import precision
 from armor.run.plain import prune_plainly
-from armor.run.precision import runs_in_bfloat16
+from armor.run.precision import bfloat16_devices
 
 Settings = Callable[..., PruneConfig]
 Weights = Callable[[Path], dict[str, bytes]]
@@ -32,10 +32,10 @@ def half_model(tiny_model: Path, tmp_path: Path) -> Path:
 def test_which_models(tiny_model: Path, half_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, half = (StreamedModel(ModelFolder.open(folder)) for folder in (tiny_model, half_model))
     monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
-    assert runs_in_bfloat16(half)
-    assert not runs_in_bfloat16(whole)
+    assert bfloat16_devices(half) == ("cpu", "cuda")
+    assert bfloat16_devices(whole) == ()
     monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
-    assert not runs_in_bfloat16(half)
+    assert bfloat16_devices(half) == ("cuda",)  # a GPU multiplies them in any case
 
 
 def test_every_engine_has_the_same(

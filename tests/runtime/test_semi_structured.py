@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,8 @@ class Gpu:
     def __init__(self, order: str) -> None:
         self.order = order
         self.searches = 0
+        self.algorithms: list[tuple[int, ...]] = []
+        self.refused: set[int] = set()  # numbers of items that no searched algorithm takes
 
     def places(self, rows: int, units: int) -> Tensor:
         """Rows in eights, of which those of a tile run fastest."""
@@ -73,26 +76,47 @@ class Gpu:
         return torch.cat([values.flatten(), tail.view(dense.dtype)])
 
     def multiply(
-        self, compressed: Tensor, x: Tensor, *, transpose_result: bool, alg_id: int
+        self,
+        compressed: Tensor,
+        x: Tensor,
+        bias: Tensor | None,
+        alpha: Tensor | None,
+        out_dtype: torch.dtype | None,
+        transpose_result: bool,
+        *algorithm: int,
     ) -> Tensor:
+        assert bias is alpha is out_dtype is None
         assert transpose_result
-        assert alg_id == 7
-        cols, items = x.shape
-        assert items % 8 == cols % 16 == 0
+        self.algorithms.append(algorithm)
+        if algorithm and x.shape[1] in self.refused:
+            raise RuntimeError("CUDA error: operation not supported")
+        # As torch asserts: the number of outputs is the first size of the compressed form.
+        assert compressed.dim() == x.dim() == 2
+        assert compressed.dtype == x.dtype
+        rows, (cols, items) = compressed.shape[0], x.shape
+        assert compressed.shape[1] == cols * 9 // 16
+        assert items % 8 == cols % 16 == rows % 16 == 0
         assert x.t().is_contiguous()
-        rows = compressed.numel() * 16 // 9 // cols
-        assert rows % 16 == 0
-        kept = rows * cols // 2
-        values, tail = compressed[:kept].view(rows, -1), compressed[kept:].view(torch.int16)
+        kept, flat = rows * cols // 2, compressed.flatten()
+        values, tail = flat[:kept].view(rows, -1), flat[kept:].view(torch.int16)
         words = torch.empty_like(tail)
         words[self.places(rows, cols // 16)] = tail
         core = unpack(values, words.view(torch.uint8).view(rows, -1), cols)
         core = core.flip(0) if self.order == "reversed" else core
         return (x.t().double() @ core.double().T).to(compressed.dtype)
 
-    def search(self, compressed: Tensor, x: Tensor, *, transpose_result: bool) -> int:
+    def search(
+        self,
+        compressed: Tensor,
+        x: Tensor,
+        bias: Tensor | None,
+        alpha: Tensor | None,
+        out_dtype: torch.dtype | None,
+        transpose_result: bool,
+    ) -> tuple[int, int, int, int]:
+        assert compressed.dim() == 2
         self.searches += 1
-        return 7
+        return 7, 4, 1, 9
 
 
 def play(monkeypatch: pytest.MonkeyPatch, order: str) -> Gpu:
@@ -100,7 +124,8 @@ def play(monkeypatch: pytest.MonkeyPatch, order: str) -> Gpu:
     gpu = Gpu(order)
     monkeypatch.setattr(torch, "_cslt_compress", gpu.compress)
     monkeypatch.setattr(torch, "_cslt_sparse_mm", gpu.multiply)
-    monkeypatch.setattr(torch, "_cslt_sparse_mm_search", gpu.search)
+    library = SimpleNamespace(mm_search=gpu.search)
+    monkeypatch.setattr(torch._C, "_cusparselt", library, raising=False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for module in (semi_structured, compressed):
         monkeypatch.setattr(module, "engine_of", lambda device: "cusparselt")
@@ -143,6 +168,36 @@ def test_the_algorithm_is_searched_once_for_similar_batches(tiles: Gpu, make_cas
     assert tiles.searches == 1
     semi_structured.matmul(case.x[:30], call)
     assert tiles.searches == 2
+    assert set(tiles.algorithms) == {(7, 4, 1)}  # also how it splits the inputs
+
+
+def test_an_algorithm_that_fails_gives_way_to_the_default(tiles: Gpu, make_case) -> None:
+    case = make_case(64, 64, None, 64, torch.bfloat16)
+    call = case.call._replace(prepared=semi_structured.prepare(case.layer))
+    tiles.refused = {56}
+    for batch in (64, 56, 64):
+        replace(case, x=case.x[:batch]).check(semi_structured.matmul(case.x[:batch], call))
+    assert tiles.algorithms == [(7, 4, 1), (7, 4, 1), (), ()]
+
+
+def test_an_older_torch_tells_the_number_alone(
+    tiles: Gpu, make_case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch._C, "_cusparselt")
+    monkeypatch.setattr(torch, "_cslt_sparse_mm_search", lambda *_, transpose_result: 5)
+    case = make_case(64, 64, None, 64, torch.bfloat16)
+    case.check(semi_structured.matmul(case.x, case.call))
+    assert tiles.algorithms == [(5,)]
+
+
+def test_torchs_own_shapes() -> None:
+    """The call itself, as torch's meta function takes it."""
+    compressed = torch.empty(48, 36, dtype=torch.bfloat16, device="meta")
+    x = torch.empty(16, 64, dtype=torch.bfloat16, device="meta")
+    for algorithm in ((), (7, 4, 1)):
+        y = semi_structured._cusparselt(compressed, x, algorithm)
+        assert y.shape == (16, 48)
+        assert y.dtype == torch.bfloat16
 
 
 def held(module: ArmorLinear) -> int:
@@ -198,7 +253,9 @@ def test_prepared_layers_run_together(tiles: Gpu, make_case) -> None:
                 replace(case, x=x).check(y)
 
 
-def test_what_was_prepared_goes_with_its_tensors(tiles: Gpu, make_case) -> None:
+def test_what_was_prepared_goes_with_its_tensors(
+    tiles: Gpu, make_case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case, other = (make_case(64, 64, None, 40, torch.bfloat16, seed=seed) for seed in (0, 1))
     module = ArmorLinear.from_packed(case.layer)
     module.prepare()
@@ -206,9 +263,11 @@ def test_what_was_prepared_goes_with_its_tensors(tiles: Gpu, make_case) -> None:
     module.load_state_dict(other.layer.tensors())
     assert not module.is_prepared
     module.prepare()
-    module.to(torch.float16)
-    assert not module.is_prepared
-    module.to(torch.bfloat16).prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(semi_structured, "is_supported", lambda *_: Verdict("another device"))
+        module.to(torch.float16)
+        assert not module.is_prepared
+    module.to(torch.bfloat16)  # back again
     assert module.is_prepared
     # Offloading replaces parameters without a notice.
     module.core_values = nn.Parameter(case.layer.core_values, requires_grad=False)

@@ -1,6 +1,6 @@
-"""The inner loop of SparseGPT: one lazy block of columns, in numba on the CPU, torch elsewhere.
+"""The inner loop of SparseGPT: one lazy block of columns, in Numba, Triton (2:4) or torch.
 
-Both take the block transposed, (columns, rows), prune `n` of every `m` columns per row in place,
+All take the block transposed, (columns, rows), prune `n` of every `m` columns per row in place,
 mark what was kept in `mask` and return the scaled errors that the columns to the right still owe.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from armor.baselines import obs_triton
 from armor.simd.cache import is_kept
 from armor.sparse.masks import nm_mask
 
@@ -31,6 +32,8 @@ def prune_block(weight: Tensor, upper: Tensor, mask: Tensor, n: int, m: int) -> 
     Returns:
         (columns, rows): ``(w_j - q_j) / U_jj`` for each column j.
     """
+    if obs_triton.runs(weight, n, m):
+        return obs_triton.prune_block(weight, upper, mask)
     if weight.device.type != "cpu":
         return prune_block_torch(weight, upper, mask, n, m)
     error = torch.zeros_like(weight)

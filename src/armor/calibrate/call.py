@@ -29,7 +29,7 @@ class BlockCall:
     Attributes:
         form: how the block returns hidden states.
         shape: (batch, seq) of the token ids.
-        lowered: whether `run` computes products in bfloat16 on a CPU.
+        lowered: the types of device on which `run` computes products in bfloat16.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class BlockCall:
         self.by_name = "hidden_states" in kwargs
         self.form = Form()
         self.shape: tuple[int, ...] = ()
-        self.lowered = False
+        self.lowered: tuple[str, ...] = ()
         given: dict[int | str, Any] = dict(enumerate(args))
         given.update(kwargs)
         given.pop("hidden_states", None)
@@ -60,8 +60,8 @@ class BlockCall:
 
     def precision(self, device: torch.device) -> torch.autocast:
         """A context in which a block on `device` runs as `run` does it."""
-        lowered = self.lowered and device.type == "cpu"
-        return torch.autocast(device.type, torch.bfloat16, enabled=lowered)
+        is_lowered = device.type in self.lowered
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_lowered)
 
     def traced(self, block: nn.Module, state: State) -> State:
         """The same with a graph, where gradients are on."""
@@ -119,7 +119,7 @@ class BlockCalls:
         lowered: see `BlockCall`.
     """
 
-    def __init__(self, lowered: bool = False) -> None:
+    def __init__(self, lowered: tuple[str, ...] = ()) -> None:
         self._lowered = lowered
         self._common: dict[tuple[int, ...], list[BlockCall]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}

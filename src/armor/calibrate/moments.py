@@ -62,8 +62,11 @@ class Moments:
         for name, part in kept.items():
             if name not in _SUMS:
                 self._append(name, part)
+            elif name in self._kept:
+                known = self._kept[name]
+                self._kept[name] = known.add_(part.to(known.device))
             else:
-                self._kept[name] = self._kept[name].add_(part) if name in self._kept else part
+                self._kept[name] = part
 
     def sums(self) -> dict[str, Tensor]:
         """``second`` and, where asked for, ``cross`` or ``missed``, not divided by the tokens;
@@ -85,11 +88,17 @@ class Moments:
                 " the model overflows there; load it in another dtype or change the text"
             )
         means, self._kept = self._kept, {}
+        # Divided by a tensor: a GPU multiplies by the reciprocal of a number, and the bytes would
+        # depend on where the parts were added up.
+        tokens = means["second"].new_tensor(self.tokens)
         for name in _SUMS:
             if name in means:
-                means[name].div_(self.tokens)
+                means[name].div_(tokens)
         return means
 
     def _append(self, name: str, tensor: Tensor) -> None:
         known = self._kept.get(name)
-        self._kept[name] = tensor.clone() if known is None else torch.cat((known, tensor))
+        if known is None:
+            self._kept[name] = tensor.clone()
+        else:
+            self._kept[name] = torch.cat((known, tensor.to(known.device)))

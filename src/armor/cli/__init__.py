@@ -73,6 +73,7 @@ _COMMANDS = (
     "inspect",
     "export",
     "bench",
+    "doctor",
     "report",
     "demo",
 )

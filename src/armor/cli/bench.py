@@ -92,6 +92,8 @@ def bench_command(
         kind = kind or (torch.bfloat16 if where.type == "cuda" else torch.float32)
     if threads is not None:
         torch.set_num_threads(threads)
+    if where.index is not None:
+        torch.cuda.set_device(where)  # streams and graphs are of the current one
     _measure(chosen, model, rows, kind, where, repeats, prompt, tokens, json)
 
 

@@ -43,7 +43,7 @@ def show_comparison(
     """Run `compare`, print the table, write ``report.html`` and ``events.jsonl`` into `out`.
 
     Args:
-        title: of the report. device: "cpu" or "cuda".
+        title: of the report. device: "cpu", "cuda" or "cuda:N".
         log, tensorboard: see `recording`. The others: see `compare`.
     """
     bos, settings = decide_bos(model, bos, settings)

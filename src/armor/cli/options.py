@@ -53,7 +53,7 @@ Limit = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Prompts at a time, in tasks.")]
 Device = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU if there is one.")
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto takes a GPU if there is one.")
 ]
 Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write everything here as JSON, too.")

@@ -17,25 +17,28 @@ class InProcess:
 
     Args:
         context: of the jobs. scratch: a folder for the tensors that exceed `budget`, bytes.
+        device_budget: bytes of results that stay on the device where they were computed; the rest
+            moves to the CPU.
     """
 
     ahead = 0
 
-    def __init__(self, context: Any, scratch: Path, budget: int) -> None:
+    def __init__(self, context: Any, scratch: Path, budget: int, device_budget: int = 0) -> None:
         self.on_start: Callable[[Job], None] = lambda job: None
         self._context = context
         self._scratch = scratch
-        self._budget = budget
+        self._room = {True: budget, False: device_budget}  # left, on the CPU and elsewhere
         self._held: dict[int, Tensors | Path] = {}
-        self._bytes = 0
         self._queue = JobQueue()
         self._count = 0
 
     def share(self, tensors: Tensors) -> int:
         self._count += 1
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if self._bytes + size <= self._budget:
-            self._bytes += size
+        size = _size(tensors)
+        if not _is_on_cpu(tensors) and size > self._room[False]:
+            tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        if size <= self._room[where := _is_on_cpu(tensors)]:
+            self._room[where] -= size
             self._held[self._count] = tensors
         else:
             path = self._scratch / f"{self._count}.safetensors"
@@ -52,7 +55,7 @@ class InProcess:
         if isinstance(held, Path):
             held.unlink()
         else:
-            self._bytes -= sum(tensor.nbytes for tensor in held.values())
+            self._room[_is_on_cpu(held)] += _size(held)
 
     def submit(self, job: Job) -> int:
         self._count += 1
@@ -62,9 +65,17 @@ class InProcess:
     def wait(self) -> Done:
         number, job = self._queue.take()
         self.on_start(job)
-        result = job.run(self._context, self.fetch)
+        result = job.run(self._context, self.fetch, stay=True)
         return Done(number, result.value, [self.share(group) for group in result.tensors])
 
     def close(self) -> None:
         self._queue.clear()
         self._held.clear()
+
+
+def _is_on_cpu(tensors: Tensors) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors.values())
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -59,8 +59,13 @@ class Job:
     urgent: bool = False
     label: str = ""
 
-    def run(self, context: Any, fetch: Callable[[Handle], Tensors]) -> Result:
-        """Do it here; `fetch` gives the tensors of a handle. Results are on the CPU."""
+    def run(self, context: Any, fetch: Callable[[Handle], Tensors], stay: bool = False) -> Result:
+        """Do it here.
+
+        Args:
+            fetch: gives the tensors of a handle.
+            stay: leave the results on the device where they are; else they are moved to the CPU.
+        """
         tensors = {
             name: {key: fetch(own) for key, own in held.items()}
             if isinstance(held, Handles)
@@ -70,5 +75,7 @@ class Job:
         with threads(self.threads):
             result = self.function(context, **self.arguments, **tensors)
         assert len(result.tensors) == self.results
+        if stay:
+            return result
         groups = ({name: t.cpu() for name, t in group.items()} for group in result.tensors)
         return Result(result.value, tuple(groups))

@@ -30,7 +30,7 @@ from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue
 from armor.engines.registry import Setup
 from armor.errors import ArmorError
-from armor.memory import available_memory
+from armor.memory import available_memory, free_on_device
 
 #: The file in the scratch folder with what makes a worker's context.
 CONTEXT = "context"
@@ -39,14 +39,21 @@ ATTEMPTS = 3
 
 
 def open_engine(setup: Setup) -> Engine:
-    """Worker processes, one a GPU; or none, and all is done here, where one worker is enough."""
-    gpus = torch.cuda.device_count() if setup.device == "cuda" else 0
+    """Worker processes, one a GPU; or none, and all is done here, where one worker is enough.
+
+    Raises:
+        ArmorError: more workers than GPUs, which would only take turns.
+    """
+    is_gpu = setup.device != "cpu"
+    gpus = torch.cuda.device_count() if setup.device == "cuda" else int(is_gpu)
     workers = setup.workers or gpus or setup.sensible_workers()
+    if is_gpu and workers > gpus:
+        raise ArmorError(f"--workers {workers} on {gpus} GPU(s): they would only take turns")
     if workers > 1 and sys.platform != "win32":
-        devices = [f"cuda:{slot % gpus}" if gpus else "cpu" for slot in range(workers)]
+        devices = [f"cuda:{slot}" if is_gpu else "cpu" for slot in range(workers)]
         return LocalPool(setup.make_context, devices, setup.scratch)
     budget = available_memory() // 2 if setup.budget is None else setup.budget
-    return InProcess(setup.here(), setup.scratch, budget)
+    return InProcess(setup.here(), setup.scratch, budget, free_on_device(setup.device) // 3)
 
 
 @dataclass

@@ -22,7 +22,7 @@ class Setup:
         make_context: called once in each worker with its torch device; gives the context that
             the worker's jobs get. Must be picklable.
         here: the context for jobs in this process, for an engine that does them here.
-        device: "cpu" or "cuda". workers: how many, None for as many as make sense.
+        device: "cpu", "cuda" or "cuda:N". workers: how many, None for as many as make sense.
         sensible_workers: how many that is on this machine.
         scratch: a folder for files of no lasting value.
         budget: bytes of tensors held in memory; None for what the engine finds sensible.

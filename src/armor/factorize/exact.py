@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from armor.factorize.masks import mask_from_choice
 from armor.factorize.price import Price, fill_mask
@@ -41,6 +43,8 @@ LARGE_OVERHEAD, ANNEALED_LARGE_OVERHEAD = 0.22, 0.3
 ANNEALED_UNSTRUCTURED, PRICED = 0.75, 0.15
 #: Extrapolation: growth after a success, decay after a failure, and the range of the step.
 STEP_GROWTH, STEP_DECAY, MIN_STEP, MAX_STEP = 1.1, 0.6, 0.3, 1.0
+#: On a GPU losses are asked for so many at a time, as each answer has to be waited for.
+REPORT_EVERY = 10
 #: Give up when this many iterations took less than this share off the loss.
 STALL_ITERATIONS, MIN_IMPROVEMENT = 10, 0.005
 
@@ -64,7 +68,8 @@ def factorize(
             any of them.
         iterations: ceiling.
         seed: of the noise.
-        on_iteration: called with the relative loss after each iteration.
+        on_iteration: called with the relative loss of each iteration; on a GPU, `REPORT_EVERY` at
+            a time.
         pattern: of every start, and of the result.
 
     Returns:
@@ -75,7 +80,7 @@ def factorize(
     zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     trial = best.copy()
-    losses = [best.loss / zero]
+    losses = _Losses(best.loss / zero, on_iteration)
     generator = torch.Generator(best.core.device).manual_seed(seed)
     annealed, before_descent = _phases(problem, block, iterations, pattern)
     count = pattern.count((work.rows, work.cols))
@@ -86,8 +91,6 @@ def factorize(
         if price is not None:
             price.update(trial, pattern)
         losses.append(losses[-1])
-        if on_iteration is not None:
-            on_iteration(float(losses[-1]))
     if price is not None:
         work.project_to_count(trial, count)
     step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
@@ -103,8 +106,6 @@ def factorize(
         step = torch.where(was_extrapolated & ~improved, shrunk, grown)
         next_step = torch.where(improved, step, 0.0)
         losses.append(best.loss / zero)
-        if on_iteration is not None:
-            on_iteration(float(losses[-1]))
         is_due = turn % STALL_ITERATIONS == 0  # rarely: on a GPU the answer has to be waited for
         if is_due and losses[-1] >= (1 - MIN_IMPROVEMENT) * losses[-1 - STALL_ITERATIONS]:
             break
@@ -112,7 +113,44 @@ def factorize(
     mask = mask_from_choice(best.choice, pattern)[: work.rows, : work.cols].contiguous()
     if pattern.is_unstructured:
         mask = fill_mask(mask, count)
-    return Factors(core, mask, best.left, best.right, pattern), torch.stack(losses).tolist()
+    return Factors(core, mask, best.left, best.right, pattern), losses.all()
+
+
+class _Losses:
+    """The losses so far, on the device, and who wants to hear of them.
+
+    Args:
+        first: at the start. report: called with each of the others.
+    """
+
+    def __init__(
+        self, first: Float[Tensor, ""], report: Callable[[float], None] | None = None
+    ) -> None:
+        self._held = [first]
+        self._report = report
+        self._every = 1 if first.device.type == "cpu" else REPORT_EVERY
+        self._told = 1
+
+    def __getitem__(self, place: int) -> Float[Tensor, ""]:
+        return self._held[place]
+
+    def append(self, loss: Float[Tensor, ""]) -> None:
+        """One more, after an iteration."""
+        self._held.append(loss)
+        if len(self._held) - self._told == self._every:
+            self._tell()
+
+    def all(self) -> list[float]:
+        """All of them; those that nobody was told of yet are told."""
+        self._tell()
+        return torch.stack(self._held).tolist()
+
+    def _tell(self) -> None:
+        if self._report is None or self._told == len(self._held):
+            return
+        new, self._told = self._held[self._told :], len(self._held)
+        for loss in torch.stack(new).tolist():
+            self._report(loss)
 
 
 def _phases(problem: Problem, block: int, iterations: int, pattern: Pattern) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -40,12 +41,7 @@ class Groups:
 
         A group that none of them betters keeps its own.
         """
-        first = torch.tensor(
-            [one for one, _ in PAIRS], dtype=torch.int64, device=self.current.device
-        )
-        second = torch.tensor(
-            [two for _, two in PAIRS], dtype=torch.int64, device=self.current.device
-        )
+        first, second = _pairs(self.current.device)
         contribution = self.scale.unsqueeze(-1) * (
             self.current.unsqueeze(-2) @ self.group_gram
         ).squeeze(-2)
@@ -66,6 +62,13 @@ class Groups:
             torch.where(better, code, self.choice.unsqueeze(-1)).squeeze(-1).to(torch.uint8),
             torch.where(better, gain, 0.0).squeeze(-1),
         )
+
+
+@cache
+def _pairs(device: torch.device) -> tuple[Int64[Tensor, " 6"], Int64[Tensor, " 6"]]:
+    """The first and the second positions of `PAIRS`; made once, as a copy has to be waited for."""
+    both = torch.tensor(PAIRS, dtype=torch.int64, device=device)
+    return both[:, 0].contiguous(), both[:, 1].contiguous()
 
 
 def pick(

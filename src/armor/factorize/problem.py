@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from armor.factorize.products import product
+
 _CHUNK = 2**20  # entries of a temporary
 
 
@@ -36,17 +38,17 @@ class Problem:
 
     def times_moment(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
         """``matrix @ X``, (rows, in)."""
-        return matrix @ self.moment if self.is_full else matrix * self.moment
+        return product(matrix, self.moment) if self.is_full else matrix * self.moment
 
     def loss(self, weight: Float[Tensor, "out in"]) -> float:
         """The proxy loss of `weight` (out, in), summed in float64, not normalised."""
         height = max(1, _CHUNK // self.target.shape[1])
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.target.device)
         for target, rows in zip(self.target.split(height), weight.split(height), strict=True):
             error = target - rows
             by_row = (self.times_moment(error) * error).sum(dim=1, dtype=torch.float64)
-            total += float(by_row.sum())
-        return total
+            total += by_row.sum()
+        return float(total)
 
     def zero_loss(self) -> float:
         """The loss of a zero weight, to which losses are related; 1 where that is 0."""

@@ -16,19 +16,24 @@ def ridge_inverse(gram: Float[Tensor, "blocks b b"]) -> Float[Tensor, "blocks b 
     The wrapper steps multiply it by a residual (half a gradient), which vanishes in the null space
     of `gram`: a singular system leaves the current value there as it is. Factorised in float64, so
     that only the rounding of `gram` itself counts; blocks that stay indefinite get a larger ridge.
-    Waits for no result of the device.
+    On a GPU, where to ask is to wait, these get ``(b diag)^-1`` instead: ``b diag(gram)`` is at
+    least `gram`, so that a step by it is short, but lowers the loss all the same.
     """
     wide = gram.double()
     diagonal = wide.diagonal(dim1=-2, dim2=-1)
     tiny = torch.finfo(gram.dtype).tiny
     scale = diagonal + 1e-3 * diagonal.mean(-1, keepdim=True) + tiny / RIDGE[gram.dtype]
     lower, failed = _cholesky(wide, RIDGE[gram.dtype] * scale)
-    for ridge in (1e-4, 1.0):
-        if gram.device.type == "cpu" and not failed.any():
-            break
-        larger, still_failed = _cholesky(wide, ridge * scale)
-        lower = torch.where(failed[:, None, None], larger, lower)
-        failed = failed & still_failed
+    if gram.device.type != "cpu":
+        bound = torch.diag_embed((gram.shape[-1] * scale).sqrt())
+        lower = torch.where(failed[:, None, None], bound, lower)
+    else:
+        for ridge in (1e-4, 1.0):
+            if not failed.any():
+                break
+            larger, still_failed = _cholesky(wide, ridge * scale)
+            lower = torch.where(failed[:, None, None], larger, lower)
+            failed = failed & still_failed
     eye = torch.eye(gram.shape[-1], dtype=wide.dtype, device=gram.device)
     half = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
     return torch.bmm(half.mT, half).to(gram.dtype)

@@ -110,6 +110,10 @@ BACKENDS = (
 )
 
 
+#: Those that take a few dozen launches for each group of a row: slow on a GPU.
+STEPWISE = ("torch", "torch_masks")
+
+
 def choose_backend(
     pattern: Pattern, dtype: torch.dtype, device: torch.device, name: str | None = None
 ) -> Backend:

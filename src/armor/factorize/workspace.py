@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from armor.factorize.masks import choice_from_mask, group_size, mask_from_choice
 from armor.factorize.problem import Problem
+from armor.factorize.products import less_product, product
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
 from armor.factorize.sweep import choose_backend, sweep
@@ -24,7 +25,8 @@ from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 _MIN_CHUNK = 2**16  # entries: fewer are not worth a call
-_PANEL = 192  # columns: what is coupled in products of its own
+#: Columns that are coupled in products of their own: on the CPU, on a GPU.
+_PANEL, _PANEL_ON_GPU = 192, 512
 
 
 class Workspace:
@@ -36,7 +38,7 @@ class Workspace:
     at what the blocks before it changed.
 
     Besides the problem it holds two matrices of its size, for the full moment a third; products
-    pass through them a few rows at a time.
+    pass through them, on the CPU a few rows at a time.
 
     Attributes:
         row_blocks, col_blocks: how many blocks down (i) and across (j), after padding.
@@ -59,9 +61,10 @@ class Workspace:
         self.problem = Problem(target.contiguous(), moment.contiguous())
         self.row_blocks = target.shape[0] // block
         self.col_blocks = target.shape[1] // block
-        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call.
+        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call; on a GPU all.
+        chunks = 8 if target.device.type == "cpu" else 1
         self.chunk_blocks = max(
-            -(-self.row_blocks // 8), _MIN_CHUNK // (block * target.shape[1]), 1
+            -(-self.row_blocks // chunks), _MIN_CHUNK // (block * target.shape[1]), 1
         )
         if problem.is_full:
             self.target_moment = self.problem.times_moment(target)
@@ -137,13 +140,13 @@ class Workspace:
         left_core = self._by_col_blocks(self._times_left(state.left, state.core, self.scratch))
         inverse_curvature = ridge_inverse(torch.bmm(left_core.mT, left_core))
         for rows in self._chunks():
-            product = self._times_right(self.scratch[rows], state.right)  # A S B
+            whole = self._times_right(self.scratch[rows], state.right)  # A S B
             if self.problem.is_full:
                 target_moment, moment = self.target_moment[rows], self.problem.moment
                 out = self.error_moment[rows]
-                torch.addmm(target_moment, product, moment, alpha=-1, out=out)
+                less_product(target_moment, whole, moment, out=out)
             else:  # E itself: D_j cancels, and the blocks do not meet
-                torch.sub(self.problem.target[rows], product, out=self.error_moment[rows])
+                torch.sub(self.problem.target[rows], whole, out=self.error_moment[rows])
         if not self.problem.is_full:
             right_residual = torch.bmm(left_core.mT, self._by_col_blocks(self.error_moment))
             state.right += torch.bmm(inverse_curvature, right_residual)
@@ -154,7 +157,7 @@ class Workspace:
             first = panel.start * self.block
             width = slice(first, panel.stop * self.block)
             residual = self.error_moment[:, width]
-            residual.addmm_(product_change[:, :first], moment[:first, width], alpha=-1)
+            less_product(residual, product_change[:, :first], moment[:first, width], out=residual)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
                 coupled = product_change[:, earlier] @ moment[earlier, span]
@@ -169,7 +172,7 @@ class Workspace:
         target, moment = self.problem.target, self.problem.moment
         # S B X, replaced by E X row by row below.
         if self.problem.is_full:
-            core_right_moment = torch.mm(core_right, moment, out=self.error_moment)
+            core_right_moment = product(core_right, moment, out=self.error_moment)
             first, second = self.target_moment, core_right
         else:
             core_right_moment = torch.mul(core_right, moment, out=self.error_moment)
@@ -264,7 +267,8 @@ class Workspace:
             first = panel.start * self.block
             above = self._gram_right_above(state.right, panel)
             width = slice(first, panel.stop * self.block)
-            residual[:, width].addmm_(gram_changes[:, :first], above[:first], alpha=-1)
+            others = residual[:, width]
+            less_product(others, gram_changes[:, :first], above[:first], out=others)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
                 own, codes = slice(j, j + 1), slice(j * groups, (j + 1) * groups)
@@ -299,7 +303,8 @@ class Workspace:
 
     def _panels(self) -> Iterator[range]:
         """The column blocks, as many at a time as make products wide enough to be fast."""
-        size = max(1, _PANEL // self.block)
+        columns = _PANEL if self.scratch.device.type == "cpu" else _PANEL_ON_GPU
+        size = max(1, columns // self.block)
         for start in range(0, self.col_blocks, size):
             yield range(start, min(start + size, self.col_blocks))
 

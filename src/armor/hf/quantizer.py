@@ -138,6 +138,11 @@ class ArmorQuantizer(HfQuantizer):
         return True
 
     @property
+    def is_compileable(self) -> bool:
+        """``generate`` may compile the decoding step: a layer is one operator."""
+        return True
+
+    @property
     def is_trainable(self) -> bool:
         """The runtime is for inference."""
         return False

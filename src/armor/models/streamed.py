@@ -83,8 +83,8 @@ class StreamedModel:
 
     def load(self, name: str, device: torch.device | str = "cpu") -> Tensor:
         """One tensor of the model on `device`: float32, or as it is stored if of integers."""
-        tensor = self.stored[name].load()
-        return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        tensor = self.stored[name].load().to(device)  # before it is made wider
+        return tensor.float() if tensor.is_floating_point() else tensor
 
     def block(self, index: int, device: torch.device | str = "cpu") -> nn.Module:
         """A copy of decoder block `index` with its weights on `device`, see `load`."""

@@ -41,7 +41,7 @@ class Block:
         """Give a linear of `pruned`, by its path in the block, the weight of `factors`."""
         module = self.pruned.get_submodule(linear)
         assert isinstance(module, nn.Linear)
-        weight = factors.cast(torch.float32).dense().to(self._device)
+        weight = factors.to(self._device).cast(torch.float32).dense()
         module.weight = nn.Parameter(weight, requires_grad=False)
         self._done.add(linear)
 
@@ -55,4 +55,5 @@ class Block:
             module = self.pruned.get_submodule(linear)
             assert isinstance(module, nn.Linear)
             pattern = Pattern.parse(patterns[linear])
-            self.replace(linear, factors_of(module.in_features, solved[linear], pattern))
+            parts = {name: part.to(self._device) for name, part in solved[linear].items()}
+            self.replace(linear, factors_of(module.in_features, parts, pattern))

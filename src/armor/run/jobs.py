@@ -288,7 +288,7 @@ def sum_head_moments(
 
 def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
     """Prune one layer, given its mean moments: its `LayerRecord`; its stored parts."""
-    if plan.shape[0] * plan.shape[1] >= SHARED_FROM:
+    if worker.device == "cpu" and plan.shape[0] * plan.shape[1] >= SHARED_FROM:
         worker.free_block()  # read again in less time than the solve takes; its memory counts
     weight = f"{worker.model.layout.path(plan.name)}.weight"
 
@@ -300,4 +300,4 @@ def solve(worker: Worker, plan: LayerPlan, moments: Tensors) -> Result:
 
     dtype = worker.model.dtype(weight)
     factors, record = solve_certified(plan, inputs, worker.spec.config, dtype)
-    return Result(record, (stored_parts(factors.to("cpu")),))
+    return Result(record, (stored_parts(factors),))

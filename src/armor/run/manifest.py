@@ -68,11 +68,11 @@ def digest(data: Any) -> str:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors (CPU), their dtypes and shapes, hexadecimal."""
+    """SHA-256 of named tensors, their dtypes and shapes, hexadecimal."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        total.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

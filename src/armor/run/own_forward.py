@@ -25,7 +25,7 @@ from armor.models.buffers import check_buffers
 from armor.models.folder import refused_if_fails
 from armor.models.streamed import StreamedModel
 from armor.run.head import head_input
-from armor.run.precision import runs_in_bfloat16
+from armor.run.precision import bfloat16_devices
 
 #: The same modules compute both, so they differ by rounding at most.
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ def check_own_forward(model: StreamedModel, windows: Tensor, device: str) -> Non
         # Another batch first: what is held once for all of them is that one's.
         batches = [windows[chosen].roll(1, 0), windows[chosen]]
         (_, other), (hidden, given) = open_stream(model.model, model.structure, batches)
-    of_both = BlockCalls(runs_in_bfloat16(model))
+    of_both = BlockCalls(bfloat16_devices(model))
     of_both.add("other", other)
     calls = [of_both.of(i, "own", own) for i, own in enumerate(of_both.add("own", given))]
     compared = _Comparison(model, State(hidden), calls, device)

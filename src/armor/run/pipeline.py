@@ -109,9 +109,10 @@ class Pipeline:
             if streams.index == last:
                 break
             streams.index += 1
-            parts = ((name, self._engine.fetch(handle)) for name, handle in streams.named())
-            self._store.save_activations(streams.index, parts)
-            self._store.drop_activations((self.missing() or [last])[0])
+            if self._store.activations_are_due():
+                parts = ((name, self._engine.fetch(handle)) for name, handle in streams.named())
+                self._store.save_activations(streams.index, parts)
+                self._store.drop_activations((self.missing() or [last])[0])
         self._scheduler.wait()
 
     def _dense_block(self, streams: Streams) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,16 +10,20 @@ from pathlib import Path
 
 import torch
 
+from armor.config import PruneConfig
 from armor.device import resolve_device
 from armor.engines.engine import Engine
 from armor.engines.registry import Setup, check_engine, open_engine
 from armor.errors import ArmorError
+from armor.factorize.sweep import STEPWISE, choose_backend
 from armor.memory import available_memory
+from armor.methods import METHODS
 from armor.models.streamed import StreamedModel
 from armor.run.plan import LayerPlan
 from armor.run.streams import PARTS
 from armor.run.threads import SHARED_FROM
 from armor.run.worker import Spec, Worker, open_worker
+from armor.sparse.pattern import Pattern
 
 #: As many weights are worth worker processes, however small the matrices.
 POOL_FROM = 2**24
@@ -32,8 +37,8 @@ class Placement:
 
     Attributes:
         engine: see `armor.engines.registry`. workers: how many, None for as many as make sense.
-        device: "cpu" or "cuda". budget: bytes of activations held in memory, None for half of what
-            is free.
+        device: "cpu", "cuda" or "cuda:N".
+        budget: bytes of activations held in memory, None for half of what is free.
     """
 
     engine: str
@@ -70,6 +75,30 @@ class Placement:
                 budget=self.budget,
             ),
         )
+
+
+def warn_of_slow_patterns(plans: Sequence[LayerPlan], config: PruneConfig, device: str) -> None:
+    """Say which patterns a GPU solves slowly, if there are any."""
+    if slow := slow_patterns(plans, config, device):
+        logging.getLogger("armor").warning(
+            "the solver has no GPU kernel for %s (or Triton is not installed): it takes minutes a"
+            " layer there; --device cpu may be faster",
+            ", ".join(slow),
+        )
+
+
+def slow_patterns(plans: Sequence[LayerPlan], config: PruneConfig, device: str) -> list[str]:
+    """The patterns for whose solver there is no kernel on `device`, a GPU."""
+    where = torch.device(device)
+    if where.type != "cuda" or config.solver != "exact":
+        return []
+    settings = [plan.settings(config) for plan in plans if not plan.dense]
+    asked = {own.pattern for own in settings if METHODS[own.method].wrappers}
+    return sorted(
+        pattern
+        for pattern in asked
+        if choose_backend(Pattern.parse(pattern), torch.float32, where).name in STEPWISE
+    )
 
 
 def sensible_workers(model: StreamedModel, plans: Sequence[LayerPlan]) -> int:

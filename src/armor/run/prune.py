@@ -18,6 +18,7 @@ from armor.checkpoint.plain import PLAIN, assemble_plain
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.config import PruneConfig
+from armor.device import kind_of_device
 from armor.engines.engine import Scheduler
 from armor.errors import ArmorError
 from armor.methods import METHODS
@@ -32,7 +33,7 @@ from armor.run.open import open_planned, window_length
 from armor.run.own_forward import check_own_forward
 from armor.run.own_text import draw_windows
 from armor.run.pipeline import Pipeline
-from armor.run.placement import Placement
+from armor.run.placement import Placement, warn_of_slow_patterns
 from armor.run.plan import LayerPlan
 from armor.run.record import run_record
 from armor.run.shared import DenseMoments, Shared
@@ -117,7 +118,7 @@ def prune(
         config: what to do; its calibration text is required.
         out: the new folder. Written at the very end, complete or not at all.
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
         progress: callbacks of a display.
         engine: "local", or "ray" for a Ray cluster.
         workers: processes; None takes one a GPU, or on the CPU as many as its size pays for.
@@ -139,12 +140,11 @@ def prune(
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
     run = _Run.open(model, config, shared, unfinished_folder(out))
+    warn_of_slow_patterns(run.plans, run.config, placement.device)
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
     digests = shared.once("weights", lambda: digest_weights(run.folder.tensors))
-    manifest = make_manifest(
-        run.config, digests, run.model.model.config.to_dict(), run.windows, placement.device
-    )
+    manifest = run.manifest(digests, kind_of_device(placement.device))
 
     def found() -> PruneResult:
         records = finished_records(out, manifest, run.config, tuning)
@@ -212,6 +212,11 @@ class _Run:
             lambda: draw_windows(config.calibration, folder, *drawn[1:], keep=unfinished),
         )
         return cls(folder, streamed, config, plans, windows, itemsize)
+
+    def manifest(self, digests: Mapping[str, str], device: str) -> dict[str, Any]:
+        """See `make_manifest`."""
+        model = self.model.model.config.to_dict()
+        return make_manifest(self.config, digests, model, self.windows, device)
 
     @property
     def todo(self) -> dict[str, LayerPlan]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from armor.run.unfinished import Unfinished
 
 #: The folder of a pass over the layers before the run itself, see `armor.run.size`.
 TRIALS = "trials"
+#: Activations are kept when this many times as long has passed as it took to keep the last ones.
+_RARELY = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Store(Unfinished):
         self.scratch = unfinished_folder(out) / "scratch"
         self.layers: dict[str, Finished] = {}
         self.damaged: list[str] = []
+        self._last_kept = (-math.inf, 0.0)  # activations: since when, and the seconds it took
         super().__init__(out, manifest, fresh)
 
     def clear(self) -> None:
@@ -86,8 +91,14 @@ class Store(Unfinished):
         self.write(path, tensors, about)
         self.layers[name] = Finished(path, record, moments)
 
+    def activations_are_due(self) -> bool:
+        """Whether to keep activations is worth its time: what an interruption would cost."""
+        since, took = self._last_kept
+        return time.monotonic() - since >= _RARELY * took
+
     def save_activations(self, index: int, parts: Iterable[tuple[str, Tensors]]) -> None:
         """Keep the activations at the input of block `index`, one file for each named part."""
+        begin = time.monotonic()
         final = self.folder / "activations" / f"{index:05d}"
         if final.exists():
             return
@@ -102,6 +113,7 @@ class Store(Unfinished):
             sync_folder(partial)
             partial.rename(final)
             sync_folder(final.parent)
+        self._last_kept = time.monotonic(), time.monotonic() - begin
 
     def drop_activations(self, before: int) -> None:
         """Forget all but the latest activations at or before block `before`, and later ones."""

@@ -18,7 +18,7 @@ from armor.engines.engine import Engine
 from armor.engines.job import Handle, Tensors
 from armor.methods import METHODS, Stream
 from armor.models.streamed import StreamedModel
-from armor.run.precision import runs_in_bfloat16
+from armor.run.precision import bfloat16_devices
 from armor.run.store import Store
 
 #: The windows are divided into at most so many parts, whatever the number of workers: the moments
@@ -93,7 +93,7 @@ def open_streams(model: StreamedModel, windows: Tensor, scratch: Path | None = N
     """
     tokens = batches(windows)
     size = -(-len(tokens) // PARTS)
-    calls = BlockCalls(runs_in_bfloat16(model))
+    calls = BlockCalls(bfloat16_devices(model))
     hidden: list[Tensors] = []
     own: list[list[Tensors]] = [[] for _ in model.structure.blocks]
     with model.first_block_loaded(), torch.no_grad():

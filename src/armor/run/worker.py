@@ -15,7 +15,7 @@ from armor.calibrate.stream import batches, module_inputs
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
 from armor.errors import ArmorError
-from armor.memory import trim_memory
+from armor.memory import free_on_device, trim_memory
 from armor.methods import METHODS, Method
 from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
@@ -24,8 +24,9 @@ from armor.run.manifest import code_digest
 from armor.run.open import open_model
 
 #: The dense model's inputs to a block's linears are kept up to this size, so that it runs once a
-#: block; above, it runs again for each stage.
+#: block; above, it runs again for each stage. On a GPU a share of what was free there.
 KEPT_INPUT_BYTES = 2**30
+KEPT_INPUT_SHARE = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Worker:
         self.spec = spec
         self.model = model
         self.device = device
+        self._kept_bytes = int(KEPT_INPUT_SHARE * free_on_device(device)) or KEPT_INPUT_BYTES
         self._block: Block | None = None
         self._dense_inputs: dict[tuple[int, int], dict[str, list[Tensor]]] = {}
 
@@ -143,7 +145,7 @@ class Worker:
         """Keep what parts of the dense block are given, batch by batch, if there is room."""
         held = [*self._dense_inputs.values(), inputs]
         batches = (batch for kept in held for each in kept.values() for batch in each)
-        if sum(batch.nbytes for batch in batches) <= KEPT_INPUT_BYTES:
+        if sum(batch.nbytes for batch in batches) <= self._kept_bytes:
             self._dense_inputs[index, part] = inputs
 
     def take_dense_inputs(self, index: int, part: int, name: str) -> list[Tensor] | None:

@@ -13,19 +13,20 @@ from armor.sparse.layer import PackedLayer
 def prepare_layer(layer: PackedLayer) -> tuple[Tensor, str] | None:
     """What `Call` takes as `prepared` and `prepared_by`; None where the stored form is enough.
 
-    It is made by the first backend that makes one, of those to try with many rows (before them
-    the one that `use` asks for).
+    Every backend that may run the layer prepares for it. What the first makes is held, of those to
+    try with many rows (before them the one that `use` asks for).
     """
     values = layer.core_values
     wanted = forced()
     names = candidates(values.device, FEW_ROWS + 1)
-    for name in names if wanted is None else [wanted, *names]:
+    found: tuple[Tensor, str] | None = None
+    for name in names if wanted is None else dict.fromkeys([wanted, *names]):
         rows = FEW_ROWS + 1
         if supports(name, layer.shape, values.dtype, values.device, rows, layer.pattern):
             prepared = load(name).prepare(layer)
-            if prepared is not None:
-                return prepared, name
-    return None
+            if prepared is not None and found is None:
+                found = prepared, name
+    return found
 
 
 def gains_from_sharing(layer: PackedLayer) -> bool:

@@ -17,7 +17,7 @@ from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
 from armor.config import PruneConfig
-from armor.device import resolve_device
+from armor.device import kind_of_device, resolve_device
 from armor.errors import ArmorError
 from armor.memory import peak_memory
 from armor.models.digest import digest_weights
@@ -102,7 +102,7 @@ def tune(
         config: what to do.
         out: the new folder. Written at the very end, complete or not at all.
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
-        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
         progress: callbacks of a display.
 
     Raises:
@@ -201,7 +201,7 @@ class _Work:
             "calibration": hash_tensors({"windows": self.windows}),
             "weights": digest_weights(self.pruned.tensors),
             "reference": digest_weights(self.dense.tensors),
-            "device": device,
+            "device": kind_of_device(device),
             "versions": versions("armor", "torch", "transformers", "python")
             | {"armor's code": code_digest("tuning")},
         }

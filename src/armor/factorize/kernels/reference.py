@@ -20,6 +20,7 @@ def sweep_block(
     choice: UInt8[np.ndarray, "b groups"],
     gram_left: Float[np.ndarray, "b b"],
     gram_right: Float[np.ndarray, "b b"],
+    together: int = 1,
 ) -> None:
     """One exact coordinate sweep over the groups of one b x b block, in place.
 
@@ -27,40 +28,74 @@ def sweep_block(
     groups of a row in order; each group moves to its best pair and values with all else fixed, and
     only if that lowers the quadratic.
 
+    With several rows `together`, each row of such a set is swept as if the others of the set stood
+    still; then, in order, a row's changes are kept if they lower the quadratic next to those that
+    are kept before them: two rows change it by ``2 G_rq <dS_r H, dS_q>`` more than each alone. So
+    it never rises, either.
+
     Args:
         residual: ``R = C - G S H``, (b, b), at the entry; not kept up to date.
         core: S, (b, b), updated.
         choice: (b, b/4), index into `PAIRS` of the kept pair, updated.
         gram_left: G = A^T A, (b, b).
         gram_right: H = B X_jj B^T, (b, b).
+        together: rows of a set; a last one may have fewer.
     """
     inverses = pair_inverses(gram_right)
     size = residual.shape[0]
     start = core.copy()
-    for row in range(size):
-        scale = gram_left[row, row]
-        if scale <= 0:
-            continue
-        for group in range(size // 4):
-            cols = slice(4 * group, 4 * group + 4)
-            group_gram = gram_right[cols, cols]
-            current = core[row, cols].copy()
-            # The residual with every change so far applied and this group taken out.
-            applied = gram_left[row] @ (core - start) @ gram_right[:, cols]
-            partial_residual = residual[row, cols] - applied
-            partial_residual = partial_residual + scale * (current @ group_gram)
-            gain = 2 * partial_residual @ current - scale * current @ group_gram @ current
-            for code, (one, two) in enumerate(PAIRS):
-                inv11, inv12, inv22 = inverses[group, code]
-                values = np.zeros_like(current)
-                p1, p2 = partial_residual[one], partial_residual[two]
-                values[one] = (inv11 * p1 + inv12 * p2) / scale
-                values[two] = (inv12 * p1 + inv22 * p2) / scale
-                candidate = partial_residual @ values
-                if candidate > gain:
-                    gain = candidate
-                    core[row, cols] = values
-                    choice[row, group] = code
+    for first in range(0, size, together):
+        rows = range(first, min(first + together, size))
+        # The residual of the set with every change so far applied.
+        running = residual[rows] - gram_left[rows] @ (core - start) @ gram_right
+        before = core.copy()
+        kept: list[int] = []
+        for number, row in enumerate(rows):
+            scale = gram_left[row, row]
+            values, codes = core[row].copy(), choice[row].copy()
+            _sweep_row(running[number], values, codes, scale, gram_right, inverses)
+            change = values - core[row]
+            gain = 2 * change @ running[number] - scale * change @ gram_right @ change
+            lost = sum(
+                2 * gram_left[row, other] * change @ gram_right @ (core[other] - before[other])
+                for other in kept
+            )
+            if lost <= 0 or gain > lost:
+                kept.append(row)
+                core[row], choice[row] = values, codes
+
+
+def _sweep_row(
+    running_residual: Float[np.ndarray, " b"],
+    values: Float[np.ndarray, " b"],
+    codes: UInt8[np.ndarray, " groups"],
+    scale: np.floating,
+    gram_right: Float[np.ndarray, "b b"],
+    inverses: Float[np.ndarray, "groups 6 3"],
+) -> None:
+    """The groups of one row in order; `values` and `codes` are updated. `scale`: G_rr."""
+    if scale <= 0:
+        return
+    start = values.copy()
+    for group in range(len(codes)):
+        cols = slice(4 * group, 4 * group + 4)
+        group_gram = gram_right[cols, cols]
+        current = values[cols].copy()
+        # With every change so far applied and this group taken out.
+        partial_residual = running_residual[cols] - scale * (values - start) @ gram_right[:, cols]
+        partial_residual = partial_residual + scale * (current @ group_gram)
+        gain = 2 * partial_residual @ current - scale * current @ group_gram @ current
+        for code, (one, two) in enumerate(PAIRS):
+            inv11, inv12, inv22 = inverses[group, code]
+            found = np.zeros_like(current)
+            p1, p2 = partial_residual[one], partial_residual[two]
+            found[one] = (inv11 * p1 + inv12 * p2) / scale
+            found[two] = (inv12 * p1 + inv22 * p2) / scale
+            candidate = partial_residual @ found
+            if candidate > gain:
+                gain = candidate
+                values[cols] = found
+                codes[group] = code
 
 
 def pair_inverses(gram_right: Float[np.ndarray, "b b"]) -> Float[np.ndarray, "groups 6 3"]:

@@ -1,14 +1,16 @@
 """The core sweep in plain PyTorch: any device, all blocks at once, a Python loop over the groups.
 
-Slow (b*b/4 steps of some thirty small operations) but it needs nothing beyond torch.
+Slow (b*b/32 steps of some thirty small operations) but it needs nothing beyond torch. Rows move by
+sets, as in the Triton kernel.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
+from armor.factorize.kernels.rows import ROWS_TOGETHER
 from armor.factorize.masks import PAIRS
 
 
@@ -31,22 +33,27 @@ def sweep(
     second = torch.tensor([two for _, two in PAIRS], dtype=torch.int64, device=core.device)
     residuals, cores, codes = (_blocks(each, size) for each in (residual, core, choice))
     change_grams = torch.empty_like(residuals)  # dS H
-    for row in range(size):
-        scale = gram_left[:, row, row].clamp_min(0.0)[:, None, None]
+    for start in range(0, size, ROWS_TOGETHER):
+        rows = slice(start, min(start + ROWS_TOGETHER, size))
+        couplings = gram_left[:, rows]
+        scale = couplings[:, :, rows].diagonal(dim1=1, dim2=2).clamp_min(0.0)[:, None, :, None]
         recip = torch.where(scale > 0, 1 / scale, 0.0)
-        running_residual = residuals[:, :, row] - torch.einsum(
-            "ik,ijkc->ijc", gram_left[:, row, :row], change_grams[:, :, :row]
+        running_residual = residuals[:, :, rows] - torch.einsum(
+            "irk,ijkc->ijrc", couplings[:, :, :start], change_grams[:, :, :start]
         )
-        change_gram = change_grams[:, :, row].zero_()
+        values, kept_codes = cores[:, :, rows].clone(), codes[:, :, rows].clone()
+        change_gram = change_grams[:, :, rows].zero_()
         for group in range(size // 4):
             cols = slice(4 * group, 4 * group + 4)
-            current = cores[:, :, row, cols]
-            contribution = scale * torch.einsum("ijc,jcd->ijd", current, gram_right[:, cols, cols])
+            current = values[..., cols].clone()
+            contribution = scale * torch.einsum(
+                "ijrc,jcd->ijrd", current, gram_right[:, cols, cols]
+            )
             partial_residual = (
                 running_residual[..., cols] - scale * change_gram[..., cols] + contribution
             )
             one, two = partial_residual[..., first], partial_residual[..., second]
-            inv11, inv12, inv22 = inverses[:, group].unbind(-1)
+            inv11, inv12, inv22 = inverses[:, group, None].unbind(-1)
             gains = inv11 * one * one + 2 * inv12 * one * two + inv22 * two * two
             best, code = gains.max(-1, keepdim=True)
             # Gains are kept multiplied by `scale`, which does not change their order.
@@ -54,15 +61,32 @@ def sweep(
                 -1, keepdim=True
             )
             better &= scale > 0
-            values = torch.zeros_like(current)
-            values.scatter_(-1, first[code], recip * (inv11 * one + inv12 * two).gather(-1, code))
-            values.scatter_(-1, second[code], recip * (inv12 * one + inv22 * two).gather(-1, code))
-            change = torch.where(better, values - current, 0.0)
-            change_gram += torch.einsum("ijc,jcd->ijd", change, gram_right[:, cols])
-            cores[:, :, row, cols] = torch.where(better, values, current)
-            codes[:, :, row, group, None] = torch.where(
-                better, code.to(choice.dtype), codes[:, :, row, group, None]
-            )
+            found = torch.zeros_like(current)
+            found.scatter_(-1, first[code], recip * (inv11 * one + inv12 * two).gather(-1, code))
+            found.scatter_(-1, second[code], recip * (inv12 * one + inv22 * two).gather(-1, code))
+            change = torch.where(better, found - current, 0.0)
+            change_gram += torch.einsum("ijrc,jcd->ijrd", change, gram_right[:, cols])
+            values[..., cols] = torch.where(better, found, current)
+            own = kept_codes[..., group, None]
+            own.copy_(torch.where(better, code.to(choice.dtype), own))
+        change = values - cores[:, :, rows]
+        gain = (change * (2 * running_residual - scale * change_gram)).sum(-1)
+        meet = torch.einsum("ijrc,ijqc,irq->ijrq", change, change_gram, couplings[:, :, rows])
+        stays = _kept(gain, 2 * meet).unsqueeze(-1)
+        change_gram.mul_(stays)
+        cores[:, :, rows] = torch.where(stays, values, cores[:, :, rows])
+        codes[:, :, rows] = torch.where(stays, kept_codes, codes[:, :, rows])
+
+
+def _kept(gain: Float[Tensor, "i j r"], meet: Float[Tensor, "i j r r"]) -> Bool[Tensor, "i j r"]:
+    """Which rows of a set stay: those that gain more than they lose to the ones kept before."""
+    kept: list[Tensor] = []
+    for row in range(gain.shape[-1]):
+        lost = torch.zeros_like(gain[..., row])
+        for other, stays in enumerate(kept):
+            lost += torch.where(stays, meet[..., row, other], 0.0)
+        kept.append((lost <= 0) | (gain[..., row] > lost))
+    return torch.stack(kept, -1)
 
 
 def _blocks(matrix: Shaped[Tensor, "rows cols"], size: int) -> Shaped[Tensor, "i j b w"]:

@@ -1,12 +1,19 @@
-"""The core sweep in Triton: one program for a few blocks, one lane for each group of a row.
+"""The core sweep in Triton: a lane for each group of a row, the rows of a block by sets.
+
+A set of `ROWS_TOGETHER` rows moves at once, each as if the others of the set stood still, and of
+what they come to is kept, row after row, what still lowers the loss with those kept before (see
+`reference.sweep_block`). So a block keeps many warps busy, and its chain of dependent steps is as
+many times shorter.
 
 A lane keeps its group's four numbers, its 4x4 corner of H and its six inverses in registers and
 works out its best move in every step; only the lane whose turn it is moves. Its four changes are
-handed to all lanes, which add them times four rows of H to the running row. So a step of the chain
-is a few dozen multiply-adds, one broadcast, and 16 coalesced loads that do not depend on it.
+handed to all lanes of the row, which add them times four rows of H to the running row. So a step of
+the chain is a few dozen multiply-adds, one broadcast, and 16 coalesced loads that do not depend on
+it.
 
 Four entries of a group go by one letter: r the running residual, s the current values, q what they
-contribute to it, p the partial residual, n the new values, d their change, m the row of dS H.
+contribute to it, p the partial residual, n the new values, d their change, m the row of dS H, c the
+row of dS.
 """
 
 from __future__ import annotations
@@ -16,16 +23,16 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from armor.factorize.kernels.rows import ROWS_TOGETHER
+
 try:
     import triton
     import triton.language as tl
 except ImportError:  # the optional extra "gpu"
     triton = None
 
-#: Rows brought up to date together, so that the changes of the rows above are read once for all.
-PANEL = 8
-#: Blocks a program takes when there are enough of them: one warp each, sharing H through L1.
-WARPS = 8
+#: Warps of a program where blocks are too small to fill as many by themselves.
+WARPS = 4
 
 
 def is_available() -> bool:
@@ -52,14 +59,12 @@ def sweep(
     lanes = triton.next_power_of_2(size // 4)
     # Columns by their place in a group, so that neighbouring lanes read neighbouring numbers.
     planes = gram_right.unflatten(-1, (-1, 4)).transpose(-1, -2).contiguous()
-    each = max(1, 32 // lanes)  # blocks that fill a warp
     blocks = row_blocks * col_blocks
-    warps = WARPS
-    while warps > 1 and blocks < each * warps * _processors(core.device):
-        warps //= 2
-    grid = (triton.cdiv(blocks, each * warps),)
+    each = max(1, 32 * WARPS // (ROWS_TOGETHER * lanes))  # blocks of a program
+    while each > 1 and blocks < each * _processors(core.device):
+        each //= 2
     with torch.cuda.device(core.device) if core.is_cuda else nullcontext():
-        _sweep[grid](
+        _sweep[(triton.cdiv(blocks, each),)](
             residual,
             core,
             choice,
@@ -74,9 +79,9 @@ def sweep(
             col_blocks,
             SIZE=size,
             LANES=lanes,
-            BLOCKS=each * warps,
-            ROWS=PANEL,
-            num_warps=warps,
+            BLOCKS=each,
+            ROWS=ROWS_TOGETHER,
+            num_warps=max(1, each * ROWS_TOGETHER * lanes // 32),
         )
 
 
@@ -99,22 +104,15 @@ def _pair(inv11, inv12, inv22, one, two):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _better(inv11, inv12, inv22, one, two, number: tl.constexpr, best, va, vb, code):  # type: ignore[no-untyped-def]
-    """The better of the pair `number` and the best so far."""
-    gain, first, second = _pair(inv11, inv12, inv22, one, two)
-    more = gain > best
+def _better(gain, va, vb, pair, other_gain, other_va, other_vb, other):  # type: ignore[no-untyped-def]
+    """The better of two pairs, the first if they are equal."""
+    more = other_gain > gain
     return (
-        tl.where(more, gain, best),
-        tl.where(more, first, va),
-        tl.where(more, second, vb),
-        tl.where(more, number, code),
+        tl.where(more, other_gain, gain),
+        tl.where(more, other_va, va),
+        tl.where(more, other_vb, vb),
+        tl.where(more, other, pair),
     )
-
-
-@_kernel
-def _turn(change, turn):  # type: ignore[no-untyped-def]
-    """The change of the lane whose turn it is, (blocks, 1)."""
-    return tl.gather(change, turn, axis=1)
 
 
 @_kernel
@@ -136,35 +134,45 @@ def _store4(pointer, step: tl.constexpr, x0, x1, x2, x3, mask):  # type: ignore[
 
 
 @_kernel
-def _subtract_scaled(r0, r1, r2, r3, coupling, change_gram, step: tl.constexpr, mask):  # type: ignore[no-untyped-def]
-    m0, m1, m2, m3 = _load4(change_gram, step, mask)
-    return r0 - coupling * m0, r1 - coupling * m1, r2 - coupling * m2, r3 - coupling * m3
+def _turn(change, turn):  # type: ignore[no-untyped-def]
+    """The change of the lane whose turn it is, for every lane of the row."""
+    return tl.gather(change, turn, axis=2)
 
 
 @_kernel
-def _catch_up(  # type: ignore[no-untyped-def]
-    residual,
-    residual_stride,
-    scratch,
-    gram_left,
-    panel,
+def _keep(  # type: ignore[no-untyped-def]
+    gain,
+    c0,
+    c1,
+    c2,
+    c3,
+    change_gram,
+    gram_row,
+    number,
     exists,
     valid,
-    SIZE: tl.constexpr,
     ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):
-    """The residual of the panel's rows less the changes of all rows above, into `scratch`."""
-    row = (panel + tl.arange(0, ROWS))[:, None, None]
-    exists = exists[None, :, :] & (row < SIZE)
-    wanted = valid[None, :, :] & (row < SIZE)
-    r0, r1, r2, r3 = _load4(residual[None, :, :] + row * residual_stride, 1, wanted)
-    for other in range(panel):
-        coupling = tl.load(gram_left[None, :, :] + row * SIZE + other, mask=exists, other=0.0)
-        source = scratch[None, :, :] + other * SIZE
-        r0, r1, r2, r3 = _subtract_scaled(
-            r0, r1, r2, r3, coupling, source, SIZE // 4, valid[None, :, :]
-        )
-    _store4(scratch[None, :, :] + row * SIZE, SIZE // 4, r0, r1, r2, r3, wanted)
+    """Which rows of a set are kept, bool (blocks, ROWS).
+
+    Args:
+        gain: what each alone takes off the loss, (blocks, ROWS). c0 to c3: the change of the row.
+        change_gram: pointers to the first row of the set's dS H. gram_row: to G between the row and
+            the first of the set. number: of the row in the set.
+    """
+    lost = gain * 0.0  # of it, to the rows kept before
+    kept = gain < 0.0
+    for other in tl.static_range(ROWS):
+        m0, m1, m2, m3 = _load4(change_gram + other * SIZE, GROUPS, valid)
+        coupling = tl.load(gram_row + other, mask=exists, other=0.0)
+        meet = tl.sum(coupling * (c0 * m0 + c1 * m1 + c2 * m2 + c3 * m3), axis=2)
+        is_kept = (number == other) & ((lost <= 0.0) | (gain > lost))
+        counts = tl.sum(is_kept.to(tl.int32), axis=1)[:, None] > 0
+        kept = kept | is_kept
+        lost += tl.where(counts & (number > other), 2.0 * meet, 0.0)
+    return kept
 
 
 @_kernel
@@ -187,96 +195,136 @@ def _sweep(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
 ):
     GROUPS: tl.constexpr = SIZE // 4
-    lane = tl.arange(0, LANES)[None, :]
-    block = (tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS))[:, None]
-    exists = block < row_blocks * col_blocks
-    valid = exists & (lane < GROUPS)
+    # Every tile is (BLOCKS, ROWS, LANES), also what is the same for all rows: one layout, in which
+    # the lanes of a row are those of one warp.
+    shape: tl.constexpr = (BLOCKS, ROWS, LANES)
+    lane = tl.broadcast_to(tl.arange(0, LANES)[None, None, :], shape)
+    number = tl.broadcast_to(tl.arange(0, ROWS)[None, :, None], shape)
+    block = tl.broadcast_to(tl.arange(0, BLOCKS)[:, None, None], shape)
+    block += tl.program_id(0) * BLOCKS
+    is_block = block < row_blocks * col_blocks
+    some = is_block & (lane < GROUPS)
     # Neighbours share j: H is read all the time, G once a row.
     i = (block % row_blocks).to(tl.int64)
     j = (block // row_blocks).to(tl.int64)
-    residual += i * SIZE * residual_stride + j * SIZE + 4 * lane
-    core += i * SIZE * core_stride + j * SIZE + 4 * lane
-    choice += i * SIZE * choice_stride + j * GROUPS + lane
-    gram_left += i * SIZE * SIZE
+    residual += (i * SIZE + number) * residual_stride + j * SIZE + 4 * lane
+    core += (i * SIZE + number) * core_stride + j * SIZE + 4 * lane
+    choice += (i * SIZE + number) * choice_stride + j * GROUPS + lane
+    gram_left += i * SIZE * SIZE + number * SIZE
     planes += j * SIZE * SIZE + lane
-    # Rows in planes, like those of H: the residual of a panel's rows, then their change times H.
+    # dS H, with rows in planes like those of H.
     scratch += block.to(tl.int64) * SIZE * SIZE + lane
 
     corner = planes + 4 * lane * SIZE
-    h00, h01, h02, h03 = _load4(corner, GROUPS, valid)
-    _, h11, h12, h13 = _load4(corner + SIZE, GROUPS, valid)
-    _, _, h22, h23 = _load4(corner + 2 * SIZE, GROUPS, valid)
-    h33 = tl.load(corner + 3 * SIZE + 3 * GROUPS, mask=valid, other=0.0)
+    h00, h01, h02, h03 = _load4(corner, GROUPS, some)
+    _, h11, h12, h13 = _load4(corner + SIZE, GROUPS, some)
+    _, _, h22, h23 = _load4(corner + 2 * SIZE, GROUPS, some)
+    h33 = tl.load(corner + 3 * SIZE + 3 * GROUPS, mask=some, other=0.0)
     inverses += (j * GROUPS + lane) * 18
-    a11, b11, c11, d11 = _load4(inverses, 3, valid)
-    a12, b12, c12, d12 = _load4(inverses + 1, 3, valid)
-    a22, b22, c22, d22 = _load4(inverses + 2, 3, valid)
-    e11, e12, e22, f11 = _load4(inverses + 12, 1, valid)
-    f12 = tl.load(inverses + 16, mask=valid, other=0.0)
-    f22 = tl.load(inverses + 17, mask=valid, other=0.0)
+    a11, b11, c11, d11 = _load4(inverses, 3, some)
+    a12, b12, c12, d12 = _load4(inverses + 1, 3, some)
+    a22, b22, c22, d22 = _load4(inverses + 2, 3, some)
+    e11, e12, e22, f11 = _load4(inverses + 12, 1, some)
+    f12 = tl.load(inverses + 16, mask=some, other=0.0)
+    f22 = tl.load(inverses + 17, mask=some, other=0.0)
+    none = tl.zeros(shape, tl.int32)
 
-    for panel in range(0, SIZE, ROWS):
-        _catch_up(residual, residual_stride, scratch, gram_left, panel, exists, valid, SIZE, ROWS)
-        tl.debug_barrier()
-
-        for row in range(panel, min(panel + ROWS, SIZE)):
-            scale = tl.load(gram_left + row * (SIZE + 1), mask=exists, other=0.0)
-            r0, r1, r2, r3 = _load4(scratch + row * SIZE, GROUPS, valid)
-            for other in range(panel, row):
-                coupling = tl.load(gram_left + row * SIZE + other, mask=exists, other=0.0)
-                source = scratch + other * SIZE
-                r0, r1, r2, r3 = _subtract_scaled(r0, r1, r2, r3, coupling, source, GROUPS, valid)
-            s0, s1, s2, s3 = _load4(core + row * core_stride, 1, valid)
-            code = tl.load(choice + row * choice_stride, mask=valid, other=0).to(tl.int32)
-            # Partial residuals: each group taken out. A lane's values change in its own turn only.
-            q0 = scale * (s0 * h00 + s1 * h01 + s2 * h02 + s3 * h03)
-            q1 = scale * (s0 * h01 + s1 * h11 + s2 * h12 + s3 * h13)
-            q2 = scale * (s0 * h02 + s1 * h12 + s2 * h22 + s3 * h23)
-            q3 = scale * (s0 * h03 + s1 * h13 + s2 * h23 + s3 * h33)
-            r0, r1, r2, r3 = r0 + q0, r1 + q1, r2 + q2, r3 + q3
-            offset = scale * (s0 * q0 + s1 * q1 + s2 * q2 + s3 * q3)
-            can_move = scale > 0.0
-            recip = 1.0 / tl.where(can_move, scale, 1.0)
-            m0, m1, m2, m3 = r0 * 0.0, r0 * 0.0, r0 * 0.0, r0 * 0.0
-            for group in range(GROUPS):
-                p0, p1, p2, p3 = (
-                    r0 - scale * m0,
-                    r1 - scale * m1,
-                    r2 - scale * m2,
-                    r3 - scale * m3,
+    for first in range(0, SIZE, ROWS):
+        exists = is_block & (first + number < SIZE)
+        valid = some & (first + number < SIZE)
+        # The residual less the changes of all sets above, which are read side by side.
+        r0, r1, r2, r3 = _load4(residual + first * residual_stride, 1, valid)
+        gram_row = gram_left + first * SIZE
+        for above in range(0, first, ROWS):
+            for other in tl.static_range(ROWS):
+                coupling = tl.load(gram_row + above + other, mask=exists, other=0.0)
+                m0, m1, m2, m3 = _load4(scratch + (above + other) * SIZE, GROUPS, valid)
+                r0, r1, r2, r3 = (
+                    r0 - coupling * m0,
+                    r1 - coupling * m1,
+                    r2 - coupling * m2,
+                    r3 - coupling * m3,
                 )
-                # Gains are kept multiplied by `scale`, which does not change their order.
-                current_gain = 2 * scale * (s0 * p0 + s1 * p1 + s2 * p2 + s3 * p3) - offset
-                best, va, vb = _pair(a11, a12, a22, p0, p1)
-                pair = tl.zeros_like(code)
-                best, va, vb, pair = _better(b11, b12, b22, p0, p2, 1, best, va, vb, pair)
-                best, va, vb, pair = _better(c11, c12, c22, p0, p3, 2, best, va, vb, pair)
-                best, va, vb, pair = _better(d11, d12, d22, p1, p2, 3, best, va, vb, pair)
-                best, va, vb, pair = _better(e11, e12, e22, p1, p3, 4, best, va, vb, pair)
-                best, va, vb, pair = _better(f11, f12, f22, p2, p3, 5, best, va, vb, pair)
-                moves = (best > current_gain) & can_move & (lane == group)
-                va, vb = va * recip, vb * recip
-                n0 = tl.where(pair < 3, va, 0.0)
-                n1 = tl.where(pair == 0, vb, tl.where((pair == 3) | (pair == 4), va, 0.0))
-                n2 = tl.where((pair == 1) | (pair == 3), vb, tl.where(pair == 5, va, 0.0))
-                n3 = tl.where((pair == 2) | (pair > 3), vb, 0.0)
-                n0, n1 = tl.where(moves, n0, s0), tl.where(moves, n1, s1)
-                n2, n3 = tl.where(moves, n2, s2), tl.where(moves, n3, s3)
-                code = tl.where(moves, pair, code)
-                turn = tl.full((BLOCKS, 1), group, tl.int32)
-                d0, d1 = _turn(n0 - s0, turn), _turn(n1 - s1, turn)
-                d2, d3 = _turn(n2 - s2, turn), _turn(n3 - s3, turn)
-                s0, s1, s2, s3 = n0, n1, n2, n3
-                source = planes + 4 * group * SIZE
-                x0, x1, x2, x3 = _load4(source, GROUPS, valid)
-                y0, y1, y2, y3 = _load4(source + SIZE, GROUPS, valid)
-                z0, z1, z2, z3 = _load4(source + 2 * SIZE, GROUPS, valid)
-                w0, w1, w2, w3 = _load4(source + 3 * SIZE, GROUPS, valid)
-                m0 += d0 * x0 + d1 * y0 + d2 * z0 + d3 * w0
-                m1 += d0 * x1 + d1 * y1 + d2 * z1 + d3 * w1
-                m2 += d0 * x2 + d1 * y2 + d2 * z2 + d3 * w2
-                m3 += d0 * x3 + d1 * y3 + d2 * z3 + d3 * w3
-            _store4(core + row * core_stride, 1, s0, s1, s2, s3, valid)
-            tl.store(choice + row * choice_stride, code.to(tl.uint8), mask=valid)
-            _store4(scratch + row * SIZE, GROUPS, m0, m1, m2, m3, valid)
-            tl.debug_barrier()
+        scale = tl.load(gram_row + first + number, mask=exists, other=0.0)
+        s0, s1, s2, s3 = _load4(core + first * core_stride, 1, valid)
+        code = tl.load(choice + first * choice_stride, mask=valid, other=0).to(tl.int32)
+        # Partial residuals: each group taken out. A lane's values change in its own turn only.
+        q0 = scale * (s0 * h00 + s1 * h01 + s2 * h02 + s3 * h03)
+        q1 = scale * (s0 * h01 + s1 * h11 + s2 * h12 + s3 * h13)
+        q2 = scale * (s0 * h02 + s1 * h12 + s2 * h22 + s3 * h23)
+        q3 = scale * (s0 * h03 + s1 * h13 + s2 * h23 + s3 * h33)
+        offset = scale * (s0 * q0 + s1 * q1 + s2 * q2 + s3 * q3)
+        q0, q1, q2, q3 = r0 + q0, r1 + q1, r2 + q2, r3 + q3
+        can_move = scale > 0.0
+        recip = 1.0 / tl.where(can_move, scale, 1.0)
+        m0, m1, m2, m3 = r0 * 0.0, r0 * 0.0, r0 * 0.0, r0 * 0.0
+        # A lane compares with its own gain before it has moved.
+        t0, t1, t2, t3 = 2 * scale * s0, 2 * scale * s1, 2 * scale * s2, 2 * scale * s3
+        for group in range(GROUPS):
+            p0, p1, p2, p3 = q0 - scale * m0, q1 - scale * m1, q2 - scale * m2, q3 - scale * m3
+            # Gains are kept multiplied by `scale`, which does not change their order.
+            current_gain = (t0 * p0 + t1 * p1) + (t2 * p2 + t3 * p3) - offset
+            # A tournament, as shallow as can be: the chain of all groups goes through it.
+            ga, va, wa = _pair(a11, a12, a22, p0, p1)
+            gb, vb, wb = _pair(b11, b12, b22, p0, p2)
+            gc, vc, wc = _pair(c11, c12, c22, p0, p3)
+            gd, vd, wd = _pair(d11, d12, d22, p1, p2)
+            ge, ve, we = _pair(e11, e12, e22, p1, p3)
+            gf, vf, wf = _pair(f11, f12, f22, p2, p3)
+            ga, va, wa, pair = _better(ga, va, wa, none, gb, vb, wb, none + 1)
+            gc, vc, wc, third = _better(gc, vc, wc, none + 2, gd, vd, wd, none + 3)
+            ge, ve, we, fifth = _better(ge, ve, we, none + 4, gf, vf, wf, none + 5)
+            ga, va, wa, pair = _better(ga, va, wa, pair, gc, vc, wc, third)
+            ga, va, wa, pair = _better(ga, va, wa, pair, ge, ve, we, fifth)
+            moves = (ga > current_gain) & can_move & (lane == group)
+            va, wa = va * recip, wa * recip
+            n0 = tl.where(pair < 3, va, 0.0)
+            n1 = tl.where(pair == 0, wa, tl.where((pair == 3) | (pair == 4), va, 0.0))
+            n2 = tl.where((pair == 1) | (pair == 3), wa, tl.where(pair == 5, va, 0.0))
+            n3 = tl.where((pair == 2) | (pair > 3), wa, 0.0)
+            d0, d1 = tl.where(moves, n0 - s0, 0.0), tl.where(moves, n1 - s1, 0.0)
+            d2, d3 = tl.where(moves, n2 - s2, 0.0), tl.where(moves, n3 - s3, 0.0)
+            s0, s1 = tl.where(moves, n0, s0), tl.where(moves, n1, s1)
+            s2, s3 = tl.where(moves, n2, s2), tl.where(moves, n3, s3)
+            code = tl.where(moves, pair, code)
+            turn = none + group
+            d0, d1, d2, d3 = _turn(d0, turn), _turn(d1, turn), _turn(d2, turn), _turn(d3, turn)
+            source = planes + 4 * group * SIZE
+            x0, x1, x2, x3 = _load4(source, GROUPS, some)
+            y0, y1, y2, y3 = _load4(source + SIZE, GROUPS, some)
+            z0, z1, z2, z3 = _load4(source + 2 * SIZE, GROUPS, some)
+            w0, w1, w2, w3 = _load4(source + 3 * SIZE, GROUPS, some)
+            m0 += (d0 * x0 + d1 * y0) + (d2 * z0 + d3 * w0)
+            m1 += (d0 * x1 + d1 * y1) + (d2 * z1 + d3 * w1)
+            m2 += (d0 * x2 + d1 * y2) + (d2 * z2 + d3 * w2)
+            m3 += (d0 * x3 + d1 * y3) + (d2 * z3 + d3 * w3)
+        own = scratch + (first + number) * SIZE
+        _store4(own, GROUPS, m0, m1, m2, m3, valid)
+        tl.debug_barrier()
+        c0, c1, c2, c3 = _load4(core + first * core_stride, 1, valid)
+        c0, c1, c2, c3 = s0 - c0, s1 - c1, s2 - c2, s3 - c3
+        gain = c0 * (2 * r0 - scale * m0) + c1 * (2 * r1 - scale * m1)
+        gain += c2 * (2 * r2 - scale * m2) + c3 * (2 * r3 - scale * m3)
+        kept = _keep(
+            tl.sum(gain, axis=2),
+            c0,
+            c1,
+            c2,
+            c3,
+            scratch + first * SIZE,
+            gram_row + first,
+            tl.max(number, axis=2),
+            exists,
+            valid,
+            ROWS,
+            GROUPS,
+            SIZE,
+        )
+        tl.debug_barrier()  # all have read dS H
+        stays = valid & tl.broadcast_to(kept[:, :, None], shape)
+        _store4(core + first * core_stride, 1, s0, s1, s2, s3, stays)
+        tl.store(choice + first * choice_stride, code.to(tl.uint8), mask=stays)
+        dropped = valid & ~tl.broadcast_to(kept[:, :, None], shape)
+        zero = r0 * 0.0
+        _store4(own, GROUPS, zero, zero, zero, zero, dropped)
+        tl.debug_barrier()

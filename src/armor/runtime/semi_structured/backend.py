@@ -17,18 +17,27 @@ from torch.nn import functional
 
 from armor.runtime import reference
 from armor.runtime.backend import YES, Call, Verdict
-from armor.runtime.semi_structured.compressed import compress, engine_of, padded_shape
+from armor.runtime.guard import on_device
+from armor.runtime.semi_structured.compressed import (
+    compress,
+    engine_of,
+    padded_shape,
+    use_cusparselt,
+)
 from armor.runtime.triton import backend as triton
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 _ROW_MULTIPLE = 8  # rows of input are padded to it
 _NO_ENGINE = (
-    "torch has no cuSPARSELt here (CUTLASS's 2:4 kernels are for compute capability 8.x only)"
+    "torch has no cuSPARSELt here, or uses it on another GPU in this thread (CUTLASS's 2:4 kernels"
+    " are for compute capability 8.x only)"
 )
 
-# The fastest algorithm of cuSPARSELt by (device, out, in, input rows up to a power of two, dtype).
-_algorithms: dict[tuple[Any, ...], int] = {}
+# The fastest algorithm of cuSPARSELt by (device, out, in, input rows up to a power of two, dtype):
+# the last arguments of its product, which are its number and how the inputs are split. Empty: the
+# default one.
+_algorithms: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
 
 def is_available() -> Verdict:
@@ -56,7 +65,8 @@ def prepare(layer: PackedLayer) -> Tensor | None:
 
     None if the values are in another order or padded: the layer would take twice the memory.
     """
-    compressed = compress(layer)
+    with on_device(layer.core_values.device):
+        compressed = compress(layer)
     values = layer.core_values.flatten()
     return compressed if torch.equal(compressed[: values.numel()], values) else None
 
@@ -64,14 +74,15 @@ def prepare(layer: PackedLayer) -> Tensor | None:
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums of S in float32, rounded to x's dtype between the factors."""
     layer, bias, prepared, _ = call
-    if prepared is None:
-        prepared = compress(layer)
-    if layer.right is not None:
-        x = _times_blocks(x, layer.right, None)
-    y = _times_core(x, layer, prepared)
-    if layer.left is not None:
-        return _times_blocks(y, layer.left, bias)
-    return (y if bias is None else y + bias).contiguous()
+    with on_device(x.device):
+        if prepared is None:
+            prepared = compress(layer)
+        if layer.right is not None:
+            x = _times_blocks(x, layer.right, None)
+        y = _times_core(x, layer, prepared)
+        if layer.left is not None:
+            return _times_blocks(y, layer.left, bias)
+        return (y if bias is None else y + bias).contiguous()
 
 
 def matmul_shared(
@@ -102,20 +113,44 @@ def _times_core(
         positions = compressed[kept:].view(torch.int16).view(rows, cols // 16)
         y = torch._sparse_semi_structured_mm(values, positions, x.t()).t()
     else:
-        algorithm = _fastest_algorithm(compressed, x, rows)
-        y = torch._cslt_sparse_mm(compressed, x.t(), transpose_result=True, alg_id=algorithm)
-        y = y.view(len(x), rows)
+        use_cusparselt(x.device)
+        y = _times_compressed(compressed.view(rows, -1), x)
     return y[:batch, : layer.shape[0]]
 
 
-def _fastest_algorithm(compressed: Tensor, x: Tensor, rows: int) -> int:
+def _times_compressed(
+    compressed: Shaped[Tensor, "rows each"], x: Float[Tensor, "items cols"]
+) -> Float[Tensor, "items rows"]:
+    """``S x`` by cuSPARSELt, which takes the number of outputs from the compressed form."""
     items = 1 << (len(x) - 1).bit_length()
-    key = (x.device, rows, x.shape[1], items, x.dtype)
-    if key not in _algorithms:
-        if torch.cuda.is_current_stream_capturing():
-            return 0  # the search times kernels, which a graph cannot record
-        _algorithms[key] = torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True)
-    return _algorithms[key]
+    key = (x.device, len(compressed), x.shape[1], items, x.dtype)
+    if key not in _algorithms and not torch.cuda.is_current_stream_capturing():
+        _algorithms[key] = _search(compressed, x)  # times kernels, which a graph cannot record
+    algorithm = _algorithms.get(key, ())
+    try:
+        return _cusparselt(compressed, x, algorithm)
+    except RuntimeError:
+        if not algorithm:
+            raise
+        _algorithms[key] = ()  # one that was found for other numbers of rows may not fit these
+        return _cusparselt(compressed, x, ())
+
+
+def _cusparselt(compressed: Tensor, x: Tensor, algorithm: tuple[int, ...]) -> Tensor:
+    # By place: the name of the last argument differs between the versions of torch.
+    y = torch._cslt_sparse_mm(compressed, x.t(), None, None, None, True, *algorithm)
+    return y.view(len(x), len(compressed))
+
+
+def _search(compressed: Tensor, x: Tensor) -> tuple[int, ...]:
+    """The arguments of the fastest algorithm; none where the search fails."""
+    library: Any = getattr(torch._C, "_cusparselt", None)
+    try:
+        if hasattr(library, "mm_search"):
+            return tuple(library.mm_search(compressed, x.t(), None, None, None, True)[:3])
+        return (torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True),)
+    except RuntimeError:
+        return ()
 
 
 def _times_blocks(x: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:

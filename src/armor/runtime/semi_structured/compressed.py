@@ -6,6 +6,8 @@ stored order, so that a layer can hold them once.
 
 from __future__ import annotations
 
+from threading import local
+
 import torch
 from jaxtyping import Float, Int16, Shaped, UInt8
 from torch import Tensor
@@ -17,13 +19,31 @@ from armor.sparse.pack import unpack
 _TILES = {"cusparselt": (16, 16), "cutlass": (32, 64)}  # (out, in) are padded to multiples
 _PADDING_BYTE = 0b01000100  # positions 0 and 1, twice
 
+# torch makes one handle of cuSPARSELt for each thread, on the GPU that is current then.
+_handle = local()
+
 
 def engine_of(device: torch.device) -> str | None:
-    """ "cusparselt", "cutlass", or None if the GPU can use neither."""
+    """ "cusparselt", "cutlass", or None if the GPU can use neither.
+
+    A thread uses cuSPARSELt on one GPU alone, the first: torch's handle is of that one.
+    """
     major, _ = torch.cuda.get_device_capability(device)
     if major >= 8 and torch.backends.cusparselt.is_available():
-        return "cusparselt"
+        own = _number(device)
+        if getattr(_handle, "gpu", own) == own:
+            return "cusparselt"
     return "cutlass" if major == 8 else None
+
+
+def use_cusparselt(device: torch.device) -> None:
+    """Say that this thread is about to call cuSPARSELt on `device`, which is current."""
+    if device.type == "cuda":
+        _handle.gpu = _number(device)
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def compress(layer: PackedLayer) -> Shaped[Tensor, " compressed"]:
@@ -33,6 +53,7 @@ def compress(layer: PackedLayer) -> Shaped[Tensor, " compressed"]:
     values, indices = padded(layer, engine)
     if engine == "cutlass":
         return torch.cat([values.flatten(), cutlass_positions(indices).view(values.dtype)])
+    use_cusparselt(values.device)
     cols = 2 * values.shape[1]
     # A kept 0 would be taken for a dropped one, and its position lost.
     marked = torch.where(values == 0, 1.0, values)

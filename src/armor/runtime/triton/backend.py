@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
 
@@ -20,18 +19,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armor.runtime.backend import YES, Call, Verdict
+from armor.runtime.guard import on_device
 from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
-from armor.runtime.triton.tiling import Product, Tiling, choose_tiling
+from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# Zeros that count finished programs; kernels leave them as zeros. By device, stream (or _CAPTURED)
-# and size, and never freed: captured graphs keep their address.
-_counters: dict[tuple[torch.device, int, int], Tensor] = {}
-_CAPTURED = -1
+# Zeros that count finished programs; kernels leave zeros. For each device a row for captured
+# graphs, which must take turns, and one for each stream; never freed: graphs keep their address.
+_counters: dict[torch.device, list[Tensor]] = {}
+_streams: dict[tuple[torch.device, int], int] = {}
+_ROWS = 128  # more than torch has streams
+_FEWEST = 4096  # counters in a row
 
 
 def is_available() -> Verdict:
@@ -59,7 +61,14 @@ def is_supported(
 
 
 def prepare(layer: PackedLayer) -> None:
-    """Nothing: the kernels read the stored tensors."""
+    """No other form: the kernels read the stored tensors.
+
+    But their counters are made: made by a first call, they could lie in memory of a graph that is
+    about to be recorded, which is used for other things when that graph is gone.
+    """
+    device = layer.core_values.device
+    tiles = -(-layer.shape[0] // SMALLEST_TILE)
+    _counters_of(device, MOST_LAYERS * tiles)
 
 
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
@@ -96,7 +105,7 @@ def product(
         whole = Product(sum(rows), x.shape[1], layers[0].block, len(x), x.dtype)
         tiling = choose_tiling(whole, x.device)
     x = x.contiguous()
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+    with on_device(x.device):
         inputs = x
         rights = [layer.right for layer in layers if layer.right is not None]
         if rights and not tiling.fuse_right:
@@ -151,16 +160,17 @@ def times_blocks(
         first_tile=first_tile,
         first_feature=(0,) * len(blocks) if is_one_input else _offsets(features)[0],
     )
-    blocks_kernel[(tiles, -(-shape.batch // items))](
-        x,
-        layers,
-        shape,
-        SIZE=size,
-        ROWS=rows,
-        ITEMS=items,
-        STEP=min(64, power_of_two(size)),
-        OPERAND=operand(blocks[0].dtype),
-    )
+    with on_device(x.device):
+        blocks_kernel[(tiles, -(-shape.batch // items))](
+            x,
+            layers,
+            shape,
+            SIZE=size,
+            ROWS=rows,
+            ITEMS=items,
+            STEP=min(64, power_of_two(size)),
+            OPERAND=operand(blocks[0].dtype),
+        )
 
 
 def _launch_core(
@@ -238,22 +248,21 @@ def _all_or_none(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...] | None:
 
 
 def _zeroed_counters(device: torch.device, count: int) -> Tensor:
-    """`count` or more zeros for a launch on the current stream.
-
-    What is allocated during a capture is zero only once that graph has run. So the counters of
-    captured graphs are made by the call that warms up, and graphs must take turns.
-    """
-    stream, capturing = 0, False
-    if device.type == "cuda":
+    """`count` or more zeros for a launch on the current stream."""
+    row = 0
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         stream = torch.cuda.current_stream(device).cuda_stream
-        capturing = torch.cuda.is_current_stream_capturing()
-    size = max(4096, 1 << (count - 1).bit_length())
-    owners = [_CAPTURED] if capturing else [_CAPTURED, stream]
-    for owner in owners:
-        if (device, owner, size) not in _counters:
-            zeros = torch.zeros(size, dtype=torch.int32, device=device)
-            _counters[device, owner, size] = zeros
-    return _counters[device, owners[-1], size]
+        row = 1 + _streams.setdefault((device, stream), len(_streams)) % (_ROWS - 1)
+    return _counters_of(device, count)[row]
+
+
+def _counters_of(device: torch.device, count: int) -> Tensor:
+    """int32 (_ROWS, `count` or more)."""
+    held = _counters.setdefault(device, [])
+    if not held or held[-1].shape[1] < count:
+        size = max(_FEWEST, 1 << (count - 1).bit_length())
+        held.append(torch.zeros(_ROWS, size, dtype=torch.int32, device=device))
+    return held[-1]
 
 
 @cache

@@ -13,6 +13,7 @@ import torch
 # Written by ``python benchmarks/tune.py`` on a GPU: {device name: {key: fields of Tiling}}.
 MEASURED = Path(__file__).with_name("tiles.json")
 FUSE_ITEMS = 32  # more inputs than this and A x is a product worth a launch of its own
+SMALLEST_TILE = 16  # outputs of a program
 _SMALL = 2**25  # weights of a launch up to which computing B again for each tile beats a launch
 _PROGRAMS = 4  # a multiprocessor: enough to hide the latency of memory
 

@@ -1,0 +1,221 @@
+"""What the solver asks of a GPU, counted without one, and the time that allows: arithmetic only.
+
+    python benchmarks/gpu_model.py
+
+Runs `armor.factorize.exact` on the meta device as it runs on a GPU, counts launches, waits, bytes
+and FLOPs of an iteration, adds the chain of dependent steps of the sweep, and divides by what an
+H100 and an H200 do. Then the whole of Llama-2-7B with default settings. Writes
+``results/gpu_model.json``. No figure of it is measured; benchmarks/gpu.sh measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from common import add_common, write_result
+from torch import Tensor
+
+from armor.bench.counting import Counting, Counts
+from armor.factorize import exact, products
+from armor.factorize import sweep as sweeps
+from armor.factorize.exact import DEFAULT_ITERATIONS
+from armor.factorize.kernels import triton
+from armor.factorize.kernels.rows import ROWS_TOGETHER
+from armor.factorize.problem import Problem
+from armor.sparse.factors import Factors
+
+BLOCK = 128
+#: (rows, columns): how many of a decoder block of Llama-2-7B.
+LLAMA_2_7B = {(4096, 4096): 4, (11008, 4096): 2, (4096, 11008): 1}
+LLAMA_BLOCKS, TOKENS = 32, 128 * 512
+#: Of a step of the sweep: instructions of a warp (SASS of sm_90, inner loop), and cycles that each
+#: set of rows takes besides. Eight warps share four schedulers.
+STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
+#: Assumed: a launch that has nothing to do; a batched float64 factorisation or triangular solve.
+LAUNCH, FACTORISATION = 2e-6, 2.5e-4
+_FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU is expected to reach, not its data sheet: bytes and FLOPs a second, cycles."""
+
+    bandwidth: float
+    float32: float = 50e12
+    tf32: float = 350e12
+    bfloat16: float = 600e12
+    float64: float = 30e12
+    clock: float = 1.755e9
+    processors: int = 132
+
+
+GPUS = {"H100": Gpu(2.8e12), "H200": Gpu(4.1e12)}
+
+
+class _Generator:
+    """The meta device has none."""
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        return torch.default_generator
+
+
+class _Kernel:
+    """In the place of the sweep's."""
+
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
+
+    def __getitem__(self, grid: tuple[int, ...]) -> _Kernel:
+        return self
+
+    def __call__(self, *arguments: Any, **constants: Any) -> None:
+        self._counting.counts.launches["sweep"] += 1
+
+
+@contextmanager
+def as_on_gpu(counting: Counting) -> Iterator[None]:
+    """While active, the solver takes the path of a GPU on the meta device, too."""
+
+    def tolist(tensor: Tensor) -> list[float]:
+        counting.counts.waits["tolist"] += 1
+        return [0.0] * tensor.numel()
+
+    (backend,) = (each for each in sweeps.BACKENDS if each.name == "triton")
+    with ExitStack() as undo:
+        for place, name, value in (
+            (sweeps, "BACKENDS", (replace(backend, devices=None),)),
+            (triton, "_sweep", _Kernel(counting)),
+            (products, "_by_tensor_cores", lambda _: True),
+            (Tensor, "tolist", tolist),
+            (torch, "Generator", _Generator),
+            # The answer that is missing, whether too little was gained, means to go on.
+            (exact, "MIN_IMPROVEMENT", 1.0),
+        ):
+            undo.enter_context(patch.object(place, name, value))
+        yield
+
+
+def count_solve(shape: tuple[int, int], full: bool, iterations: int, block: int = BLOCK) -> Counts:
+    """All that a solve asks of a GPU, its losses reported."""
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.float32, device="meta")
+
+    rows, cols = shape
+    problem = Problem(empty(rows, cols), empty(cols, cols) if full else empty(cols))
+    start = Factors(empty(rows, cols), torch.ones(rows, cols, dtype=torch.bool, device="meta"))
+    counting = Counting()
+    with as_on_gpu(counting), counting:
+        exact.factorize(problem, block, [start], iterations, on_iteration=lambda _: None)
+    return counting.counts
+
+
+def count_iteration(shape: tuple[int, int], full: bool) -> Counts:
+    """Of one iteration, the mean over the noise and the descent."""
+    return count_solve(shape, full, 20).less(count_solve(shape, full, 10), 10)
+
+
+def sweep_seconds(shape: tuple[int, int], full: bool, gpu: Gpu, block: int = BLOCK) -> float:
+    """Of the sweeps of an iteration: their chain, or what all programs of a processor issue."""
+    rows, cols = (-(-size // block) for size in shape)
+    launches, blocks = (cols, rows) if full else (1, rows * cols)
+    step = STEP_INSTRUCTIONS * WARPS_EACH
+    chain = block // ROWS_TOGETHER * (block // 4 * step + SET_CYCLES)
+    return launches * -(-blocks // gpu.processors) * chain / gpu.clock
+
+
+def iteration_seconds(
+    counts: Counts, shape: tuple[int, int], full: bool, gpu: Gpu
+) -> dict[str, float]:
+    """By what takes it."""
+    found = {"sweep": sweep_seconds(shape, full, gpu), "products": 0.0, "elementwise": 0.0}
+    found["factorisations"] = 0.0
+    for name, launches in counts.launches.items():
+        moved = counts.bytes[name] / gpu.bandwidth
+        if name in _FACTORISATIONS:
+            found["factorisations"] += launches * FACTORISATION
+        elif flops := counts.flops[name]:
+            rate = gpu.tf32 if name == "addmm_" else gpu.float32
+            found["products"] += max(moved, flops / rate) + launches * LAUNCH
+        elif name != "sweep":
+            found["elementwise"] += moved + launches * LAUNCH
+    return found
+
+
+def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
+    """Minutes of ``armor prune`` on Llama-2-7B, by part; `seconds` of a full iteration by shape."""
+    width, inner, weights = 4096, 11008, 4 * 4096**2 + 3 * 4096 * 11008
+    solver = sum(DEFAULT_ITERATIONS * seconds[shape] * n for shape, n in LLAMA_2_7B.items())
+    # The dense block once; the pruned one up to each stage, and once as a whole.
+    passes = 2 * TOKENS * weights * 3.4 / gpu.bfloat16 * 2  # at half the rate: small batches
+    moments = 2 * TOKENS * (8 * width**2 + inner**2 + 2 * width * inner) / gpu.float32
+    dampings = 7 * sum(
+        n * (cols**3 / 3 + 2 * rows * cols**2) for (rows, cols), n in LLAMA_2_7B.items()
+    )
+    losses = 3 * 4 * sum(2 * n * rows * cols**2 for (rows, cols), n in LLAMA_2_7B.items())
+    held = 4 * (5 * width**2 + inner**2 + 2 * width * inner)  # bytes of moments
+    per_block = {
+        "solver": solver,
+        "passes of the calibration text": passes,
+        "moments": moments,
+        "compensated targets, float64": dampings / gpu.float64,
+        "losses and the certificate": losses / gpu.tf32,
+        "SparseGPT's start": 0.3,
+        "moments to the host, hashed": held / 1.2e9,
+        "layers packed, hashed, written": 0.6 * 2 * weights / 0.5e9,
+        "weights read": 2 * weights / 3e9,
+    }
+    minutes = {part: LLAMA_BLOCKS * one / 60 for part, one in per_block.items()}
+    minutes["weights checked, checkpoint written"] = 0.7
+    minutes["activations kept, at most a twentieth"] = sum(minutes.values()) / 20
+    return minutes
+
+
+def as_dict(counts: Counts) -> dict[str, dict[str, int]]:
+    return {field.name: dict(getattr(counts, field.name)) for field in fields(counts)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_common(parser, "gpu_model")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for shape in LLAMA_2_7B:
+        for full in (False, True):
+            counts = count_iteration(shape, full)
+            row: dict[str, Any] = {"shape": list(shape), "full": full, "counts": as_dict(counts)}
+            for name, gpu in GPUS.items():
+                row[name] = iteration_seconds(counts, shape, full, gpu)
+            rows.append(row)
+            h200 = row["H200"]
+            parts = ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items())
+            print(
+                f"{shape[0]}x{shape[1]} {'full' if full else 'diag'}:"
+                f" {sum(counts.launches.values())} launches,"
+                f" {sum(counts.bytes.values()) / 1e9:.1f} GB,"
+                f" {sum(counts.flops.values()) / 1e12:.2f} TFLOP;"
+                f" H100 {1e3 * sum(row['H100'].values()):.1f} ms,"
+                f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
+                flush=True,
+            )
+    whole = {}
+    for name, gpu in GPUS.items():
+        times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
+        whole[name] = llama(times, gpu)
+        print(f"Llama-2-7B on one {name}: {sum(whole[name].values()):.1f} minutes")
+        for part, minutes in whole[name].items():
+            print(f"  {part}: {minutes:.2f}")
+    path = write_result(arguments, torch.device("cpu"), {"iterations": rows, "llama": whole})
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
