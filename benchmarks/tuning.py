@@ -133,7 +133,8 @@ def main() -> None:
             row["size"] = found.packed_bytes / found.dense_bytes
             tuning = read_json(args.work / name / RUN_FILE).get("tuning")
             row["seconds"] = found.run.seconds if tuning is None else tuning["seconds"]
-            row["tuning"] = tuning
+            kept = ("kind", "best_step", "curve", "windows", "peak_memory_bytes")
+            row["tuning"] = tuning and {name: tuning[name] for name in kept}
             rows.append(row)
             write(args, model, bos, rows)
     except ArmorError as error:
@@ -144,9 +145,10 @@ def write(args: argparse.Namespace, model: str, bos: str, rows: list[dict[str, A
     """The JSON and the page so far."""
     about = {"revision": revision(), "bos": bos, "texts": TEXTS, "rows": rows}
     options = {key: value for key, value in vars(args).items() if key != "work"}
-    path = write_result(argparse.Namespace(**options | {"model": Path(model).name}), CPU, about)
+    name = "SmolLM2-135M-Instruct" if args.model is None else args.model.name
+    path = write_result(argparse.Namespace(**options | {"model": name}), CPU, about)
     said = (
-        f"{Path(model).name}, windows of {args.seq_len} tokens, the first {args.max_chars:,}"
+        f"{name}, windows of {args.seq_len} tokens, the first {args.max_chars:,}"
         " characters of each text; KL from the dense model in nats a token, and of the gap between"
         f" dense and {GAP} the share that is left, text by text; seconds of the step that a row"
         f" adds. Machine, versions and date: [{path.name}]({path.name})."
