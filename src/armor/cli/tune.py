@@ -64,7 +64,7 @@ def tune_command(
     ] = None,
     step_size: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
-    ] = 5e-4,
+    ] = TuneConfig.step_size,
     seed: Seed = 0,
     device: Device = "auto",
     fresh: Annotated[

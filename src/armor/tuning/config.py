@@ -45,7 +45,7 @@ class TuneConfig:
     seq_len: int | None = None
     bos: str | None = None
     steps: int | None = None
-    step_size: float = 5e-4
+    step_size: float = 6e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
