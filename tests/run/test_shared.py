@@ -39,7 +39,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
 
         return call
 
-    monkeypatch.setattr(module, "token_windows", noting("draw", module.token_windows))
+    monkeypatch.setattr(module, "draw_windows", noting("draw", module.draw_windows))
     monkeypatch.setattr(jobs, "advance_dense", noting("forward", jobs.advance_dense))
 
     def take() -> list[str]:

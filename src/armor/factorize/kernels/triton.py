@@ -149,6 +149,7 @@ def _keep(  # type: ignore[no-untyped-def]
     change_gram,
     gram_row,
     number,
+    left,
     exists,
     valid,
     ROWS: tl.constexpr,
@@ -161,12 +162,14 @@ def _keep(  # type: ignore[no-untyped-def]
         gain: what each alone takes off the loss, (blocks, ROWS). c0 to c3: the change of the row.
         change_gram: pointers to the first row of the set's dS H. gram_row: to G between the row and
             the first of the set. number: of the row in the set.
+        left: how many rows of the block there are from the first of the set on.
     """
     lost = gain * 0.0  # of it, to the rows kept before
     kept = gain < 0.0
     for other in tl.static_range(ROWS):
-        m0, m1, m2, m3 = _load4(change_gram + other * SIZE, GROUPS, valid)
-        coupling = tl.load(gram_row + other, mask=exists, other=0.0)
+        there = other < left
+        m0, m1, m2, m3 = _load4(change_gram + other * SIZE, GROUPS, valid & there)
+        coupling = tl.load(gram_row + other, mask=exists & there, other=0.0)
         meet = tl.sum(coupling * (c0 * m0 + c1 * m1 + c2 * m2 + c3 * m3), axis=2)
         is_kept = (number == other) & ((lost <= 0.0) | (gain > lost))
         counts = tl.sum(is_kept.to(tl.int32), axis=1)[:, None] > 0
@@ -314,6 +317,7 @@ def _sweep(  # type: ignore[no-untyped-def]
             scratch + first * SIZE,
             gram_row + first,
             tl.max(number, axis=2),
+            SIZE - first,
             exists,
             valid,
             ROWS,
