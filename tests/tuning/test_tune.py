@@ -243,4 +243,10 @@ def test_the_commands(tiny_model: Path, pruned: Path, text: Path, tmp_path: Path
     arguments += ["--samples", "16", "--seq-len", "32", "--iterations", "1", "--tune"]
     assert CliRunner().invoke(app, [*arguments, "halfway"]).exception is not None
     assert not both.exists()
+    result = CliRunner().invoke(app, [*arguments, "block"])
+    assert result.exit_code == 0, result.output
+    assert f"wrote {both}" in " ".join(result.output.split())
+    assert "divergence from the dense model on held-out windows" in " ".join(result.output.split())
+    again = CliRunner().invoke(app, [*arguments, "block"])
+    assert "is complete: this command made it" in " ".join(again.output.split())
     assert torch.is_tensor(armor.load(out)(torch.tensor([[1, 2]])).logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,4 +46,4 @@ def prune_and_tune(
         between.parent.mkdir(parents=True, exist_ok=True)
     pruned = prune(model, config, between, fresh, device, progress, **where)
     tuned = tune(between, model, tuning, out, fresh, device, tuning_progress)
-    return pruned, tuned
+    return replace(pruned, out=out), tuned
