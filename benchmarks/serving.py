@@ -120,6 +120,8 @@ def main() -> None:
         "stored_bytes": Inspection.of(arguments.pruned).model_bytes,
         "rows": rows,
     }
+    # Where the models lie is of no interest.
+    arguments.dense, arguments.pruned = arguments.dense.name, arguments.pruned.name
     path = write_result(arguments, torch.device("cpu"), data)
     print(f"{machine(torch.device('cpu'))['cpu']}; wrote {path}")
 

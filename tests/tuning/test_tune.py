@@ -110,8 +110,18 @@ def test_other_settings_do_not_go_on(
     with pytest.raises(ArmorError, match="steps was 20 and is 30"):
         tune(pruned, tiny_model, tuning(steps=30), tmp_path / "out")
     tune(pruned, tiny_model, tuning(steps=2), tmp_path / "out", fresh=True)
-    with pytest.raises(ArmorError, match="of another run"):
+    with pytest.raises(ArmorError, match="of another run: steps was 2 and is 20"):
         tune(pruned, tiny_model, tuning(), tmp_path / "out")
+
+
+def test_texts_given_in_memory_are_not_written_down(
+    tiny_model: Path, pruned: Path, tuning: Tuning, tmp_path: Path
+) -> None:
+    secret = tuple(f"a secret text, number {i}, that nobody is to read" for i in range(80))
+    config = tuning(calibration=secret, samples=16, steps=1)
+    tune(pruned, tiny_model, config, tmp_path / "out")
+    assert "secret" not in (tmp_path / "out" / "armor_run.json").read_text()
+    assert tune(pruned, tiny_model, config, tmp_path / "out").found
 
 
 def test_prune_and_tune_is_both(

@@ -77,6 +77,17 @@ def _turn(error, turn):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _less(w0, w1, w2, w3, error, upper, later):  # type: ignore[no-untyped-def]
+    """The numbers of the lanes after an error, less their shares of it."""
+    return (
+        w0 - error * tl.load(upper, mask=later, other=0.0),
+        w1 - error * tl.load(upper + 1, mask=later, other=0.0),
+        w2 - error * tl.load(upper + 2, mask=later, other=0.0),
+        w3 - error * tl.load(upper + 3, mask=later, other=0.0),
+    )
+
+
+@_kernel
 def _prune(  # type: ignore[no-untyped-def]
     weight,
     upper,
@@ -138,25 +149,10 @@ def _prune(  # type: ignore[no-untyped-def]
         x0, x1, x2, x3 = _turn(x0, turn), _turn(x1, turn), _turn(x2, turn), _turn(x3, turn)
         later = inside & (lane > group)
         source = upper + 4 * group * COLUMNS + 4 * lane
-        w0 -= x0 * tl.load(source, mask=later, other=0.0)
-        w1 -= x0 * tl.load(source + 1, mask=later, other=0.0)
-        w2 -= x0 * tl.load(source + 2, mask=later, other=0.0)
-        w3 -= x0 * tl.load(source + 3, mask=later, other=0.0)
-        source += COLUMNS
-        w0 -= x1 * tl.load(source, mask=later, other=0.0)
-        w1 -= x1 * tl.load(source + 1, mask=later, other=0.0)
-        w2 -= x1 * tl.load(source + 2, mask=later, other=0.0)
-        w3 -= x1 * tl.load(source + 3, mask=later, other=0.0)
-        source += COLUMNS
-        w0 -= x2 * tl.load(source, mask=later, other=0.0)
-        w1 -= x2 * tl.load(source + 1, mask=later, other=0.0)
-        w2 -= x2 * tl.load(source + 2, mask=later, other=0.0)
-        w3 -= x2 * tl.load(source + 3, mask=later, other=0.0)
-        source += COLUMNS
-        w0 -= x3 * tl.load(source, mask=later, other=0.0)
-        w1 -= x3 * tl.load(source + 1, mask=later, other=0.0)
-        w2 -= x3 * tl.load(source + 2, mask=later, other=0.0)
-        w3 -= x3 * tl.load(source + 3, mask=later, other=0.0)
+        w0, w1, w2, w3 = _less(w0, w1, w2, w3, x0, source, later)
+        w0, w1, w2, w3 = _less(w0, w1, w2, w3, x1, source + COLUMNS, later)
+        w0, w1, w2, w3 = _less(w0, w1, w2, w3, x2, source + 2 * COLUMNS, later)
+        w0, w1, w2, w3 = _less(w0, w1, w2, w3, x3, source + 3 * COLUMNS, later)
     _store4(weight + place, rows, w0, w1, w2, w3, exists)
     _store4(error + place, rows, e0, e1, e2, e3, exists)
     _store4(mask + place, rows, k0, k1, k2, k3, exists)

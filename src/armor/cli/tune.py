@@ -13,7 +13,7 @@ from armor.cli.recording import default_log, recording
 from armor.tuning.config import BLOCK, FULL, STEPS, TuneConfig
 
 if TYPE_CHECKING:
-    from armor.cli.progress import LayerProgress, StepProgress
+    from armor.cli.progress import LayerProgress
     from armor.events import Recorder
     from armor.tuning.plan import Plan
     from armor.tuning.tune import TuneProgress, TuneResult
@@ -104,20 +104,20 @@ def run_tune(
     **where: Any,
 ) -> None:
     """Tune with a live display and a log, then print a summary; `where`: see `tune`."""
-    from armor.cli.progress import StepProgress
+    from armor.cli.progress import LayerProgress
     from armor.tuning.tune import tune
 
     about = {"model": folder, "config": config.to_dict()}
     with (
         recording("tune", out, default_log(out), log, tensorboard, **about) as recorder,
-        StepProgress() as display,
+        LayerProgress() as display,
     ):
         progress = tune_progress(recorder, display)
         result = tune(folder, reference, config, out, progress=progress, **where)
     print_summary(result)
 
 
-def tune_progress(recorder: Recorder, display: StepProgress | LayerProgress) -> TuneProgress:
+def tune_progress(recorder: Recorder, display: LayerProgress) -> TuneProgress:
     """Callbacks that show and record what `armor.tuning.tune.tune` does."""
     from armor.tuning.tune import TuneProgress
 

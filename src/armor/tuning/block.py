@@ -96,7 +96,7 @@ class BlockTuning:
             ArmorError: the loss is not finite.
         """
         found = self._keeper.load()
-        steps, curve, self._changed = (0, Curve(), {}) if found is None else found
+        steps, _, self._changed = (0, Curve(), {}) if found is None else found
         done = steps // self._config.step_count
         count = len(self._model.structure.blocks)
         for index in range(count):
@@ -106,7 +106,7 @@ class BlockTuning:
             if index >= done and self._names.in_block(index):
                 self._tune(index, *targets)
                 steps = (index + 1) * self._config.step_count
-                self._keeper.save(steps, curve, self._changed)
+                self._keeper.save(steps, Curve(), self._changed)
             assert self._held_out.pruned is not None
             before = self._student(index, {})
             with before.rounded():

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
-from armor.memory import available_memory
+from armor.memory import available_memory, free_on_device
 
 #: Bytes of a number that is trained: itself, its gradient, two moments, and copies to be stored.
 _TRAINED = 4 + 4 + 8 + 4
@@ -88,7 +86,7 @@ def make_plan(
     blocks = max(1, int(text.num_hidden_layers))
     channels = sum(sum(spec.shape) for spec in layers.values())
     inside = tokens * (channels * (2 if lowered else 4) + _CHANNEL * text.hidden_size * blocks)
-    available = available_memory() if device == "cpu" else torch.cuda.mem_get_info()[0]
+    available = available_memory() if device == "cpu" else free_on_device(device)
     plan = Plan(trained, *work, fixed + inside, available, False)
     if plan.needed <= available:
         return plan

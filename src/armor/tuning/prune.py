@@ -11,7 +11,7 @@ from armor.config import PruneConfig
 from armor.run.finished import check_place
 from armor.run.prune import Progress, PruneResult, prune
 from armor.tuning.config import TuneConfig
-from armor.tuning.tune import TuneProgress, TuneResult, curve_of, tune
+from armor.tuning.tune import TuneProgress, TuneResult, asked_for, curve_of, tune
 
 
 def prune_and_tune(
@@ -38,7 +38,7 @@ def prune_and_tune(
     out = Path(out).absolute()
     if check_place(out, model, fresh) and not fresh:
         found = prune(
-            model, config, out, device=device, progress=progress, tuning=tuning.to_dict(), **where
+            model, config, out, device=device, progress=progress, tuning=asked_for(tuning), **where
         )
         return found, TuneResult(out, curve_of(out), found.seconds, found=True)
     between = unfinished_folder(out) / "pruned"

@@ -24,7 +24,7 @@ from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model, load_tokenizer
 from armor.models.streamed import StreamedModel
-from armor.run.finished import ASKED, TUNING, check_place
+from armor.run.finished import ASKED, TUNING, check_place, check_tuning
 from armor.run.layer_names import LayerNames
 from armor.run.manifest import code_digest, digest, hash_tensors
 from armor.run.open import open_model
@@ -111,21 +111,20 @@ def tune(
     """
     begin = time.perf_counter()
     device, out = resolve_device(device), Path(out).absolute()
-    asked = config.to_dict()
+    asked = asked_for(config)
     there = check_place(out, folder, fresh)
     check_place(out, reference, fresh)
     work = _Work.open(folder, reference, config, unfinished_folder(out))
     manifest = work.manifest(device)
     if there and not fresh:
         return TuneResult(
-            out, work.finished(out, manifest), time.perf_counter() - begin, found=True
+            out, work.finished(out, manifest, asked), time.perf_counter() - begin, found=True
         )
     state = State(out, manifest, fresh)
     try:
         changed, curve = work.run(state, device, progress or TuneProgress())
         seconds = time.perf_counter() - begin
-        record = work.record(manifest, curve, state.resumed, seconds)
-        record[TUNING][ASKED] = asked
+        record = work.record(manifest, asked, curve, state.resumed, seconds)
         state.check_lock()
         write_changed(work.checkpoint, out, changed, record, there)
         state.remove()
@@ -276,13 +275,18 @@ class _Work:
         return model
 
     def record(
-        self, manifest: dict[str, Any], curve: Curve, resumed: int, seconds: float
+        self,
+        manifest: dict[str, Any],
+        asked: dict[str, Any],
+        curve: Curve,
+        resumed: int,
+        seconds: float,
     ) -> dict[str, Any]:
         """The contents of armor_run.json: of the run that pruned, and of this one."""
-        source = parse_source(self.config.calibration).record()
         tuning = {
             "kind": self.config.mode,
-            "config": self.config.to_dict() | {"calibration": source},
+            "config": asked_for(self.config),
+            ASKED: asked,
             "run": digest(manifest),
             "before": curve.before,
             "after": curve.after,
@@ -296,15 +300,22 @@ class _Work:
         }
         return self.checkpoint.run | {TUNING: tuning}
 
-    def finished(self, out: Path, manifest: dict[str, Any]) -> Curve:
+    def finished(self, out: Path, manifest: dict[str, Any], asked: dict[str, Any]) -> Curve:
         """The curve of the finished checkpoint `out`. Raises `ArmorError`: it is of another run."""
-        tuning = Checkpoint.open(out).run.get(TUNING)
-        if not isinstance(tuning, dict) or tuning.get("run") != digest(manifest):
+        run = Checkpoint.open(out).run
+        check_tuning(out, run, asked)
+        if run[TUNING].get("run") != digest(manifest):
             raise ArmorError(
-                f"{out} exists already and is of another run; --fresh starts over, or choose"
-                " another --out"
+                f"{out} exists already and is of another run: a model, the text or armor itself"
+                " changed; --fresh starts over, or choose another --out"
             )
         return curve_of(out)
+
+
+def asked_for(config: TuneConfig) -> dict[str, Any]:
+    """`config` as a JSON-ready dict, texts that were given as strings by number and SHA-256."""
+    given = config.calibration
+    return config.to_dict() | {"calibration": parse_source(given).record() if given else None}
 
 
 def _check_same_model(pruned: ModelFolder, dense: ModelFolder) -> None:
