@@ -21,6 +21,7 @@ def test_the_curve_is_shown(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"after {curve.best} steps: {curve.after:.4f} nats a token" in page
     assert f"before tuning {curve.before:.4f}, on held-out windows" in page
+    assert "at or below the baselines, before tuning" in page
     found = armor.inspect(out)["tuning"]
     assert found["before"] == curve.before
     assert found["after"] == curve.after

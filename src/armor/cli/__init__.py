@@ -102,7 +102,10 @@ def main() -> None:
 
 
 def _interrupted() -> None:
-    _fail("interrupted; nothing half-written is left, armor prune resumes if repeated", 130)
+    _fail(
+        "interrupted; nothing half-written is left; armor prune and tune go on if repeated",
+        130,
+    )
 
 
 def _fail(message: str, code: int) -> None:

@@ -133,11 +133,12 @@ def _summary(found: Inspection) -> list[str]:
         curve = tuning.curve
         lines.append(
             f"tuned          divergence from dense on held-out windows {curve.before:.4f} ->"
-            f" {curve.after:.4f} nats a token ({tuning.kind}; the columns above are from before)"
+            f" {curve.after:.4f} nats a token ({tuning.kind}; figures of layers are from before)"
         )
     if certificates := _certificates(layers):
         lines.append(
-            f"certified      {sum(certificates)} of {len(certificates)} layers:"
+            f"certified      {sum(certificates)} of {len(certificates)} layers"
+            f"{'' if tuning is None else ' before tuning'}:"
             " loss never rose, ends at or below baselines'"
         )
     lines += generalisation_lines(found.generalisation, run.config)

@@ -142,6 +142,8 @@ def print_summary(result: TuneResult) -> None:
             f"[bold]{result.out}[/bold] is complete: this command made it; --fresh starts over"
         )
         return
+    if result.resumed:
+        console.print(f"went on after step {result.resumed} of an interrupted run")
     curve = result.curve
     console.print(
         f"divergence from the dense model on held-out windows {curve.before:.4f} ->"

@@ -55,7 +55,8 @@ def tiles(report: Report, best: Row | None, run: Run | None) -> list[Tile]:
             found.append(Tile(f"{curve.after:.4f}", "nats from dense (KL)", note))
         good, asked = run.certified
         if asked:
-            found.append(Tile(f"{good} / {asked}", "layers certified", "at or below the baselines"))
+            note = "at or below the baselines" + (", before tuning" if tuning is not None else "")
+            found.append(Tile(f"{good} / {asked}", "layers certified", note))
     found += [tile for data in report.benches.values() for tile in _speed(data)][:1]
     if run is not None and run.record.seconds:
         memory = (

@@ -62,6 +62,8 @@ def summary_of_run(run: Run | None) -> str:
         sentence += f"; their proxy loss is {run.mean_ratio:.3f} of NoWag-P's (geometric mean)"
     if asked:
         sentence += f", and {'all' if good == asked else f'{good} of {asked}'} are certified"
+    if run.record.tuning is not None:
+        sentence += "; they were tuned afterwards, which these figures of layers do not show"
     return sentence + "."
 
 
