@@ -10,6 +10,7 @@ import typer
 
 from armor.cli.options import Device, Log, Seed, SeqLen, TensorBoard
 from armor.cli.recording import default_log, recording
+from armor.engines.registry import ENGINES
 from armor.tuning.config import BLOCK, FULL, STEPS, TuneConfig
 
 if TYPE_CHECKING:
@@ -62,11 +63,24 @@ def tune_command(
             help=f"Steps of the optimiser (default: {STEPS[FULL]}; block: {STEPS[BLOCK]} a block).",
         ),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Windows of a step (default: as many as 2048 tokens)."),
+    ] = None,
     step_size: Annotated[
         float, typer.Option(metavar="SHARE", help="Largest step, of each tensor's size.")
     ] = TuneConfig.step_size,
     seed: Seed = 0,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="|".join(ENGINES), help="Processes here, or a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Processes that share the windows of a step (default: one per GPU)."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over; replace the new DIR if armor wrote it.")
     ] = False,
@@ -88,10 +102,12 @@ def tune_command(
         seq_len=seq_len,
         bos=bos,
         steps=steps,
+        batch=batch,
         step_size=step_size,
         seed=seed,
     )
-    run_tune(folder, reference, config, out, log, tensorboard, fresh=fresh, device=device)
+    where = {"fresh": fresh, "device": device, "engine": engine, "workers": workers}
+    run_tune(folder, reference, config, out, log, tensorboard, **where)
 
 
 def run_tune(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from armor.checkpoint.folder import full_disk, sync_folder, unfinished_folder
+from armor.checkpoint.folder import full_disk, sync_folder
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor, read_file
 from armor.engines.job import Tensors
@@ -35,13 +35,11 @@ class Store(Unfinished):
     """The folder of an unfinished run.
 
     Attributes:
-        scratch: a folder in it for files of no lasting value.
         layers: the finished layers by name. damaged: those whose files were damaged.
     """
 
     def __init__(self, out: Path, manifest: dict[str, Any], fresh: bool = False) -> None:
         """See `Unfinished`."""
-        self.scratch = unfinished_folder(out) / "scratch"
         self.layers: dict[str, Finished] = {}
         self.damaged: list[str] = []
         self._last_kept = (-math.inf, 0.0)  # activations: since when, and the seconds it took
@@ -53,9 +51,8 @@ class Store(Unfinished):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def prepare(self) -> None:
-        """Make the folders of the run, and an empty `scratch`."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        for name in ("layers", "activations", "scratch"):
+        """Make the folders of the run."""
+        for name in ("layers", "activations"):
             (self.folder / name).mkdir(exist_ok=True)
 
     def scan(self) -> None:
@@ -133,12 +130,6 @@ class Store(Unfinished):
                 return index, files
             shutil.rmtree(folder)
         return None
-
-    def close(self) -> None:
-        """Let others in; what is finished stays."""
-        if self._lock.is_held():
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        super().close()
 
     def _indices(self, before: int) -> list[int]:
         names = [path.name for path in (self.folder / "activations").iterdir()]

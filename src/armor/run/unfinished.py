@@ -30,6 +30,7 @@ class Unfinished:
 
     Attributes:
         folder: where it is. identity: the hash of the manifest.
+        scratch: a folder in it for files of no lasting value, empty when a run begins.
     """
 
     def __init__(self, out: Path, manifest: dict[str, Any], fresh: bool = False) -> None:
@@ -40,6 +41,7 @@ class Unfinished:
                 nothing can be written there.
         """
         self.folder = unfinished_folder(out)
+        self.scratch = self.folder / "scratch"
         self.identity = digest(manifest)
         self._lock = Lock(
             self.folder / LOCK,
@@ -69,6 +71,8 @@ class Unfinished:
 
     def close(self) -> None:
         """Let others in; what is finished stays."""
+        if self._lock.is_held():
+            shutil.rmtree(self.scratch, ignore_errors=True)
         self._lock.release()
 
     def remove(self) -> None:
@@ -121,6 +125,8 @@ class Unfinished:
         if fresh or not path.exists():
             path.unlink(missing_ok=True)
             self.clear()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
         self.prepare()
         if path.exists():
             self._compare(out, read_json(path), manifest)

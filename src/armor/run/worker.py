@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +13,12 @@ from armor.calibrate.state import State, of_batch
 from armor.calibrate.stream import batches, module_inputs
 from armor.config import PruneConfig
 from armor.engines.job import Tensors
-from armor.errors import ArmorError
 from armor.memory import free_on_device, trim_memory
 from armor.methods import METHODS, Method
 from armor.models.folder import ModelFolder
 from armor.models.streamed import StreamedModel
 from armor.run.block import Block
+from armor.run.machine import check_machine
 from armor.run.manifest import code_digest
 from armor.run.open import open_model
 
@@ -70,16 +69,7 @@ def open_worker(spec: Spec, device: str) -> Worker:
     Raises:
         ArmorError: this machine has other code, or cannot read the model.
     """
-    host = socket.gethostname()
-    if spec.code != code_digest():
-        raise ArmorError(
-            f"{host} has another version of armor: install the same one on every machine"
-        )
-    if not (spec.folder.path / "config.json").is_file():
-        raise ArmorError(
-            f"{host} cannot read {spec.folder.path}: the model must be on a folder that every"
-            " machine sees under the same path"
-        )
+    check_machine(spec.folder, spec.code, code_digest())
     METHODS.update(spec.methods)
     return Worker(spec, open_model(spec.folder, spec.config), device)
 

@@ -20,6 +20,8 @@ HELD_OUT, HELD_OUT_SHARE = 8, 8
 MOST_SAMPLES = 512
 #: Tokens of a window where nothing says another number.
 MOST_TOKENS = 512
+#: Tokens of a step that pass through the models together, or one window.
+TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class TuneConfig:
         seq_len: tokens a window. bos: "always", "never" or "auto", as in `PruneConfig`. None takes
             what the pruning run had.
         steps: of the optimiser, of "block" for each block; None takes `STEPS`.
+        batch: windows of a step; None takes `TOKENS`. More of them are computed part by part,
+            side by side where there are several workers. Of "full" alone.
         step_size: the first steps move each tensor by this share of its root mean square.
         seed: draws the windows, and of those to train on the order.
     """
@@ -45,6 +49,7 @@ class TuneConfig:
     seq_len: int | None = None
     bos: str | None = None
     steps: int | None = None
+    batch: int | None = None
     step_size: float = 6e-4
     seed: int = 0
 
@@ -56,10 +61,12 @@ class TuneConfig:
         object.__setattr__(self, "bos", bos_choice(self.bos))
         if self.bos not in (None, *BOS_CHOICES):
             raise ArmorError(f"unknown bos {self.bos!r}; valid: {', '.join(BOS_CHOICES)}")
-        for name in ("samples", "seq_len", "steps"):
+        for name in ("samples", "seq_len", "steps", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArmorError(f"{name} must be at least 1, not {value}")
+        if self.batch is not None and self.mode == BLOCK:
+            raise ArmorError("batch is of the mode full alone: leave it out, or take that mode")
         if not self.step_size > 0.0:
             raise ArmorError(f"step_size must be positive, not {self.step_size}")
 
@@ -67,6 +74,10 @@ class TuneConfig:
     def step_count(self) -> int:
         """`steps`, or as many as the mode takes."""
         return self.steps or STEPS[self.mode]
+
+    def windows_of_step(self, seq_len: int) -> int:
+        """`batch`, or as many of so many tokens as pass together."""
+        return self.batch or max(1, TOKENS // seq_len)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain JSON-ready dict."""

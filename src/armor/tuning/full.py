@@ -3,55 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from armor.checkpoint.tuning import Curve
 from armor.errors import ArmorError
-from armor.tuning.config import TuneConfig
-from armor.tuning.divergence import divergence
+from armor.tuning.config import TOKENS, TuneConfig
 from armor.tuning.keeper import Keeper, Text
 from armor.tuning.steps import Steps, order
-from armor.tuning.student import Student
+from armor.tuning.team import Team
 
 #: How often the held-out windows judge.
 JUDGEMENTS = 10
-#: Tokens of a step, or one window: they pass through the models together.
-TOKENS = 2048
 
 
 class FullTuning:
     """A run of steps on the predictions of a dense model.
 
     Args:
-        dense: the dense model. lowered: whether products are computed in bfloat16.
+        team: who computes.
         stepped: called with the steps taken, their total and the latest divergence on held-out
             windows and on trained ones.
     """
 
     def __init__(
         self,
-        student: Student,
-        dense: Any,
+        team: Team,
         text: Text,
         config: TuneConfig,
-        lowered: bool,
         keeper: Keeper,
         stepped: Callable[[int, int, float, float], None],
     ) -> None:
-        self._student = student
-        self._dense = dense
+        self._team = team
+        self._student = team.student
         self._text = text
         self._config = config
-        self._lowered = lowered
         self._keeper = keeper
         self._stepped = stepped
         self._total = config.step_count
-        self._steps = Steps(student.trained, config.step_size, self._total)
+        self._steps = Steps(self._student.trained, config.step_size, self._total)
 
     def run(self) -> tuple[dict[str, Tensor], Curve]:
         """What is trained as the checkpoint is to have it, by name (nothing where no step lowered
@@ -65,7 +57,7 @@ class FullTuning:
         if not first:
             curve.held_out[0] = self._judge()
         losses: list[float] = []
-        together = max(1, TOKENS // self._text.train.shape[1])
+        together = self._config.windows_of_step(self._text.train.shape[1])
         batches = order(len(self._text.train), together, total, self._config.seed)
         for step, chosen in enumerate(batches):
             if step < first:
@@ -86,47 +78,25 @@ class FullTuning:
     def _step(self, number: int, chosen: list[int]) -> float:
         """One step on the `chosen` windows; the divergence on them before it."""
         windows = self._text.train[chosen]
-        self._student.merge()
-        loss = 0.0
-        for part in self._parts(windows):
-            found = self._divergence(part) / windows.numel()
-            found.backward()
-            loss += float(found.detach())
-        self._student.pull_back()
+        loss, summed = 0.0, dict[str, Tensor]()
+        for own, gradients in self._team.gradients(parts(windows), 1.0 / windows.numel()):
+            loss += own
+            for name, gradient in gradients.items():
+                summed[name] = summed[name] + gradient if name in summed else gradient
         if not math.isfinite(loss):
             raise ArmorError(
                 f"tuning: the divergence from the dense model is {loss} at step {number + 1}: give"
                 " a smaller --step-size"
             )
+        for name, gradient in summed.items():
+            self._student.trained[name].grad = gradient
         self._steps.take(number)
         return loss
 
-    @torch.no_grad()
     def _judge(self) -> float:
         """The divergence on the held-out windows, of what would be stored, in nats a token."""
         windows = self._text.held_out
-        with self._student.rounded():
-            total = sum(float(self._divergence(part)) for part in self._parts(windows))
-        return total / windows.numel()
-
-    @staticmethod
-    def _parts(windows: Tensor) -> tuple[Tensor, ...]:
-        """The `windows` that pass through the models together."""
-        return windows.split(max(1, TOKENS // windows.shape[1]))
-
-    def _divergence(self, windows: Tensor) -> Tensor:
-        """The sum over the tokens of `windows`."""
-        with self._precision():
-            with torch.no_grad():
-                reference = self._dense(input_ids=windows, use_cache=False).logits
-            logits = self._student.model(input_ids=windows, use_cache=False).logits
-        return divergence(logits.flatten(0, 1), reference.flatten(0, 1))
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        device = self._text.train.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._lowered):
-            yield
+        return sum(self._team.divergences(parts(windows))) / windows.numel()
 
     def _resume(self) -> tuple[int, Curve, dict[str, Tensor]]:
         """Steps taken before, the curve, and what was best."""
@@ -151,3 +121,8 @@ class FullTuning:
         for name, tensor in self._steps.state().items():
             tensors[f"adam/{name}"] = tensor.cpu()
         self._keeper.save(step, curve, tensors)
+
+
+def parts(windows: Tensor) -> tuple[Tensor, ...]:
+    """The `windows` that pass through the models together, whoever computes them."""
+    return windows.split(max(1, TOKENS // windows.shape[1]))

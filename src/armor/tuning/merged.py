@@ -74,4 +74,5 @@ class MergedLinear(nn.Module):
         with torch.enable_grad():
             gradients = torch.autograd.grad(self.factors().dense(), found, grad)
         for parameter, gradient in zip(found, gradients, strict=True):
-            parameter.grad = gradient
+            # In the order of the parameter: torch's fused optimisers read memory, not strides.
+            parameter.grad = gradient.contiguous()

@@ -59,13 +59,14 @@ def make_plan(
     work: tuple[int, int, int],
     tokens: int,
     lowered: bool,
-    device: str,
+    available: int,
 ) -> Plan:
     """What a run takes.
 
     Args:
         dense: tensors of the dense model. config: of the model, a transformers config.
         tokens: that pass together. lowered: whether products are computed in bfloat16.
+        available: bytes, see `room`.
 
     Raises:
         ArmorError: there is too little memory.
@@ -86,7 +87,6 @@ def make_plan(
     blocks = max(1, int(text.num_hidden_layers))
     channels = sum(sum(spec.shape) for spec in layers.values())
     inside = tokens * (channels * (2 if lowered else 4) + _CHANNEL * text.hidden_size * blocks)
-    available = available_memory() if device == "cpu" else free_on_device(device)
     plan = Plan(trained, *work, fixed + inside, available, False)
     if plan.needed <= available:
         return plan
@@ -97,6 +97,11 @@ def make_plan(
         f"tuning end to end takes about {least / 1e9:.1f} GB of memory, and {available / 1e9:.1f}"
         " GB are free: take a machine with more, or leave the checkpoint as armor prune made it"
     )
+
+
+def room(device: str, together: int) -> int:
+    """Bytes that are free for one of so many processes that are `together` on `device`."""
+    return (available_memory() if device == "cpu" else free_on_device(device)) // together
 
 
 def make_block_plan(

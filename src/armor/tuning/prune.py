@@ -10,7 +10,7 @@ from armor.checkpoint.folder import full_disk, unfinished_folder
 from armor.config import PruneConfig
 from armor.run.finished import check_place
 from armor.run.prune import Progress, PruneResult, prune
-from armor.tuning.config import TuneConfig
+from armor.tuning.config import FULL, TuneConfig
 from armor.tuning.tune import TuneProgress, TuneResult, asked_for, curve_of, tune
 
 
@@ -45,5 +45,6 @@ def prune_and_tune(
     with full_disk(out.parent):
         between.parent.mkdir(parents=True, exist_ok=True)
     pruned = prune(model, config, between, fresh, device, progress, **where)
-    tuned = tune(between, model, tuning, out, fresh, device, tuning_progress)
+    engine = where.get("engine", "local") if tuning.mode == FULL else "local"
+    tuned = tune(between, model, tuning, out, fresh, device, tuning_progress, engine)
     return replace(pruned, out=out), tuned

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from armor.calibrate.stream import BATCH_TOKENS
@@ -17,19 +16,19 @@ from armor.checkpoint.folder import unfinished_folder
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tuning import Curve, TuningRecord
 from armor.config import PruneConfig
-from armor.device import kind_of_device, resolve_device
+from armor.device import kind_of_device
 from armor.errors import ArmorError
 from armor.memory import peak_memory
 from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
-from armor.models.load import load_model, load_tokenizer
+from armor.models.load import load_tokenizer
 from armor.models.streamed import StreamedModel
 from armor.run.finished import ASKED, TUNING, check_place, check_tuning
 from armor.run.layer_names import LayerNames
 from armor.run.manifest import code_digest, digest, hash_tensors
 from armor.run.open import open_model
 from armor.run.own_text import draw_windows
-from armor.simd.processor import has_bfloat16
+from armor.run.placement import Placement
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
 from armor.text.windows import check_window, context_length, default_window
@@ -40,13 +39,15 @@ from armor.tuning.config import (
     HELD_OUT_SHARE,
     MOST_SAMPLES,
     MOST_TOKENS,
+    TOKENS,
     TuneConfig,
 )
-from armor.tuning.full import TOKENS, FullTuning
+from armor.tuning.full import FullTuning, parts
 from armor.tuning.keeper import Text
-from armor.tuning.plan import Plan, make_block_plan, make_plan
+from armor.tuning.learner import Spec
+from armor.tuning.plan import Plan, make_block_plan
 from armor.tuning.state import State
-from armor.tuning.student import Student
+from armor.tuning.team import make_team, sensible_workers
 from armor.versions import versions
 
 
@@ -89,13 +90,16 @@ def tune(
     fresh: bool = False,
     device: str = "auto",
     progress: TuneProgress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
 ) -> TuneResult:
     """Train A, S, B, biases and norms of a checkpoint on the dense model: on its predictions, or
     block by block on what its blocks put out.
 
     Masks, form and size stay as they are. Windows that are never trained on judge what would be
     stored; the best of what they saw is written, the checkpoint as it was if no step lowered their
-    divergence from the dense model. Interrupted, the same call goes on, to the same bytes.
+    divergence from the dense model. Interrupted, the same call goes on, to the same bytes; they do
+    not depend on `engine` or `workers`.
 
     Args:
         folder: an armor checkpoint, its path or Hub id. reference: the dense model it was made of.
@@ -104,25 +108,29 @@ def tune(
         fresh: start over, and replace an `out` that armor itself wrote, once the new one is ready.
         device: "cpu", "cuda", "cuda:N" for one of several, or "auto" for a GPU if there is one.
         progress: callbacks of a display.
+        engine: "local", or "ray" for a Ray cluster. workers: processes that share the windows of a
+            step; None takes one a GPU, one on the CPU. Of the mode "full" alone.
 
     Raises:
         ArmorError: an unusable checkpoint, reference, text or output folder, too little memory, an
             interrupted run with other settings, a full disk.
     """
     begin = time.perf_counter()
-    device, out = resolve_device(device), Path(out).absolute()
+    placement, out = Placement.parse(engine, workers, device, None), Path(out).absolute()
+    if config.mode == BLOCK and (engine != "local" or (workers or 1) > 1):
+        raise ArmorError("one process tunes block by block: leave --engine and --workers out")
     asked = asked_for(config)
     there = check_place(out, folder, fresh)
     check_place(out, reference, fresh)
     work = _Work.open(folder, reference, config, unfinished_folder(out))
-    manifest = work.manifest(device)
+    manifest = work.manifest(placement.device)
     if there and not fresh:
         return TuneResult(
             out, work.finished(out, manifest, asked), time.perf_counter() - begin, found=True
         )
     state = State(out, manifest, fresh)
     try:
-        changed, curve = work.run(state, device, progress or TuneProgress())
+        changed, curve = work.run(state, placement, progress or TuneProgress())
         seconds = time.perf_counter() - begin
         record = work.record(manifest, asked, curve, state.resumed, seconds)
         state.check_lock()
@@ -206,7 +214,7 @@ class _Work:
         }
 
     def run(
-        self, state: State, device: str, progress: TuneProgress
+        self, state: State, placement: Placement, progress: TuneProgress
     ) -> tuple[dict[str, Tensor], Curve]:
         """What is to be changed in the checkpoint, and the curve.
 
@@ -214,24 +222,29 @@ class _Work:
             ArmorError: there is too little memory, or the loss is not finite.
         """
         cut, seq_len = len(self.windows) - self.held_out, self.windows.shape[1]
-        work = cut, seq_len, self.config.step_count
+        work, device = (cut, seq_len, self.config.step_count), placement.device
         if self.config.mode == BLOCK:
             return self._run_blocks(state, device, progress, work)
-        stored = {self.checkpoint.tensors[f"{n}.core_values"].dtype for n in self.checkpoint.layers}
-        lowered = stored == {"BF16"} and (device != "cpu" or has_bfloat16())
-        tokens = max(TOKENS, seq_len)
-        plan = make_plan(
-            self.checkpoint, self.dense.tensors, self.pruned.config, work, tokens, lowered, device
+        workers, is_here = placement.workers, placement.engine == "local"
+        if is_here:
+            together = parts(self.windows[: self.config.windows_of_step(seq_len)])
+            workers = sensible_workers(workers, device, len(together))
+        spec = Spec(
+            self.pruned,
+            self.dense,
+            work,
+            max(TOKENS, seq_len),
+            workers if is_here and workers and device == "cpu" else 1,
+            code_digest("tuning"),
         )
-        progress.planned(plan)
-        dense = load_model(self.dense, torch.float32, device).requires_grad_(False)
-        student = Student.of(load_model(self.pruned, torch.float32, device), self.checkpoint)
-        if plan.checkpointed:
-            student.keep_less()
-        windows = self.windows.to(device)
-        text = Text(windows[:cut], windows[cut:])
-        tuning = FullTuning(student, dense, text, self.config, lowered, state, progress.stepped)
-        return tuning.run()
+        if is_here:
+            progress.planned(spec.plan(device))
+        team = make_team(spec, placement.engine, workers, device, state.scratch)
+        try:
+            text = Text(self.windows[:cut], self.windows[cut:])
+            return FullTuning(team, text, self.config, state, progress.stepped).run()
+        finally:
+            team.close()
 
     def _run_blocks(
         self, state: State, device: str, progress: TuneProgress, work: tuple[int, int, int]
