@@ -40,7 +40,9 @@ def tune_command(
     ] = "",
     samples: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Windows of the text (default: all, at most 512)."),
+        typer.Option(
+            metavar="N", help="Windows of the text (default: as many as the steps can see once)."
+        ),
     ] = None,
     seq_len: SeqLen = None,
     bos: Annotated[

@@ -16,7 +16,7 @@ TUNINGS = (OFF, BLOCK, FULL)
 STEPS = {BLOCK: 60, FULL: 300}
 #: Windows that are never trained on; of a short text at most the eighth part.
 HELD_OUT, HELD_OUT_SHARE = 8, 8
-#: Windows that are taken of a long text.
+#: Windows that are taken of a long text for "block", which holds what the blocks make of them.
 MOST_SAMPLES = 512
 #: Tokens of a window where nothing says another number.
 MOST_TOKENS = 512
@@ -33,7 +33,7 @@ class TuneConfig:
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings; empty takes
             that of the pruning run.
         samples: windows of the text, `HELD_OUT` of them to judge by; None takes what there is, at
-            most `MOST_SAMPLES`.
+            most `MOST_SAMPLES` for "block", and for "full" those that its steps can see once.
         seq_len: tokens a window. bos: "always", "never" or "auto", as in `PruneConfig`. None takes
             what the pruning run had.
         steps: of the optimiser, of "block" for each block; None takes `STEPS`.
@@ -78,6 +78,14 @@ class TuneConfig:
     def windows_of_step(self, seq_len: int) -> int:
         """`batch`, or as many of so many tokens as pass together."""
         return self.batch or max(1, TOKENS // seq_len)
+
+    def most_samples(self, seq_len: int) -> int:
+        """Windows that are taken of a long text, of so many tokens each."""
+        if self.samples is not None:
+            return self.samples
+        if self.mode == BLOCK:
+            return MOST_SAMPLES
+        return self.step_count * self.windows_of_step(seq_len) + HELD_OUT
 
     def to_dict(self) -> dict[str, Any]:
         """A plain JSON-ready dict."""

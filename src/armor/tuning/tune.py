@@ -37,7 +37,6 @@ from armor.tuning.config import (
     BLOCK,
     HELD_OUT,
     HELD_OUT_SHARE,
-    MOST_SAMPLES,
     MOST_TOKENS,
     TOKENS,
     TuneConfig,
@@ -182,7 +181,7 @@ class _Work:
         windows = draw_windows(
             config.calibration,
             dense,
-            config.samples or MOST_SAMPLES,
+            config.most_samples(config.seq_len),
             config.seq_len,
             config.seed,
             config.bos,
