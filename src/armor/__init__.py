@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from armor.errors import ArmorError
     from armor.evaluation.perplexity import evaluate
     from armor.hf.load import load
-    from armor.linear import ArmorLinear, prepare
+    from armor.hf.lora import lora
+    from armor.linear import ArmorLinear, prepare, unfreeze
     from armor.run.prune import prune
     from armor.tuning.config import TuneConfig
     from armor.tuning.tune import tune
@@ -40,9 +41,11 @@ __all__ = [
     "export_dense",
     "inspect",
     "load",
+    "lora",
     "prepare",
     "prune",
     "tune",
+    "unfreeze",
 ]
 
 _HOMES = {
@@ -54,9 +57,11 @@ _HOMES = {
     "export_dense": "armor.checkpoint.export",
     "inspect": "armor.checkpoint.inspect",
     "load": "armor.hf.load",
+    "lora": "armor.hf.lora",
     "prepare": "armor.linear",
     "prune": "armor.run.prune",
     "tune": "armor.tuning.tune",
+    "unfreeze": "armor.linear",
 }
 
 register_when_imported()

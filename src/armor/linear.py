@@ -21,7 +21,7 @@ from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 class ArmorLinear(nn.Module):
     """``y = A (S (B x)) + bias`` with a sparse core S and block-diagonal wrappers A and B.
 
-    The parameters ask for no gradient: they are for inference. All tensors are parameters, the
+    The parameters ask for no gradient, until `unfreeze` says so. All tensors are parameters, the
     indices too, because offloading to CPU or disk moves parameters, not buffers.
 
     Attributes:
@@ -218,6 +218,17 @@ def prepare(model: nn.Module) -> None:
                 together = SharedInputs(group)
                 for number, layer in enumerate(group):
                     layer.shared = (together, number)
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Have A, B, the kept values of S and the bias of every `ArmorLinear` of `model` trained.
+
+    Where the values are stays as it is, whatever an optimiser does: only the kept ones are numbers.
+    Load the model in float32, or train under `torch.autocast`.
+    """
+    for _, layer in armor_layers(model):
+        for parameter in layer.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
 
 
 def armor_layers(model: nn.Module) -> Iterator[tuple[str, ArmorLinear]]:

@@ -144,8 +144,8 @@ class ArmorQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """The runtime is for inference."""
-        return False
+        """Adapters are, and the factors once `armor.unfreeze` was called."""
+        return True
 
 
 def _refuse_dense_experts(model: nn.Module, split: Iterable[str]) -> None:

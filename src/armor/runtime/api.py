@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from armor.runtime import reference
+from armor.runtime import training
 from armor.runtime.backend import Call
 from armor.runtime.dispatch import run, run_together
 from armor.runtime.operator import call_linear, call_linears
@@ -18,7 +18,7 @@ def linear(x: Float[Tensor, "*batch in"], call: Call) -> Float[Tensor, "*batch o
     """``A (S (B x)) + bias`` on the fastest backend that can, or the one `use` asks for.
 
     Args:
-        x: any strides, the dtype of the layer.
+        x: any strides, the dtype of the layer; under `torch.autocast` both are cast to its dtype.
         call: the layer, its bias and what was prepared of them.
 
     Returns:
@@ -27,10 +27,13 @@ def linear(x: Float[Tensor, "*batch in"], call: Call) -> Float[Tensor, "*batch o
     Raises:
         ArmorError: the backend that was asked for cannot compute it.
     """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x, call = _cast(x, call, torch.get_autocast_dtype(kind))
     layer = call.layer
     weights = (layer.core_values, layer.left, layer.right, call.bias)
     if torch.is_grad_enabled() and any(w is not None and w.requires_grad for w in weights):
-        y = reference.matmul(x.reshape(-1, x.shape[-1]), call)
+        y = training.matmul(x.reshape(-1, x.shape[-1]), call)
         return y.view(*x.shape[:-1], y.shape[-1])
     # The operator's dispatch costs microseconds: only where a graph or a gradient needs it.
     if torch.compiler.is_compiling():
@@ -52,3 +55,10 @@ def linears(
     if torch.compiler.is_compiling():
         return call_linears(x, calls)
     return run_together(x, calls)
+
+
+def _cast(x: Tensor, call: Call, dtype: torch.dtype) -> tuple[Tensor, Call]:
+    """What `torch.autocast` makes of a product, with the gradients of the casts."""
+    if call.layer.core_values.dtype != dtype:
+        call = Call(call.layer.to(dtype), None if call.bias is None else call.bias.to(dtype))
+    return x.to(dtype), call

@@ -89,7 +89,7 @@ def backward_operator(
     right: Tensor | None,
     pattern: str,
 ) -> Tensor:
-    """``B^T S^T A^T grad``, in plain torch: the runtime is for inference."""
+    """``B^T S^T A^T grad``, in plain torch."""
     if left is not None:
         grad = times_blocks(grad, left.mT)
     grad = grad @ unpack(values, indices, in_features, Pattern.parse(pattern))

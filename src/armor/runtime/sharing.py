@@ -50,6 +50,8 @@ class SharedInputs:
                 self._waiting = None
             return y
         member = self._members[number]
+        if torch.is_autocast_enabled(x.device.type):
+            return member.alone(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return member.alone(x)
         if not torch.compiler.is_compiling():

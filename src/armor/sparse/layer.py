@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -96,6 +96,11 @@ class PackedLayer:
             "right": self.right,
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def to(self, dtype: torch.dtype) -> PackedLayer:
+        """With all but the positions in `dtype`; gradients flow through."""
+        left, right = (None if own is None else own.to(dtype) for own in (self.left, self.right))
+        return replace(self, core_values=self.core_values.to(dtype), left=left, right=right)
 
     def to_factors(self) -> Factors:
         """The factors, unpacked, in the stored dtype."""

@@ -100,6 +100,21 @@ def unpack(
     return core.reshape(rows, -1)[:, :in_features]
 
 
+def kept_of(
+    matrix: Shaped[Tensor, "out in"],
+    indices: UInt8[Tensor, "out bytes"],
+    pattern: Pattern = TWO_OF_FOUR,
+) -> Shaped[Tensor, ...]:
+    """What a matrix has where `indices` keep an entry, in the order of packed values; 0 in the
+    padding. So it turns the gradient of a core into that of its values."""
+    rows, cols = matrix.shape
+    if pattern.is_unstructured:
+        return matrix[positions.bitmap(indices, cols)]
+    padded = torch.nn.functional.pad(matrix, (0, -cols % pattern.group))
+    places = _positions(indices, cols, pattern)
+    return padded.reshape(rows, -1, pattern.group).gather(-1, places).reshape(rows, -1)
+
+
 def unpack_mask(
     indices: UInt8[Tensor, "out bytes"], in_features: int, pattern: Pattern = TWO_OF_FOUR
 ) -> Bool[Tensor, "out {in_features}"]:
