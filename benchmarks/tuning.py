@@ -4,6 +4,11 @@
     python benchmarks/real_model.py --no-rivals --tasks-limit 0    # prunes; its folder is --work
     python benchmarks/tuning.py                                    # give it again after a stop
 
+A small model, pruned by armor compare MODEL --out DIR, and its rivals:
+
+    python benchmarks/tuning.py --model MODEL --work DIR --seq-len 256 --name tuning-small
+        --rows armor:60,armor:300,armor:60:block,armor-block-60:300,sparsegpt:300
+
 Takes the checkpoints of that comparison and runs ``armor tune`` on those in --rows, the same way:
 what is the factorisation worth, and what the tuning? Writes benchmarks/results/tuning.json and
 tuning.md after every row. The text is that of the pruning; perplexity and KL on other texts, and
@@ -29,7 +34,7 @@ from armor.compare.compare import bos_of_model, measurement
 from armor.errors import ArmorError
 from armor.evaluation.harness import TaskList
 from armor.evaluation.tasks import TaskSpec
-from armor.tuning.config import TuneConfig
+from armor.tuning.config import FULL, TuneConfig
 from armor.tuning.tune import tune
 
 #: The row of which the share of the gap is left.
@@ -43,7 +48,7 @@ def parse() -> argparse.Namespace:
     add_common(parser, "tuning")
     parser.set_defaults(threads=os.cpu_count() or 1)
     parser.add_argument("--model", type=Path, help="folder (default: SmolLM2-135M)")
-    parser.add_argument("--rows", default="armor:300", help="LABEL:STEPS,... (%(default)s)")
+    parser.add_argument("--rows", default="armor:300", help="LABEL:STEPS[:block],... (%(default)s)")
     parser.add_argument("--calibration", default="", help="text, or self (default: as pruned)")
     parser.add_argument("--step-size", type=float, default=TuneConfig.step_size)
     parser.add_argument("--seq-len", type=int, default=512, help="tokens a window (%(default)s)")
@@ -71,12 +76,14 @@ def measured(args: argparse.Namespace, label: str, model: str, bos: str) -> dict
     return found
 
 
-def tuned(args: argparse.Namespace, label: str, steps: int, model: str) -> str:
+def tuned(args: argparse.Namespace, label: str, steps: str, mode: str, model: str) -> str:
     """Tune ``WORK/LABEL``; the label of what comes of it. What is there is not done again."""
-    name = f"{label}-tuned-{steps}"
+    name = f"{label}-{'tuned' if mode == FULL else mode}-{steps}"
     if args.calibration:
         name += f"-{Path(args.calibration).stem}"
-    config = TuneConfig(calibration=args.calibration, steps=steps, step_size=args.step_size)
+    config = TuneConfig(
+        mode, calibration=args.calibration, steps=int(steps), step_size=args.step_size
+    )
     tune(args.work / label, model, config, args.work / name, device="cpu")
     return name
 
@@ -122,12 +129,12 @@ def main() -> None:
     try:
         model = str(args.model or smollm2_folder())
         bos = bos_of_model(model, args.bos)
-        wanted = [row.split(":") for row in args.rows.split(",")]
+        wanted = [[*row.split(":"), FULL][:3] for row in args.rows.split(",")]
         rows = [measured(args, DENSE, model, bos)]
-        labels = dict.fromkeys([GAP, *(label for label, _ in wanted)])
-        jobs = [(label, None) for label in labels if (args.work / label).is_dir()]
-        for label, steps in [*jobs, *((label, int(steps)) for label, steps in wanted)]:
-            name = label if steps is None else tuned(args, label, steps, model)
+        labels = dict.fromkeys([GAP, *(label for label, *_ in wanted)])
+        jobs = [[label] for label in labels if (args.work / label).is_dir()]
+        for label, *how in [*jobs, *wanted]:
+            name = tuned(args, label, *how, model) if how else label
             row = measured(args, name, model, bos)
             found = Inspection.of(args.work / name)
             row["size"] = found.packed_bytes / found.dense_bytes
