@@ -18,10 +18,10 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: the rest of a number is cut to the bits that TF32 has, sums are in float32."""
     split = products._split
 
-    def cut(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        high, low = split(matrix)
+    def cut(matrix: Tensor, out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        high, low = split(matrix, out)
         assert torch.equal(split(high)[0], high)  # no bit is lost of it
-        return high, split(low)[0]
+        return high, low.copy_(split(low.contiguous())[0])
 
     monkeypatch.setattr(products, "_split", cut)
     monkeypatch.setattr(products, "_by_tensor_cores", lambda matrix: matrix.dtype == torch.float32)

@@ -19,35 +19,79 @@ from torch import Tensor
 _REST = 13  # bits of a float32 number that a TF32 number lacks
 
 
+class Operand:
+    """A matrix that meets several others: its parts are made once.
+
+    Attributes:
+        matrix: float32 or float64, as a whole.
+        parts: its leading bits and rests, where tensor cores multiply; else None.
+    """
+
+    def __init__(self, matrix: Tensor, parts: tuple[Tensor, Tensor] | None) -> None:
+        self.matrix = matrix
+        self.parts = parts
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Operand:
+        """Of a matrix that stays as it is."""
+        return cls(matrix, _split(matrix) if _by_tensor_cores(matrix) else None)
+
+    @classmethod
+    def growing(cls, matrix: Tensor) -> Operand:
+        """Of a matrix that is filled column by column: see `refresh`."""
+        if not _by_tensor_cores(matrix):
+            return cls(matrix, None)
+        return cls(matrix, (torch.empty_like(matrix), torch.empty_like(matrix)))
+
+    def refresh(self, columns: slice) -> None:
+        """These columns of `matrix` have changed."""
+        if self.parts is not None:
+            high, low = self.parts
+            _split(self.matrix[:, columns], (high[:, columns], low[:, columns]))
+
+    def __getitem__(self, place: tuple[slice, slice]) -> Operand:
+        """A part of it, in the same memory."""
+        parts = None if self.parts is None else (self.parts[0][place], self.parts[1][place])
+        return Operand(self.matrix[place], parts)
+
+
 def product(
     left: Float[Tensor, "rows inner"],
-    right: Float[Tensor, "inner cols"],
+    right: Operand | Float[Tensor, "inner cols"],
     out: Float[Tensor, "rows cols"] | None = None,
 ) -> Float[Tensor, "rows cols"]:
     """``left @ right``."""
-    if not _by_tensor_cores(left):
-        return torch.mm(left, right, out=out)
+    first, second = _operand(left), _operand(right)
+    if first.parts is None or second.parts is None:
+        return torch.mm(first.matrix, second.matrix, out=out)
     if out is None:
-        out = left.new_empty(left.shape[0], right.shape[1])
-    return _add_parts(out.zero_(), left, right, 1.0)
+        out = left.new_empty(left.shape[0], second.matrix.shape[1])
+    return _add_parts(out.zero_(), first.parts, second.parts, 1.0)
 
 
 def less_product(
     matrix: Float[Tensor, "rows cols"],
-    left: Float[Tensor, "rows inner"],
-    right: Float[Tensor, "inner cols"],
+    left: Operand | Float[Tensor, "rows inner"],
+    right: Operand | Float[Tensor, "inner cols"],
     out: Float[Tensor, "rows cols"],
 ) -> Float[Tensor, "rows cols"]:
     """``matrix - left @ right``; `out` may be `matrix`."""
-    if not _by_tensor_cores(left):
-        return torch.addmm(matrix, left, right, alpha=-1, out=out)
+    first, second = _operand(left), _operand(right)
+    if first.parts is None or second.parts is None:
+        return torch.addmm(matrix, first.matrix, second.matrix, alpha=-1, out=out)
     if out is not matrix:
         out.copy_(matrix)
-    return _add_parts(out, left, right, -1.0)
+    return _add_parts(out, first.parts, second.parts, -1.0)
 
 
-def _add_parts(out: Tensor, left: Tensor, right: Tensor, sign: float) -> Tensor:
-    (high, low), (right_high, right_low) = _split(left), _split(right)
+def _operand(matrix: Operand | Tensor) -> Operand:
+    return matrix if isinstance(matrix, Operand) else Operand.of(matrix)
+
+
+def _add_parts(
+    out: Tensor, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], sign: float
+) -> Tensor:
+    (high, low), (right_high, right_low) = left, right
     with _tf32():
         out.addmm_(low, right_high, alpha=sign)
         out.addmm_(high, right_low, alpha=sign)
@@ -55,11 +99,13 @@ def _add_parts(out: Tensor, left: Tensor, right: Tensor, sign: float) -> Tensor:
 
 
 def _split(
-    matrix: Float[Tensor, "rows cols"],
+    matrix: Float[Tensor, "rows cols"], out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Float[Tensor, "rows cols"], Float[Tensor, "rows cols"]]:
-    """The leading bits, exact in TF32, and the rest."""
-    high = (matrix.view(torch.int32) & -(2**_REST)).view(torch.float32)
-    return high, matrix - high
+    """The leading bits, exact in TF32, and the rest; into `out`."""
+    high, low = (torch.empty_like(matrix), torch.empty_like(matrix)) if out is None else out
+    leading = -(2**_REST)
+    torch.bitwise_and(matrix.view(torch.int32), leading, out=high.view(torch.int32))
+    return high, torch.sub(matrix, high, out=low)
 
 
 def _by_tensor_cores(matrix: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from armor.factorize.masks import choice_from_mask, group_size, mask_from_choice
 from armor.factorize.problem import Problem
-from armor.factorize.products import less_product, product
+from armor.factorize.products import Operand, less_product, product
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
 from armor.factorize.sweep import choose_backend, sweep
@@ -38,7 +38,8 @@ class Workspace:
     at what the blocks before it changed.
 
     Besides the problem it holds two matrices of its size, for the full moment a third; products
-    pass through them, on the CPU a few rows at a time.
+    pass through them, on the CPU a few rows at a time. Where tensor cores multiply, the parts of the
+    full moment and of one matrix are held, too.
 
     Attributes:
         row_blocks, col_blocks: how many blocks down (i) and across (j), after padding.
@@ -76,6 +77,11 @@ class Workspace:
         self.input_rms = self.problem.mean_square.clamp_min(0).sqrt()
         self.scratch = torch.empty_like(target)
         self.error_moment = torch.empty_like(target)
+        # On a GPU launches are dear; on the CPU strided columns are.
+        self._in_place = target.device.type != "cpu"
+        # What meets many panels: the moment, and changes that take the place of `scratch`.
+        self._moment = Operand.of(self.problem.moment) if problem.is_full else None
+        self._changes = Operand.growing(self.scratch) if problem.is_full else None
 
     def start(self, factors: Factors) -> State:
         """A sparse matrix without wrappers as a state: identities around it."""
@@ -141,38 +147,38 @@ class Workspace:
         inverse_curvature = ridge_inverse(torch.bmm(left_core.mT, left_core))
         for rows in self._chunks():
             whole = self._times_right(self.scratch[rows], state.right)  # A S B
-            if self.problem.is_full:
-                target_moment, moment = self.target_moment[rows], self.problem.moment
+            if self._moment is not None:
                 out = self.error_moment[rows]
-                less_product(target_moment, whole, moment, out=out)
+                less_product(self.target_moment[rows], whole, self._moment, out=out)
             else:  # E itself: D_j cancels, and the blocks do not meet
                 torch.sub(self.problem.target[rows], whole, out=self.error_moment[rows])
-        if not self.problem.is_full:
+        if self._moment is None or self._changes is None:
             right_residual = torch.bmm(left_core.mT, self._by_col_blocks(self.error_moment))
             state.right += torch.bmm(inverse_curvature, right_residual)
             return
         product_change = self.scratch  # A S dB takes the place of A S block by block
-        moment = self.problem.moment
         for panel in self._panels():
             first = panel.start * self.block
             width = slice(first, panel.stop * self.block)
             residual = self.error_moment[:, width]
-            less_product(residual, product_change[:, :first], moment[:first, width], out=residual)
+            before = self._changes[:, :first], self._moment[:first, width]
+            less_product(residual, *before, out=residual)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
-                coupled = product_change[:, earlier] @ moment[earlier, span]
-                right_residual = left_core[j].T @ (self.error_moment[:, span] - coupled)
+                coupled = product_change[:, earlier], self.problem.moment[earlier, span]
+                right_residual = left_core[j].T @ self._less(self.error_moment[:, span], *coupled)
                 change = inverse_curvature[j] @ right_residual @ self.inverse_moment_blocks[j]
                 state.right[j] += change
                 product_change[:, span] = left_core[j] @ change
+            self._changes.refresh(width)
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves E X in `error_moment` and the loss in the state."""
         core_right = self._times_right(state.core, state.right, self.scratch)
         target, moment = self.problem.target, self.problem.moment
         # S B X, replaced by E X row by row below.
-        if self.problem.is_full:
-            core_right_moment = product(core_right, moment, out=self.error_moment)
+        if self._moment is not None:
+            core_right_moment = product(core_right, self._moment, out=self.error_moment)
             first, second = self.target_moment, core_right
         else:
             core_right_moment = torch.mul(core_right, moment, out=self.error_moment)
@@ -261,32 +267,53 @@ class Workspace:
                 gram_change = self._times_left(self._left_of(gram_left, rows), change)
                 gain += _gain(change, residual[rows], self._times_right(gram_change, gram_right))
             return gain
-        gram_changes = self.scratch  # G dS, of the columns so far
+        assert self._changes is not None  # here G dS, of the columns so far
+        first_core = state.core.clone() if self._in_place else None
         groups = self.block // group_size(self.pattern)
         for panel in self._panels():
             first = panel.start * self.block
             above = self._gram_right_above(state.right, panel)
             width = slice(first, panel.stop * self.block)
             others = residual[:, width]
-            less_product(others, gram_changes[:, :first], above[:first], out=others)
+            less_product(others, self._changes[:, :first], above[:first], out=others)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
                 own, codes = slice(j, j + 1), slice(j * groups, (j + 1) * groups)
                 coupled = above[earlier, span.start - first : span.stop - first]
-                running_residual = residual[:, span] - gram_changes[:, earlier] @ coupled
-                core = state.core[:, span].contiguous()
-                choice = state.choice[:, codes].contiguous()
-                sweep_all(
-                    running_residual, core, choice, gram_left, gram_right[own], systems=systems[own]
-                )
-                change = core - state.core[:, span]
+                running_residual = self._less(residual[:, span], self.scratch[:, earlier], coupled)
+                grams = gram_left, gram_right[own]
+                core, choice = state.core[:, span], state.choice[:, codes]
+                if first_core is not None:
+                    sweep_all(running_residual, core, choice, *grams, systems=systems[own])
+                    change = self._by_row_blocks(core - first_core[:, span])
+                    torch.bmm(gram_left, change, out=self._by_row_blocks(self.scratch[:, span]))
+                    continue
+                new_core = core.clone(memory_format=torch.contiguous_format)
+                new_choice = choice.clone(memory_format=torch.contiguous_format)
+                sweep_all(running_residual, new_core, new_choice, *grams, systems=systems[own])
+                change = new_core - core
                 gram_change = self._times_left(gram_left, change)
                 if measure_gain:
                     gain += _gain(change, running_residual, gram_change @ gram_right[j])
-                gram_changes[:, span] = gram_change
-                state.core[:, span] = core
-                state.choice[:, codes] = choice
+                self.scratch[:, span] = gram_change
+                core.copy_(new_core)
+                choice.copy_(new_choice)
+            self._changes.refresh(width)
+        if first_core is not None and measure_gain:
+            change = torch.sub(state.core, first_core, out=first_core)
+            gain = _gain(change, residual, self._times_right(self.scratch, gram_right))
         return gain
+
+    def _less(
+        self,
+        matrix: Float[Tensor, "rows cols"],
+        left: Float[Tensor, "rows inner"],
+        right: Float[Tensor, "inner cols"],
+    ) -> Float[Tensor, "rows cols"]:
+        """``matrix - left @ right`` of a few columns; where `_in_place`, `matrix` itself."""
+        if not self._in_place:
+            return matrix - left @ right
+        return matrix.addmm_(left, right, alpha=-1) if left.shape[1] else matrix
 
     def _gram_right_above(
         self, right: Float[Tensor, "j b b"], panel: range
