@@ -10,7 +10,7 @@ A small model, pruned by armor compare MODEL --out DIR, and its rivals:
         --rows armor:60,armor:300,armor:60:block,armor-block-60:300,sparsegpt:300
 
 Takes the checkpoints of that comparison and runs ``armor tune`` on those in --rows, the same way:
-what is the factorisation worth, and what the tuning? Writes benchmarks/results/tuning.json and
+what is the factorisation worth, and what the tuning? (A label alone is measured as it is.) Writes benchmarks/results/tuning.json and
 tuning.md after every row. The text is that of the pruning; perplexity and KL on other texts, and
 tasks with --tasks-limit.
 """
@@ -48,7 +48,9 @@ def parse() -> argparse.Namespace:
     add_common(parser, "tuning")
     parser.set_defaults(threads=os.cpu_count() or 1)
     parser.add_argument("--model", type=Path, help="folder (default: SmolLM2-135M)")
-    parser.add_argument("--rows", default="armor:300", help="LABEL:STEPS[:block],... (%(default)s)")
+    parser.add_argument(
+        "--rows", default="armor:300", help="LABEL[:STEPS[:block]],... (%(default)s)"
+    )
     parser.add_argument("--calibration", default="", help="text, or self (default: as pruned)")
     parser.add_argument("--step-size", type=float, default=TuneConfig.step_size)
     parser.add_argument("--seq-len", type=int, default=512, help="tokens a window (%(default)s)")
@@ -129,11 +131,13 @@ def main() -> None:
     try:
         model = str(args.model or smollm2_folder())
         bos = bos_of_model(model, args.bos)
-        wanted = [[*row.split(":"), FULL][:3] for row in args.rows.split(",")]
+        wanted = [
+            [*row.split(":"), FULL][:3] if ":" in row else [row] for row in args.rows.split(",")
+        ]
         rows = [measured(args, DENSE, model, bos)]
         labels = dict.fromkeys([GAP, *(label for label, *_ in wanted)])
         jobs = [[label] for label in labels if (args.work / label).is_dir()]
-        for label, *how in [*jobs, *wanted]:
+        for label, *how in [*jobs, *(row for row in wanted if row not in jobs)]:
             name = tuned(args, label, *how, model) if how else label
             row = measured(args, name, model, bos)
             found = Inspection.of(args.work / name)
