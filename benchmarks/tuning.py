@@ -9,11 +9,6 @@ A small model, pruned by armor compare MODEL --out DIR, and its rivals:
     python benchmarks/tuning.py --model MODEL --work DIR --seq-len 256 --name tuning-small
         --rows armor:60,armor:300,armor:60:block,armor-block-60:300,sparsegpt:300
 
-A small model, pruned by armor compare MODEL --out DIR, and its rivals:
-
-    python benchmarks/tuning.py --model MODEL --work DIR --seq-len 256 --name tuning-small
-        --rows armor:60,armor:300,armor:60:block,armor-block-60:300,sparsegpt:300
-
 Takes the checkpoints of that comparison and runs ``armor tune`` on those in --rows, the same way:
 what is the factorisation worth, and what the tuning? (A label alone is measured as it is.)
 Writes benchmarks/results/tuning.json and tuning.md after every row. The text is that of the
