@@ -19,7 +19,7 @@ LANES = 16
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
 _F32 = ir.FloatType()
 FLOATS = ir.VectorType(_F32, LANES)
-_FUSED = ("contract",)
+FUSED = ("contract",)
 
 
 class _Vector(types.Type):
@@ -68,7 +68,7 @@ def to_float(builder: Any, stored: Any, dtype: Any) -> Any:
     return builder.fpext(builder.bitcast(stored, alike(ir.HalfType())), alike(_F32))
 
 
-def _load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
+def load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
     item = _F32 if dtype == types.float32 else _I16
     return to_float(builder, load_vector(builder, pointer, item, count), dtype)
 
@@ -89,7 +89,7 @@ def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _load_float(builder, pointer, signature.args[0].dtype, LANES)
+        return load_float(builder, pointer, signature.args[0].dtype, LANES)
 
     return vector(array, types.intp), codegen
 
@@ -100,7 +100,7 @@ def load1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _load_float(builder, pointer, signature.args[0].dtype, 1)
+        return load_float(builder, pointer, signature.args[0].dtype, 1)
 
     return types.float32(array, types.intp), codegen
 
@@ -135,7 +135,7 @@ def multiply_add16(typing: Any, total: Any, left: Any, right: Any):  # type: ign
     """``total + left * right``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=_FUSED), flags=_FUSED)
+        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=FUSED), flags=FUSED)
 
     return vector(vector, vector, vector), codegen
 
@@ -179,7 +179,7 @@ def _operator(symbol: Any, instruction: str) -> None:
 
     @extending.lower_builtin(symbol, _Vector, _Vector)
     def lowered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args, flags=_FUSED)
+        return getattr(builder, instruction)(*args, flags=FUSED)
 
 
 _operator(operator.add, "fadd")

@@ -12,7 +12,7 @@ from armor.simd.select import load_positions, select16
 from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
 
 # Counters of parallel loops are unsigned, and times a signed number float: hence np.intp below.
-_NARROW = 6144  # inputs: with the streams beside them they stay in 32 KB, a first level cache
+_NARROW = 0
 _JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 
 
