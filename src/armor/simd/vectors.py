@@ -68,6 +68,30 @@ def to_float(builder: Any, stored: Any, dtype: Any) -> Any:
     return builder.fpext(builder.bitcast(stored, alike(ir.HalfType())), alike(_F32))
 
 
+def from_float(builder: Any, number: Any, dtype: Any) -> Any:
+    """The inverse of `to_float`, to the nearest (of two the even one); NaN stays NaN."""
+
+    def every(value: int) -> ir.Constant:
+        kind = bits.type
+        many = isinstance(kind, ir.VectorType)
+        return ir.Constant(kind, [value] * kind.count if many else value)
+
+    def alike(item: ir.Type) -> ir.Type:
+        kind = number.type
+        return ir.VectorType(item, kind.count) if isinstance(kind, ir.VectorType) else item
+
+    if dtype == types.float32:
+        return number
+    if dtype == types.int16:
+        return builder.bitcast(builder.fptrunc(number, alike(ir.HalfType())), alike(_I16))
+    bits = builder.bitcast(number, alike(_I32))
+    odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+    rounded = builder.add(bits, builder.add(odd, every(0x7FFF)))
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    kept = builder.select(is_nan, builder.or_(bits, every(0x400000)), rounded)
+    return builder.trunc(builder.lshr(kept, every(16)), alike(_I16))
+
+
 def load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
     item = _F32 if dtype == types.float32 else _I16
     return to_float(builder, load_vector(builder, pointer, item, count), dtype)
@@ -168,6 +192,65 @@ def sum16(typing: Any, vec: Any):  # type: ignore[no-untyped-def]
         return builder.extract_element(parts, ir.Constant(_I32, 0))
 
     return types.float32(vector), codegen
+
+
+def _shuffled(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+    chosen = ir.Constant(ir.VectorType(_I32, len(lanes)), lanes)
+    return builder.shuffle_vector(left, right, chosen)
+
+
+def _folded(builder: Any, left: Any, right: Any | None, width: int) -> Any:
+    """Rows of `width` in one or two vectors, each added up to rows of half that width."""
+    count = left.type.count * (1 if right is None else 2)
+    other = ir.Constant(left.type, ir.Undefined) if right is None else right
+    lower = [start + lane for start in range(0, count, width) for lane in range(width // 2)]
+    upper = [lane + width // 2 for lane in lower]
+    return builder.fadd(
+        _shuffled(builder, left, other, lower), _shuffled(builder, left, other, upper)
+    )
+
+
+def _store_folded(width: int) -> Any:
+    def typed(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            one = _folded(builder, args[2], args[3], width)
+            two = _folded(builder, args[4], args[5], width)
+            sums, left = _folded(builder, one, two, width // 2), width // 4
+            while left > 1:
+                sums, left = _folded(builder, sums, None, left), left // 2
+            pointer = address(context, builder, signature.args[0], args[0], args[1])
+            stored = builder.store(sums, builder.bitcast(pointer, sums.type.as_pointer()))
+            stored.align = 1
+            return context.get_dummy_value()
+
+        return types.none(array, types.intp, vector, vector, vector, vector), codegen
+
+    return typed
+
+
+@intrinsic
+def store_sums(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+    """``array[index .. index+3]`` = the sums of the 16 of each vector, in a fixed order."""
+    return _store_folded(LANES)(typing, array, index, a, b, c, d)
+
+
+@intrinsic
+def store_half_sums(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+    """``array[index .. index+7]`` = the sums of both halves of each vector, in a fixed order."""
+    return _store_folded(LANES // 2)(typing, array, index, a, b, c, d)
+
+
+@intrinsic
+def store1(typing: Any, array: Any, index: Any, value: Any):  # type: ignore[no-untyped-def]
+    """``array[index] = value`` (float32), rounded to the nearest number of its dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        stored = from_float(builder, args[2], signature.args[0].dtype)
+        builder.store(stored, builder.bitcast(pointer, stored.type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), codegen
 
 
 def _operator(symbol: Any, instruction: str) -> None:

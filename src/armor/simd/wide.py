@@ -7,16 +7,14 @@ each length of a tuple.
 
 from __future__ import annotations
 
-import operator
 from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
+from numba import types
 from numba.extending import models, register_model
 
-from armor.simd.vectors import FUSED, address, intrinsic, load_float, load_vector
+from armor.simd.vectors import FUSED, address, intrinsic, load_vector
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
@@ -104,3 +102,13 @@ def add_product(typing: Any, total: Any, factor: Any, array: Any, index: Any):  
         return builder.fadd(args[0], product, flags=FUSED)
 
     return total(total, types.float32, array, types.intp), codegen
+
+
+@intrinsic
+def add(typing: Any, one: Any, two: Any):  # type: ignore[no-untyped-def]
+    """``one + two``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args)
+
+    return one(one, two), codegen
