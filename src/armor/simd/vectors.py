@@ -12,6 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending, types
+from numba.core import cgutils
 from numba.extending import models, register_model
 
 intrinsic: Any = extending.intrinsic  # its annotations are those of what it decorates
@@ -116,6 +117,22 @@ def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
         return load_float(builder, pointer, signature.args[0].dtype, LANES)
 
     return vector(array, types.intp), codegen
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
+    """Starts loading ``array[index]`` (a place that need not exist) and its neighbours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        place = address(context, builder, signature.args[0], args[0], args[1])
+        kind = ir.FunctionType(ir.VoidType(), (byte, _I32, _I32, _I32))
+        start = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        numbers = (ir.Constant(_I32, number) for number in (0, 3, 1))  # to read, often, data
+        builder.call(start, (builder.bitcast(place, byte), *numbers))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
 
 
 @intrinsic

@@ -17,6 +17,7 @@ from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, tasks, two_
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
 from armor.runtime.reference import times_blocks
+from armor.simd.bfloat16 import has_dot
 from armor.simd.processor import has_float16
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -80,7 +81,9 @@ def kernel_of(dtype: torch.dtype, batch: int, pattern: Pattern) -> str:
 
     if os.environ.get("K") and batch > 1:
         return os.environ["K"]
-    return "row" if batch == 1 else "columns"
+    if batch == 1: return "row"
+    if has_dot() and dtype == torch.bfloat16: return "dot" if batch <= 128 else "panels"
+    return "columns"
 
 
 def _alone(x: Tensor, call: Call) -> Tensor:
