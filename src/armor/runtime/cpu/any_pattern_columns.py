@@ -7,11 +7,11 @@ from numba import njit
 
 from armor.runtime.cpu.any_pattern_kernels import (
     COLUMNS,
-    core_of,
     last_mask,
     mask_of_word,
     whole_chunks,
 )
+from armor.runtime.cpu.any_pattern_row import core_of
 from armor.runtime.cpu.columns import finish_items, lanes_of, mix_items
 from armor.runtime.cpu.job import (
     BATCH,
@@ -35,7 +35,7 @@ _CHUNKS = 4  # of 64 columns at a time: those of 32 items are 32 KB, and stay in
 
 @njit(forceinline=True, **JIT)
 def _part_of_row(tag, core, row, chunk, stop, v, x, sums, line):  # type: ignore[no-untyped-def]
-    """Adds some chunks of columns of a row, times x, to a line of the sums; where its values end."""
+    """Adds chunks of columns of a row, times x, to a line of the sums; where their values end."""
     values, _, codes, table, width, cols = core
     lanes = 1 << len(tag)
     full = whole_chunks(codes, width, cols, row)

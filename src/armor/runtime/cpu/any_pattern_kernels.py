@@ -10,24 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, prange
+from numba import njit, prange
 
-from armor.runtime.cpu.job import (
-    BYTES,
-    CODED,
-    INDICES,
-    KEPT,
-    OUT,
-    STARTS,
-    TABLE,
-    VALUES,
-    WIDTH,
-)
-from armor.runtime.cpu.tickets import array_at
 from armor.simd.bfloat16 import dot32, load32
 from armor.simd.cache import is_kept
 from armor.simd.expand import count_ones, load_word, look_up8, unpack64
-from armor.simd.pointers import pointer
 from armor.simd.vectors import store_sums, zero16
 
 # Everywhere:
@@ -87,20 +74,6 @@ def _unpack_row(values, starts, codes, table, width, cols, row, panel, line):  #
             panel[line, col] = values[v] if kept else 0
             v += kept
             mask >>= np.uint64(1)
-
-
-@njit(forceinline=True, **_JIT)
-def core_of(job, at, dtype):  # type: ignore[no-untyped-def]
-    """The core of a layer as the kernels take it."""
-    out = job[at + OUT]
-    return (
-        array_at(job[at + VALUES], dtype, job[at + KEPT]),
-        array_at(job[at + STARTS], np.intp, out + 1),
-        carray(pointer(job[at + INDICES], np.uint8), (out, job[at + BYTES])),
-        array_at(job[at + TABLE], np.uint8, 128),
-        job[at + WIDTH],
-        job[at + CODED],
-    )
 
 
 @njit(forceinline=True, **_JIT)

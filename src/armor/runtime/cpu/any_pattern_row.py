@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import njit
 
 from armor.runtime.cpu.any_pattern_kernels import (
     COLUMNS,
-    core_of,
     last_mask,
     mask_of_word,
     whole_chunks,
 )
 from armor.runtime.cpu.job import (
+    BYTES,
+    CODED,
     CORE_FIRST,
     CORE_NEXT,
     CORE_TICKETS,
+    INDICES,
+    KEPT,
     MIXED,
     OUT,
     ROOM,
     ROWS_A_TICKET,
+    STARTS,
     SUMS,
+    TABLE,
+    VALUES,
+    WIDTH,
 )
 from armor.runtime.cpu.mixing import finish_row, mix_row
-from armor.runtime.cpu.tickets import JIT, layer_of, next_ticket, numbers_of
+from armor.runtime.cpu.tickets import JIT, array_at, layer_of, next_ticket, numbers_of
 from armor.simd.expand import count_ones, expand16, load_word
-from armor.simd.pointers import pointer
 from armor.simd.vectors import load1, load16, multiply_add16, sum16, zero16
+
+
+@njit(forceinline=True, **JIT)
+def core_of(job, at, dtype):  # type: ignore[no-untyped-def]
+    """The core of a layer as the kernels take it."""
+    out = job[at + OUT]
+    return (
+        array_at(job[at + VALUES], dtype, job[at + KEPT]),
+        array_at(job[at + STARTS], np.intp, out + 1),
+        array_at(job[at + INDICES], np.uint8, (out, job[at + BYTES])),
+        array_at(job[at + TABLE], np.uint8, 128),
+        job[at + WIDTH],
+        job[at + CODED],
+    )
 
 
 @njit(forceinline=True, **JIT)
@@ -79,8 +99,8 @@ def _task(address, dtype):  # type: ignore[no-untyped-def]
             break
         at = layer_of(job, ticket, CORE_FIRST)
         values, starts, codes, table, width, cols = core_of(job, at, dtype)
-        x = carray(pointer(job[at + MIXED], np.float32), (1, job[at + ROOM]))
-        sums = carray(pointer(job[at + SUMS], np.float32), (1, job[at + OUT]))
+        x = array_at(job[at + MIXED], np.float32, (1, job[at + ROOM]))
+        sums = array_at(job[at + SUMS], np.float32, (1, job[at + OUT]))
         first = (ticket - job[at + CORE_FIRST]) * job[at + ROWS_A_TICKET]
         last = min(job[at + OUT], first + job[at + ROWS_A_TICKET])
         for row in range(first, last):

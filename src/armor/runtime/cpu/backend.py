@@ -13,25 +13,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from armor.runtime.backend import YES, Call, Verdict
-from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, tasks, two_of_four_kernels
+from armor.runtime.cpu import (
+    any_pattern_kernels,
+    bfloat16_kernels,
+    choice,
+    tasks,
+    two_of_four_kernels,
+)
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
 from armor.runtime.reference import times_blocks
-from armor.simd.bfloat16 import has_dot
 from armor.simd.processor import has_float16
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-# Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
-_PACKED_ROWS = 64
-_PACKED_ROWS_DOT = 128  # with the processor's own instructions for bfloat16
-_PACKED_ROWS_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
 _SERIAL_PRODUCTS = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
 #: Whatever the process takes by default.
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
-_NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32)
 
 
 def is_available() -> Verdict:
@@ -67,27 +67,22 @@ def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
     """See `Sharing.matmul_shared`: one start of the threads for all."""
-    patterns = {call.layer.pattern == TWO_OF_FOUR for call in calls}
-    if len(patterns) == 1:
-        kernel = kernel_of(x.dtype, len(x), calls[0].layer.pattern)
-        if kernel in tasks.TASKS:
-            return tasks.run(kernel, x, calls)
-    return [_alone(x, call) for call in calls]
+    kernel = kernel_of(x.dtype, len(x))
+    if kernel in tasks.TASKS and len({call.layer.pattern == TWO_OF_FOUR for call in calls}) == 1:
+        return tasks.run(kernel, x, calls)
+    return [_run(kernel, x, call) for call in calls]
 
 
-def kernel_of(dtype: torch.dtype, batch: int, pattern: Pattern) -> str:
-    """The kernel for so many rows of input, in `KERNELS`."""
-    import os
-
-    if os.environ.get("K") and batch > 1:
-        return os.environ["K"]
-    if batch == 1: return "row"
-    if has_dot() and dtype == torch.bfloat16: return "dot" if batch <= 128 else "panels"
-    return "columns"
+def kernel_of(dtype: torch.dtype, batch: int) -> str:
+    """The kernel that computes so many rows of input, see `armor.runtime.cpu.choice`."""
+    return choice.kernel_of(dtype, batch, _run_layer)
 
 
-def _alone(x: Tensor, call: Call) -> Tensor:
-    kernel = kernel_of(x.dtype, len(x), call.layer.pattern)
+def _run_layer(kernel: str, x: Tensor, layer: PackedLayer) -> Tensor:
+    return _run(kernel, x, Call(layer))
+
+
+def _run(kernel: str, x: Tensor, call: Call) -> Tensor:
     if kernel in tasks.TASKS:
         return tasks.run(kernel, x, [call])[0]
     product = _packed_product_bfloat16 if kernel == "dot" else _unpacked_product

@@ -46,7 +46,7 @@ from armor.simd.vectors import (
 
 @njit(forceinline=True, **JIT)
 def _times_block(blocks, place, size, x, col, y, row):  # type: ignore[no-untyped-def]
-    """y[row .. row+size-1] = the block (size, size) at blocks[place] times x[col ..]; y is not x."""
+    """y[row .. row+size-1] = the block at blocks[place], (size, size), times x[col ..]."""
     if size % 16 == 0:
         for line in range(0, size, 4):
             a, b, c, d = zero16(), zero16(), zero16(), zero16()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import njit
+from numba.np.numpy_support import carray
 
 from armor.runtime.cpu.job import (
     FIRST_LAYER,
@@ -28,9 +29,9 @@ def numbers_of(address):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True, **JIT)
-def array_at(address, dtype, count):  # type: ignore[no-untyped-def]
-    """`count` numbers of `dtype` at an address of a job."""
-    return carray(pointer(address, dtype), count)
+def array_at(address, dtype, shape):  # type: ignore[no-untyped-def]
+    """The array of `dtype` at an address of a job; `shape` is a number or a tuple."""
+    return carray(pointer(address, dtype), shape)
 
 
 @njit(forceinline=True, **JIT)

@@ -23,11 +23,13 @@ from armor.runtime.cpu.job import (
     VALUES,
 )
 from armor.runtime.cpu.tickets import JIT, array_at, layer_of, next_ticket, numbers_of
+from armor.simd.processor import has_avx512, has_neon
 from armor.simd.vectors import load1, load16, store16
-from armor.simd.wide import add_product, load_lanes, store_lanes
+from armor.simd.wide import add, add_product, load_lanes, store_lanes, zeros
 
 _COLUMNS = 256  # at a time: those of 32 items are 32 KB, and stay in the nearest caches
 _BYTES, _HALF = _COLUMNS // 8, _COLUMNS // 2
+_FOUR_ROWS = 32 if has_avx512() or has_neon() else 8  # lanes for which their sums fit registers
 
 
 @njit(forceinline=True, **JIT)
@@ -41,12 +43,12 @@ def _widened(values, start, count, own, place):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True, **JIT)
-def _two_rows(tag, own, indices, p, q, bytes_, x, sums, line):  # type: ignore[no-untyped-def]
+def _two_rows(tag, own, indices, p, width, count, x, sums, line):  # type: ignore[no-untyped-def]
     """Adds two rows of the core, times some columns x of the items, to their sums."""
     lanes = 1 << len(tag)
     a, b = load_lanes(tag, sums, line * lanes), load_lanes(tag, sums, (line + 1) * lanes)
-    v, at = 0, 0
-    for byte in range(bytes_):
+    q, v, at = p + width, 0, 0
+    for byte in range(count):
         i, j = np.intp(indices[p + byte]), np.intp(indices[q + byte])
         a = add_product(a, own[v], x, at + (i & 3) * lanes)
         b = add_product(b, own[v + _HALF], x, at + (j & 3) * lanes)
@@ -64,27 +66,71 @@ def _two_rows(tag, own, indices, p, q, bytes_, x, sums, line):  # type: ignore[n
 
 
 @njit(forceinline=True, **JIT)
+def _four_rows(tag, own, indices, p, width, count, x, sums, line):  # type: ignore[no-untyped-def]
+    """The same for four rows, each in two sums: enough to hide how long one addition takes."""
+    lanes = 1 << len(tag)
+    a, b = load_lanes(tag, sums, line * lanes), load_lanes(tag, sums, (line + 1) * lanes)
+    c, d = load_lanes(tag, sums, (line + 2) * lanes), load_lanes(tag, sums, (line + 3) * lanes)
+    a2, b2, c2, d2 = zeros(tag), zeros(tag), zeros(tag), zeros(tag)
+    q, r, s = p + width, p + 2 * width, p + 3 * width
+    v, at = 0, 0
+    for byte in range(count):
+        i, j = np.intp(indices[p + byte]), np.intp(indices[q + byte])
+        k, m = np.intp(indices[r + byte]), np.intp(indices[s + byte])
+        w, y, z = v + _HALF, v + 2 * _HALF, v + 3 * _HALF
+        then = at + 4 * lanes
+        a = add_product(a, own[v], x, at + (i & 3) * lanes)
+        b = add_product(b, own[w], x, at + (j & 3) * lanes)
+        c = add_product(c, own[y], x, at + (k & 3) * lanes)
+        d = add_product(d, own[z], x, at + (m & 3) * lanes)
+        a2 = add_product(a2, own[v + 1], x, at + (i >> 2 & 3) * lanes)
+        b2 = add_product(b2, own[w + 1], x, at + (j >> 2 & 3) * lanes)
+        c2 = add_product(c2, own[y + 1], x, at + (k >> 2 & 3) * lanes)
+        d2 = add_product(d2, own[z + 1], x, at + (m >> 2 & 3) * lanes)
+        a = add_product(a, own[v + 2], x, then + (i >> 4 & 3) * lanes)
+        b = add_product(b, own[w + 2], x, then + (j >> 4 & 3) * lanes)
+        c = add_product(c, own[y + 2], x, then + (k >> 4 & 3) * lanes)
+        d = add_product(d, own[z + 2], x, then + (m >> 4 & 3) * lanes)
+        a2 = add_product(a2, own[v + 3], x, then + (i >> 6) * lanes)
+        b2 = add_product(b2, own[w + 3], x, then + (j >> 6) * lanes)
+        c2 = add_product(c2, own[y + 3], x, then + (k >> 6) * lanes)
+        d2 = add_product(d2, own[z + 3], x, then + (m >> 6) * lanes)
+        at += 8 * lanes
+        v += 4
+    store_lanes(sums, line * lanes, add(a, a2))
+    store_lanes(sums, (line + 1) * lanes, add(b, b2))
+    store_lanes(sums, (line + 2) * lanes, add(c, c2))
+    store_lanes(sums, (line + 3) * lanes, add(d, d2))
+
+
+@njit(forceinline=True, **JIT)
 def _rows(tag, job, at, first, last, x, sums, dtype):  # type: ignore[no-untyped-def]
     """sums (rows, lanes), flat = rows first .. last-1 of the core times x (columns, lanes)."""
     lanes = 1 << len(tag)
     kept, width = job[at + KEPT], job[at + BYTES]
     values = array_at(job[at + VALUES], dtype, job[at + OUT] * kept)
     indices = array_at(job[at + INDICES], np.uint8, job[at + OUT] * width)
-    own = np.zeros(2 * _HALF, np.float32)
+    own = np.zeros(4 * _HALF, np.float32)
     sums[: (last - first) * lanes] = 0
     for byte in range(0, width, _BYTES):
         count = min(_BYTES, width - byte)
         there = min(4 * count, kept - 4 * byte)
         if there < 4 * count:
             own[:] = 0
-        for row in range(first, last, 2):
-            other = min(row + 1, last - 1)
-            _widened(values, row * kept + 4 * byte, there, own, 0)
-            _widened(values, other * kept + 4 * byte, there, own, _HALF)
-            p, q = row * width + byte, other * width + byte
-            # An odd last row is computed twice; the second time into the spare last line.
-            two = x[8 * byte * lanes :]
-            _two_rows(tag, own, indices, p, q, count, two, sums, row - first)
+        columns = x[8 * byte * lanes :]
+        row, step = first, 4 if lanes <= _FOUR_ROWS else 2
+        while row < last:
+            for line in range(min(step, last - row)):
+                _widened(values, (row + line) * kept + 4 * byte, there, own, line * _HALF)
+            p, line = row * width + byte, row - first
+            if lanes <= _FOUR_ROWS and row + 4 <= last:
+                _four_rows(tag, own, indices, p, width, count, columns, sums, line)
+                row += 4
+            else:
+                # An odd last row is computed twice; the second time into the spare last line.
+                odd = 0 if row + 1 == last else width
+                _two_rows(tag, own, indices, p, odd, count, columns, sums, line)
+                row += 2
 
 
 @njit(forceinline=True, **JIT)

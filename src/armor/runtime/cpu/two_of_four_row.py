@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import njit
 
 from armor.runtime.cpu.job import (
     BYTES,
@@ -20,9 +20,7 @@ from armor.runtime.cpu.job import (
     VALUES,
 )
 from armor.runtime.cpu.mixing import finish_row, mix_row
-from armor.runtime.cpu.tickets import JIT, layer_of, next_ticket, numbers_of
-from armor.simd.pointers import pointer
-from armor.simd.processor import has_avx512
+from armor.runtime.cpu.tickets import JIT, array_at, layer_of, next_ticket, numbers_of
 from armor.simd.select import load_positions, select16
 from armor.simd.vectors import load1, load16, multiply_add16, prefetch, sum16, zero16
 
@@ -72,7 +70,7 @@ def _one_row(values, indices, x, y, row):  # type: ignore[no-untyped-def]
 
 @njit(forceinline=True, **JIT)
 def _four_rows(values, indices, x, y, row, rows):  # type: ignore[no-untyped-def]
-    """y[0, row .. row+3] = S x[0]: x is read, and put in order, once for four; none from `rows` on."""
+    """y[0, row .. row+3] = S x[0], but none from `rows` on: an x too long for the nearest cache."""
     kept = values.shape[1]
     width = indices.shape[1]
     # Past the end the last row is computed again, which is harmless.
@@ -110,10 +108,10 @@ def _task(address, dtype):  # type: ignore[no-untyped-def]
             break
         at = layer_of(job, ticket, CORE_FIRST)
         out, kept, width = job[at + OUT], job[at + KEPT], job[at + BYTES]
-        values = carray(pointer(job[at + VALUES], dtype), (out, kept))
-        indices = carray(pointer(job[at + INDICES], np.uint8), (out, width))
-        x = carray(pointer(job[at + MIXED], np.float32), (1, job[at + ROOM]))
-        sums = carray(pointer(job[at + SUMS], np.float32), (1, out))
+        values = array_at(job[at + VALUES], dtype, (out, kept))
+        indices = array_at(job[at + INDICES], np.uint8, (out, width))
+        x = array_at(job[at + MIXED], np.float32, (1, job[at + ROOM]))
+        sums = array_at(job[at + SUMS], np.float32, (1, out))
         first = (ticket - job[at + CORE_FIRST]) * job[at + ROWS_A_TICKET]
         last = min(out, first + job[at + ROWS_A_TICKET])
         if job[at + ROOM] <= _NARROW:
