@@ -19,6 +19,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Idle OpenMP threads that spin slow down every other process of the test run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The kernel is not chosen by a measurement, which could differ from run to run.
+os.environ.setdefault("ARMOR_CPU_KERNEL", "columns")
 _THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
 

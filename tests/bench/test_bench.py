@@ -95,6 +95,8 @@ def test_bytes_and_flops(rows: list[Measured]) -> None:
     assert plain.cost == Cost(plain.weight_bytes + moved, 5 * weights)
     assert armor.cost == Cost(armor.weight_bytes + moved, 5 * weights + 2 * 5 * wrappers)
     assert (dense.backend, plain.backend, armor.backend) == ("torch", "cpu", "cpu")
+    assert (dense.kernel, plain.kernel, armor.kernel) == (None, "columns", "columns")
+    assert found["ARMOR", 1].to_dict(Peaks(1.0, 1.0))["kernel"] == "row"
 
 
 @pytest.mark.parametrize(("pattern", "positions"), [("4:8", 7 / 8), ("1:4", 1 / 2), ("50%", 1)])

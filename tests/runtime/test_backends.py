@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 
 from armor.runtime import linear, use
+from armor.runtime.cpu import choice
 from armor.runtime.dispatch import supports
 from armor.runtime.registry import BACKENDS, load
-from armor.simd.bfloat16 import has_dot
+from armor.simd.processor import features
 from armor.sparse.pattern import TWO_OF_FOUR
 
 HALF = [torch.bfloat16, torch.float16]
@@ -64,21 +65,25 @@ def test_equals_the_float64_product(make_case, name, device, data, **drawn) -> N
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
 @pytest.mark.parametrize("batch", [1, 3, 64, 65, 300])
-def test_cpu_on_a_shape_with_full_vectors_and_a_rest(make_case, batch, dtype) -> None:
+@pytest.mark.parametrize("kernel", ["columns", "panels"])
+def test_cpu_on_a_shape_with_full_vectors_and_a_rest(
+    make_case, monkeypatch: pytest.MonkeyPatch, kernel: str, batch: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setenv(choice.ENVIRONMENT, kernel)
     case = make_case(70, 172, 43, batch, dtype, bias=True)
     with use("cpu"):
         case.check(linear(case.x, case.call))
 
 
-@pytest.mark.parametrize("dot", [False, True])
+@pytest.mark.parametrize("kernel", choice.KERNELS)
 @pytest.mark.parametrize("shape", [(1, 3), (37, 53), (130, 256)])
-@pytest.mark.parametrize("batch", [2, 5, 64, 129])
-def test_cpu_in_bfloat16_with_and_without_its_instructions(
-    make_case, monkeypatch: pytest.MonkeyPatch, batch: int, shape: tuple[int, int], dot: bool
+@pytest.mark.parametrize("batch", [2, 5, 64, 128])
+def test_every_kernel_in_bfloat16(
+    make_case, monkeypatch: pytest.MonkeyPatch, batch: int, shape: tuple[int, int], kernel: str
 ) -> None:
-    if dot and not has_dot():
-        pytest.skip("this processor has none")
-    monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: dot)
+    if kernel not in choice.candidates(torch.bfloat16, batch):
+        pytest.skip("this processor has no instructions for it")
+    monkeypatch.setenv(choice.ENVIRONMENT, kernel)
     case = make_case(*shape, 32, batch, torch.bfloat16, bias=True)
     with use("cpu"):
         case.check(linear(case.x, case.call))
@@ -100,18 +105,28 @@ def test_results_do_not_depend_on_the_neighbours(make_case) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_cpu_without_avx512() -> None:
-    """The portable instructions, in a process that compiles for the plainest processor."""
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+PLAIN = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", [PLAIN, AVX2], ids=["plain", "AVX2"])
+def test_cpu_without_avx512(processor: dict[str, str]) -> None:
+    """Other instructions than this machine's best, in a process that compiles for such a one."""
+    if processor is AVX2 and not {"avx2", "fma"} <= features():
+        pytest.skip("this processor has no AVX2")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(
         [*command, "-k", "full_vectors and f32"],
-        env=environment,
+        env=os.environ | processor,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "5 passed" in done.stdout, done.stdout + done.stderr
+    assert "10 passed" in done.stdout, done.stdout + done.stderr
 
 
 _THREADS = """

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 
 from armor.errors import ArmorError
 from armor.runtime import Call, backends, linear, use
+from armor.runtime.cpu import choice
 from armor.runtime.dispatch import choose
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack_mask
@@ -49,18 +50,22 @@ def test_equals_the_float64_product(make_case, **drawn) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
 @pytest.mark.parametrize("batch", [1, 3, 64, 65, 130])
+@pytest.mark.parametrize("kernel", ["columns", "panels"])
 @pytest.mark.parametrize("pattern", ["4:8", "1:4", "50%"])
-def test_full_vectors_and_a_rest(make_case, pattern, batch, dtype) -> None:
+def test_full_vectors_and_a_rest(make_case, monkeypatch, pattern, kernel, batch, dtype) -> None:
+    monkeypatch.setenv(choice.ENVIRONMENT, kernel)
     case = make_case(70, 172, 43, batch, dtype, bias=True, pattern=pattern)
     case.check(product(case))
 
 
 @pytest.mark.parametrize("pattern", ["4:8", "50%"])
 @pytest.mark.parametrize("batch", [2, 5, 64])
-def test_bfloat16_without_the_processors_instructions(
+def test_the_processors_products_of_bfloat16(
     make_case, monkeypatch: pytest.MonkeyPatch, batch: int, pattern: str
 ) -> None:
-    monkeypatch.setattr("armor.runtime.cpu.backend.has_dot", lambda: False)
+    if "dot" not in choice.candidates(torch.bfloat16, batch):
+        pytest.skip("this processor has no instructions for them")
+    monkeypatch.setenv(choice.ENVIRONMENT, "dot")
     case = make_case(37, 352, 32, batch, torch.bfloat16, pattern=pattern)
     case.check(product(case))
 
@@ -147,4 +152,4 @@ def test_without_avx512() -> None:
         text=True,
         check=False,
     )
-    assert "15 passed" in done.stdout, done.stdout + done.stderr
+    assert "30 passed" in done.stdout, done.stdout + done.stderr

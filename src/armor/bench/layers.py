@@ -15,6 +15,7 @@ from armor.bench.roofline import Cost, Peaks
 from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
 from armor.linear import ArmorLinear, held_bytes
+from armor.runtime.cpu.backend import kernel_of
 from armor.runtime.dispatch import choose
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -37,6 +38,7 @@ class Measured:
         seconds: median of one call. weight_bytes: of the layer. peak_bytes: memory that one call
             takes beyond weights and input (None on the CPU, where torch does not count it).
         cost: its bytes and FLOPs. backend: of armor's runtime, or torch.
+        kernel: of the CPU backend, which has several.
     """
 
     contender: str
@@ -47,6 +49,7 @@ class Measured:
     peak_bytes: int | None
     cost: Cost
     backend: str
+    kernel: str | None = None
 
     def to_dict(self, peaks: Peaks) -> dict[str, object]:
         """For JSON; times in seconds, rates in bytes a second."""
@@ -60,6 +63,7 @@ class Measured:
             "batch": self.batch,
             "contender": self.contender,
             "backend": self.backend,
+            "kernel": self.kernel,
             "seconds": self.seconds,
             "weight_bytes": self.weight_bytes,
             "peak_bytes": self.peak_bytes,
@@ -103,7 +107,8 @@ def measure_shape(
                     weight_bytes=held_bytes(module),
                     peak_bytes=_peak(module, x),
                     cost=_cost(shape, batch, dtype, name),
-                    backend=_backend(module, batch, device),
+                    backend=(backend := _backend(module, batch, device)),
+                    kernel=kernel_of(dtype, batch) if backend == "cpu" else None,
                 )
             )
     return found

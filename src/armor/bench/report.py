@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from armor.bench.layers import Measured
+from armor.simd.processor import instruction_set
 from armor.versions import versions
 
 _EVEN = 0.98  # slower than this share of dense is slower
@@ -28,6 +29,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": str(device),
         "name": name,
+        "instructions": instruction_set() if device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

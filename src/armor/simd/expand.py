@@ -88,6 +88,16 @@ def count_ones(typing: Any, mask: Any):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def lowest_bit(typing: Any, mask: Any):  # type: ignore[no-untyped-def]
+    """The number of the lowest bit that is set of a uint64 that is not 0, intp."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(_BIT, 1))
+
+    return types.intp(mask), codegen
+
+
+@intrinsic
 def expand16(typing: Any, array: Any, index: Any, mask: Any):  # type: ignore[no-untyped-def]
     """In the lanes that `mask` (uint16) names the stored numbers from ``array[index]`` on, else 0.
 

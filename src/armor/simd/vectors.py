@@ -12,6 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending, types
+from numba.core import cgutils
 from numba.extending import models, register_model
 
 intrinsic: Any = extending.intrinsic  # its annotations are those of what it decorates
@@ -19,7 +20,7 @@ LANES = 16
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
 _F32 = ir.FloatType()
 FLOATS = ir.VectorType(_F32, LANES)
-_FUSED = ("contract",)
+FUSED = ("contract",)
 
 
 class _Vector(types.Type):
@@ -68,7 +69,31 @@ def to_float(builder: Any, stored: Any, dtype: Any) -> Any:
     return builder.fpext(builder.bitcast(stored, alike(ir.HalfType())), alike(_F32))
 
 
-def _load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
+def from_float(builder: Any, number: Any, dtype: Any) -> Any:
+    """The inverse of `to_float`, to the nearest (of two the even one); NaN stays NaN."""
+
+    def every(value: int) -> ir.Constant:
+        kind = bits.type
+        many = isinstance(kind, ir.VectorType)
+        return ir.Constant(kind, [value] * kind.count if many else value)
+
+    def alike(item: ir.Type) -> ir.Type:
+        kind = number.type
+        return ir.VectorType(item, kind.count) if isinstance(kind, ir.VectorType) else item
+
+    if dtype == types.float32:
+        return number
+    if dtype == types.int16:
+        return builder.bitcast(builder.fptrunc(number, alike(ir.HalfType())), alike(_I16))
+    bits = builder.bitcast(number, alike(_I32))
+    odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+    rounded = builder.add(bits, builder.add(odd, every(0x7FFF)))
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    kept = builder.select(is_nan, builder.or_(bits, every(0x400000)), rounded)
+    return builder.trunc(builder.lshr(kept, every(16)), alike(_I16))
+
+
+def load_float(builder: Any, pointer: Any, dtype: Any, count: int) -> Any:
     item = _F32 if dtype == types.float32 else _I16
     return to_float(builder, load_vector(builder, pointer, item, count), dtype)
 
@@ -89,9 +114,25 @@ def load16(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _load_float(builder, pointer, signature.args[0].dtype, LANES)
+        return load_float(builder, pointer, signature.args[0].dtype, LANES)
 
     return vector(array, types.intp), codegen
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
+    """Starts loading ``array[index]`` (a place that need not exist) and its neighbours."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        place = address(context, builder, signature.args[0], args[0], args[1])
+        kind = ir.FunctionType(ir.VoidType(), (byte, _I32, _I32, _I32))
+        start = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        numbers = (ir.Constant(_I32, number) for number in (0, 3, 1))  # to read, often, data
+        builder.call(start, (builder.bitcast(place, byte), *numbers))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
 
 
 @intrinsic
@@ -100,7 +141,7 @@ def load1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = address(context, builder, signature.args[0], args[0], args[1])
-        return _load_float(builder, pointer, signature.args[0].dtype, 1)
+        return load_float(builder, pointer, signature.args[0].dtype, 1)
 
     return types.float32(array, types.intp), codegen
 
@@ -135,7 +176,7 @@ def multiply_add16(typing: Any, total: Any, left: Any, right: Any):  # type: ign
     """``total + left * right``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=_FUSED), flags=_FUSED)
+        return builder.fadd(args[0], builder.fmul(args[1], args[2], flags=FUSED), flags=FUSED)
 
     return vector(vector, vector, vector), codegen
 
@@ -170,6 +211,65 @@ def sum16(typing: Any, vec: Any):  # type: ignore[no-untyped-def]
     return types.float32(vector), codegen
 
 
+def _shuffled(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+    chosen = ir.Constant(ir.VectorType(_I32, len(lanes)), lanes)
+    return builder.shuffle_vector(left, right, chosen)
+
+
+def _folded(builder: Any, left: Any, right: Any | None, width: int) -> Any:
+    """Rows of `width` in one or two vectors, each added up to rows of half that width."""
+    count = left.type.count * (1 if right is None else 2)
+    other = ir.Constant(left.type, ir.Undefined) if right is None else right
+    lower = [start + lane for start in range(0, count, width) for lane in range(width // 2)]
+    upper = [lane + width // 2 for lane in lower]
+    return builder.fadd(
+        _shuffled(builder, left, other, lower), _shuffled(builder, left, other, upper)
+    )
+
+
+def _store_folded(width: int) -> Any:
+    def typed(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            one = _folded(builder, args[2], args[3], width)
+            two = _folded(builder, args[4], args[5], width)
+            sums, left = _folded(builder, one, two, width // 2), width // 4
+            while left > 1:
+                sums, left = _folded(builder, sums, None, left), left // 2
+            pointer = address(context, builder, signature.args[0], args[0], args[1])
+            stored = builder.store(sums, builder.bitcast(pointer, sums.type.as_pointer()))
+            stored.align = 1
+            return context.get_dummy_value()
+
+        return types.none(array, types.intp, vector, vector, vector, vector), codegen
+
+    return typed
+
+
+@intrinsic
+def store_sums(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+    """``array[index .. index+3]`` = the sums of the 16 of each vector, in a fixed order."""
+    return _store_folded(LANES)(typing, array, index, a, b, c, d)
+
+
+@intrinsic
+def store_half_sums(typing: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any):  # type: ignore[no-untyped-def]
+    """``array[index .. index+7]`` = the sums of both halves of each vector, in a fixed order."""
+    return _store_folded(LANES // 2)(typing, array, index, a, b, c, d)
+
+
+@intrinsic
+def store1(typing: Any, array: Any, index: Any, value: Any):  # type: ignore[no-untyped-def]
+    """``array[index] = value`` (float32), rounded to the nearest number of its dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = address(context, builder, signature.args[0], args[0], args[1])
+        stored = from_float(builder, args[2], signature.args[0].dtype)
+        builder.store(stored, builder.bitcast(pointer, stored.type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), codegen
+
+
 def _operator(symbol: Any, instruction: str) -> None:
     """Let kernels write `symbol` between two vectors."""
 
@@ -179,7 +279,7 @@ def _operator(symbol: Any, instruction: str) -> None:
 
     @extending.lower_builtin(symbol, _Vector, _Vector)
     def lowered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args, flags=_FUSED)
+        return getattr(builder, instruction)(*args, flags=FUSED)
 
 
 _operator(operator.add, "fadd")

@@ -19,6 +19,9 @@ from armor.sparse.pattern import Pattern
 VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
+_NO_TABLE = np.zeros(128, np.uint8)
+
+
 def as_array(tensor: Tensor) -> Any:
     """The tensor as the kernels want it: contiguous, bits of 16-bit floats as integers."""
     tensor = tensor.detach().contiguous()
@@ -39,7 +42,7 @@ def core_arrays(layer: PackedLayer) -> tuple[Any, Any, Any, Any, int, int]:
         np.cumsum(starts, out=starts)
         if starts[-1] != len(flat):
             raise ArmorError(f"the bitmap keeps {starts[-1]} values, but there are {len(flat)}")
-        return flat, starts, indices, None, 8, layer.in_features
+        return flat, starts, indices, _NO_TABLE, 8, layer.in_features
     starts = np.arange(layer.shape[0] + 1, dtype=np.intp) * values.shape[1]
     groups = -(-layer.in_features // pattern.group)
     width = 8 // pattern.group * positions.code_bits(pattern)

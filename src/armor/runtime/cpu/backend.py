@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,25 +13,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from armor.runtime.backend import YES, Call, Verdict
-from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, two_of_four_kernels
+from armor.runtime.cpu import (
+    any_pattern_kernels,
+    bfloat16_kernels,
+    choice,
+    tasks,
+    two_of_four_kernels,
+)
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
 from armor.runtime.reference import times_blocks
-from armor.simd.bfloat16 import has_dot
-from armor.simd.processor import has_amx, has_float16
+from armor.simd.processor import has_float16
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
-# Up to here one pass over the packed values for all rows; above, panels of unpacked rows and BLAS.
-_PACKED_ROWS = 64
-_PACKED_ROWS_DOT = 128  # with the processor's own instructions for bfloat16
-_PACKED_ROWS_AMX = 8  # where BLAS has matrix instructions for bfloat16, which our kernels have not
 _SERIAL_PRODUCTS = 2**18  # products up to which one thread is done before others have started
 _PANEL_BYTES = 4 * 2**20  # of one unpacked panel: fits into the second or third level cache
 
 #: Whatever the process takes by default.
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
-_NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32)
 
 
 def is_available() -> Verdict:
@@ -60,17 +60,34 @@ def prepare(layer: PackedLayer) -> None:
 
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums in float32."""
-    layer = call.layer
-    _use_threads(layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
-    limit, product = _PACKED_ROWS, _packed_product
-    if x.dtype == torch.bfloat16 and len(x) > 1:
-        if has_dot():
-            limit, product = _PACKED_ROWS_DOT, _packed_product_bfloat16
-        elif has_amx():
-            limit = _PACKED_ROWS_AMX
-    if len(x) > limit:
-        product = _unpacked_product
-    y = product(x, layer)
+    return matmul_shared(x, [call])[0]
+
+
+def matmul_shared(
+    x: Float[Tensor, "batch in"], calls: Sequence[Call]
+) -> list[Float[Tensor, "batch _"]]:
+    """See `Sharing.matmul_shared`: one start of the threads for all."""
+    kernel = kernel_of(x.dtype, len(x))
+    if kernel in tasks.TASKS and len({call.layer.pattern == TWO_OF_FOUR for call in calls}) == 1:
+        return tasks.run(kernel, x, calls)
+    return [_run(kernel, x, call) for call in calls]
+
+
+def kernel_of(dtype: torch.dtype, batch: int) -> str:
+    """The kernel that computes so many rows of input, see `armor.runtime.cpu.choice`."""
+    return choice.kernel_of(dtype, batch, _run_layer)
+
+
+def _run_layer(kernel: str, x: Tensor, layer: PackedLayer) -> Tensor:
+    return _run(kernel, x, Call(layer))
+
+
+def _run(kernel: str, x: Tensor, call: Call) -> Tensor:
+    if kernel in tasks.TASKS:
+        return tasks.run(kernel, x, [call])[0]
+    product = _packed_product_bfloat16 if kernel == "dot" else _unpacked_product
+    _use_threads(call.layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
+    y = product(x, call.layer)
     return y if call.bias is None else y.add_(call.bias)
 
 
@@ -82,32 +99,6 @@ def _use_threads(one: bool) -> None:
     if torch.get_num_threads() != threads:
         # Numba, starting its threads, sets OpenMP's number, too. vLLM replaces the public function.
         torch._C.set_num_threads(threads)
-
-
-def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
-    """One pass over the values; everything between the wrappers stays float32."""
-    batch, cols = x.shape
-    rows, _ = layer.shape
-    tile = 1 if batch == 1 else -(-batch // 4) * 4
-    width = cols + -cols % COLUMNS
-    if layer.right is not None:
-        width = max(width, len(layer.right) * layer.right.shape[1])
-    inputs = torch.zeros(tile, width, **_FLOAT32)
-    inputs[:batch, :cols] = x
-    height = rows if layer.left is None else len(layer.left) * layer.left.shape[1]
-    outputs = torch.zeros(tile, height, **_FLOAT32)
-    others = (
-        as_array(_NO_WRAPPER if layer.left is None else layer.left),
-        as_array(_NO_WRAPPER if layer.right is None else layer.right),
-        inputs.numpy(),
-        outputs.numpy(),
-    )
-    if layer.pattern == TWO_OF_FOUR:
-        values, indices = as_array(layer.core_values), as_array(layer.core_indices)
-        two_of_four_kernels.packed_product(values, indices, *others)
-    else:
-        any_pattern_kernels.packed_product(*core_arrays(layer), *others)
-    return outputs[:batch, :rows].to(x.dtype).contiguous()
 
 
 def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:

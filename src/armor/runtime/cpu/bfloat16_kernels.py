@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from armor.simd.bfloat16 import dot32, load32, load_places, pick32, store32, store_sums
+from armor.simd.bfloat16 import dot32, load32, load_places, pick32, store32
 from armor.simd.cache import is_kept
-from armor.simd.vectors import zero16
+from armor.simd.vectors import store_sums, zero16
 
 _JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _HEIGHT = 8  # rows a thread takes at a time: their values and places stay in its caches
