@@ -7,13 +7,13 @@ docs/algorithm.md derives every line; a product carries the names of its factors
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from armor.factorize.grid import Grid, SweepBlocks
 from armor.factorize.masks import choice_from_mask, group_size, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.products import less_product, product
@@ -78,17 +78,18 @@ class Workspace:
         self.error_moment = torch.empty_like(target)
 
     def start(self, factors: Factors) -> State:
-        """A sparse matrix without wrappers as a state: identities around it."""
+        """Factors as a state; without wrappers with identities around them."""
         target = self.problem.target
         eye = torch.eye(self.block, dtype=target.dtype, device=target.device)
+        left, right = factors.left, factors.right
         padding = (0, target.shape[1] - self.cols, 0, target.shape[0] - self.rows)
         mask = pad(factors.mask, padding)
         if any(padding) and not self.pattern.is_unstructured:
             # Padding keeps (zero) values of every group like everything else.
             mask = nm_mask(mask.to(target.dtype), self.pattern.kept, self.pattern.group)
         state = State(
-            left=eye.repeat(self.row_blocks, 1, 1),
-            right=eye.repeat(self.col_blocks, 1, 1),
+            left=eye.repeat(self.row_blocks, 1, 1) if left is None else left.clone(),
+            right=eye.repeat(self.col_blocks, 1, 1) if right is None else right.clone(),
             core=pad(factors.core, padding).contiguous(),
             choice=choice_from_mask(mask, self.pattern),
             loss=torch.zeros((), dtype=torch.float64, device=target.device),
@@ -168,21 +169,39 @@ class Workspace:
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves E X in `error_moment` and the loss in the state."""
-        core_right = self._times_right(state.core, state.right, self.scratch)
-        target, moment = self.problem.target, self.problem.moment
-        # S B X, replaced by E X row by row below.
+        core_right, core_right_moment = self._core_right(state)
+        first, second = self.problem.target, core_right_moment
         if self.problem.is_full:
-            core_right_moment = product(core_right, moment, out=self.error_moment)
             first, second = self.target_moment, core_right
-        else:
-            core_right_moment = torch.mul(core_right, moment, out=self.error_moment)
-            first, second = target, core_right_moment
         curvature = torch.bmm(
             self._by_row_blocks(core_right_moment), self._by_row_blocks(core_right).mT
         )
         left_residual = torch.bmm(self._by_row_blocks(first), self._by_row_blocks(second).mT)
         left_residual -= torch.bmm(state.left, curvature)
         state.left += torch.bmm(left_residual, ridge_inverse(curvature))
+        self._measure(state, core_right, core_right_moment)
+
+    def measure(self, state: State) -> None:
+        """What `step_left` leaves, E X in `error_moment` and the loss, of the state as it is."""
+        self._measure(state, *self._core_right(state))
+
+    def _core_right(
+        self, state: State
+    ) -> tuple[Float[Tensor, "rows cols"], Float[Tensor, "rows cols"]]:
+        """S B in `scratch`, and S B X in `error_moment`."""
+        core_right = self._times_right(state.core, state.right, self.scratch)
+        moment = self.problem.moment
+        times = product if self.problem.is_full else torch.mul
+        return core_right, times(core_right, moment, out=self.error_moment)
+
+    def _measure(
+        self,
+        state: State,
+        core_right: Float[Tensor, "rows cols"],
+        core_right_moment: Float[Tensor, "rows cols"],
+    ) -> None:
+        """The loss, and E X row by row in the place of S B X."""
+        target, moment = self.problem.target, self.problem.moment
         state.loss = torch.zeros_like(state.loss)
         for rows in self._chunks():
             left = self._left_of(state.left, rows)
@@ -194,13 +213,13 @@ class Workspace:
             error = target[rows] - self._times_left(left, core_right[rows])
             state.loss += error.mul_(error_moment).sum(dtype=torch.float64)
 
-    def step_core(self, state: State) -> None:
+    def step_core(self, state: State, grid: Grid | None = None) -> None:
         """One sweep over the groups of the core; needs E X in `error_moment`, and the loss.
 
-        A gain that is not finite, or larger than the loss, is made of rounding errors: the loss of
+        On a `grid` each group takes the values of it that are best. A gain that is not finite, or larger than the loss, is made of rounding errors: the loss of
         such a state is infinite.
         """
-        loss = state.loss - self._sweep_core(state)
+        loss = state.loss - self._sweep_core(state, grid=grid)
         state.loss = torch.where(loss >= 0, loss, torch.inf)
 
     def project_to_count(self, state: State, count: int) -> None:
@@ -245,17 +264,22 @@ class Workspace:
         return gram_left, gram_right, residual
 
     def _sweep_core(
-        self, state: State, measure_gain: bool = True, price: Float[Tensor, ""] | None = None
+        self,
+        state: State,
+        measure_gain: bool = True,
+        price: Float[Tensor, ""] | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, ""]:
         """The sweep, and what it takes off the loss that E X belongs to; 0 if not asked for."""
         gram_left, gram_right, residual = self._core_quadratic(state)
-        backend = choose_backend(self.pattern, residual.dtype, residual.device)
-        systems = backend.systems(gram_right, self.pattern)
-        sweep_all = partial(sweep, pattern=self.pattern, price=price, backend=backend)
+        sweep_blocks = (
+            self._exact_sweep(gram_right, price) if grid is None else grid.sweep(gram_right)
+        )
         gain = torch.zeros_like(state.loss)
         if not self.problem.is_full:
             before = self.scratch.copy_(state.core)
-            sweep_all(residual, state.core, state.choice, gram_left, gram_right, systems=systems)
+            every = slice(0, self.col_blocks)
+            sweep_blocks(every, residual, state.core, state.choice, gram_left)
             for rows in self._chunks() if measure_gain else ():
                 change = state.core[rows] - before[rows]
                 gram_change = self._times_left(self._left_of(gram_left, rows), change)
@@ -276,9 +300,7 @@ class Workspace:
                 running_residual = residual[:, span] - gram_changes[:, earlier] @ coupled
                 core = state.core[:, span].contiguous()
                 choice = state.choice[:, codes].contiguous()
-                sweep_all(
-                    running_residual, core, choice, gram_left, gram_right[own], systems=systems[own]
-                )
+                sweep_blocks(own, running_residual, core, choice, gram_left)
                 change = core - state.core[:, span]
                 gram_change = self._times_left(gram_left, change)
                 if measure_gain:
@@ -287,6 +309,19 @@ class Workspace:
                 state.core[:, span] = core
                 state.choice[:, codes] = choice
         return gain
+
+    def _exact_sweep(
+        self, gram_right: Float[Tensor, "j b b"], price: Float[Tensor, ""] | None
+    ) -> SweepBlocks:
+        """The sweep of the exact solver."""
+        backend = choose_backend(self.pattern, gram_right.dtype, gram_right.device)
+        systems = backend.systems(gram_right, self.pattern)
+
+        def sweep_blocks(columns: slice, *tensors: Tensor) -> None:
+            own = systems[columns]
+            sweep(*tensors, gram_right[columns], self.pattern, price, backend, own)
+
+        return sweep_blocks
 
     def _gram_right_above(
         self, right: Float[Tensor, "j b b"], panel: range

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from armor.sparse.factors import Factors, everything
+from armor.sparse.levels import CORES, Levels
 from armor.sparse.pack import pack, unpack, unpack_mask
 from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
+from armor.sparse.rounded import Rounded, decode_blocks, encode, encode_blocks, steps
 
 #: The part of a layer that is not packed.
 WEIGHT = "weight"
@@ -37,26 +39,49 @@ class PackedLayer:
 
     Attributes:
         in_features: columns of W_hat (the values of a last partial group are padded).
-        core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat.
+        core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat. Of
+            a rounded core codes: int8, or uint8 with two of int4 (`Levels.store`).
         core_indices: uint8, their positions: of 2:4 (out, ceil(ceil(in/4)/2)), else of as many
             bytes a row as their bits need (`armor.sparse.pack.pack`).
-        left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b).
+        left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b). Codes,
+            int8, where they are rounded.
         pattern: of S.
+        core_scales, left_scales, right_scales: see `Rounded`; None where nothing is rounded.
     """
 
     in_features: int
-    core_values: Float[Tensor, "out kept"] | Float[Tensor, " kept"]
+    core_values: Shaped[Tensor, "out kept"] | Shaped[Tensor, " kept"]
     core_indices: UInt8[Tensor, "out bytes"]
-    left: Float[Tensor, "i b b"] | None = None
-    right: Float[Tensor, "j b b"] | None = None
+    left: Shaped[Tensor, "i b b"] | None = None
+    right: Shaped[Tensor, "j b b"] | None = None
     pattern: Pattern = TWO_OF_FOUR
+    core_scales: Float[Tensor, "out n"] | None = None
+    left_scales: Float[Tensor, "i b"] | None = None
+    right_scales: Float[Tensor, "j b"] | None = None
 
     @classmethod
     def from_factors(cls, factors: Factors) -> PackedLayer:
         """Packed in the dtype of `factors`. Raises `ArmorError` if the mask has another pattern."""
-        pattern = factors.pattern
+        pattern, width = factors.pattern, factors.core.shape[1]
         values, indices = pack(factors.core, factors.mask, pattern)
-        return cls(factors.core.shape[1], values, indices, factors.left, factors.right, pattern)
+        if (rounded := factors.rounded) is None:
+            return cls(width, values, indices, factors.left, factors.right, pattern)
+        scales = rounded.core_scales
+        each = steps(scales.to(values.dtype), values.shape[1])
+        values = rounded.levels.store(encode(rounded.levels, values, each))
+        left, right = (
+            None
+            if blocks is None
+            else blocks.to(scales.dtype)
+            if own is None
+            else encode_blocks(blocks, own)
+            for blocks, own in (
+                (factors.left, rounded.left_scales),
+                (factors.right, rounded.right_scales),
+            )
+        )
+        own_scales = scales, rounded.left_scales, rounded.right_scales
+        return cls(width, values, indices, left, right, pattern, *own_scales)
 
     @classmethod
     def of(
@@ -70,6 +95,9 @@ class PackedLayer:
             tensors.get("left"),
             tensors.get("right"),
             pattern,
+            tensors.get("core_scales"),
+            tensors.get("left_scales"),
+            tensors.get("right_scales"),
         )
 
     @property
@@ -94,21 +122,57 @@ class PackedLayer:
             "core_indices": self.core_indices,
             "left": self.left,
             "right": self.right,
+            "core_scales": self.core_scales,
+            "left_scales": self.left_scales,
+            "right_scales": self.right_scales,
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
+    @property
+    def levels(self) -> Levels | None:
+        """What the core is rounded to, None if it is not."""
+        if self.core_scales is None:
+            return None
+        return next(own for own in CORES.values() if own.dtype == self.core_values.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the dense weight: of the values, or where these are codes of their scales."""
+        return self.core_values.dtype if self.core_scales is None else self.core_scales.dtype
+
+    def floats(self) -> PackedLayer:
+        """The layer with codes multiplied out, in float32 or wider; itself if there are none."""
+        if self.core_scales is None or (levels := self.levels) is None:
+            return self
+        wide = torch.promote_types(self.dtype, torch.float32)
+        codes = levels.load(self.core_values)
+        values = levels.values(codes, steps(self.core_scales.to(wide), codes.shape[1]))
+        left, right = (
+            None
+            if blocks is None
+            else blocks.to(wide)
+            if own is None
+            else decode_blocks(blocks, own.to(wide))
+            for blocks, own in ((self.left, self.left_scales), (self.right, self.right_scales))
+        )
+        return PackedLayer(self.in_features, values, self.core_indices, left, right, self.pattern)
+
     def to_factors(self) -> Factors:
-        """The factors, unpacked, in the stored dtype."""
+        """The factors, unpacked, in the stored dtype; rounded ones in float32 or wider."""
+        plain, rounded = self.floats(), None
+        if self.core_scales is not None and (levels := self.levels) is not None:
+            rounded = Rounded(levels, self.core_scales, self.left_scales, self.right_scales)
         return Factors(
-            core=unpack(self.core_values, self.core_indices, self.in_features, self.pattern),
+            core=unpack(plain.core_values, self.core_indices, self.in_features, self.pattern),
             mask=unpack_mask(self.core_indices, self.in_features, self.pattern),
-            left=self.left,
-            right=self.right,
+            left=plain.left,
+            right=plain.right,
             pattern=self.pattern,
+            rounded=rounded,
         )
 
     def dense(self) -> Float[Tensor, "out in"]:
         """``A S B``: multiplied in float32 or wider, rounded once to the own dtype."""
-        dtype = self.core_values.dtype
+        dtype = self.dtype
         wide = torch.promote_types(dtype, torch.float32)
         return self.to_factors().cast(wide).dense().to(dtype)
