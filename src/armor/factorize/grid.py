@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from armor.factorize.masks import PAIRS
+from armor.factorize.sweep import SweepColumns
 from armor.sparse.levels import SCALE_GROUP, Levels
-from armor.sparse.rounded import encode, steps
+from armor.sparse.rounded import decode, encode, steps
 
-#: Takes the column blocks to sweep, and of these residual, core, choice; and G.
-SweepBlocks = Callable[..., None]
 #: The scales that are tried for values of which the largest has magnitude 1, over what takes that
 #: to the largest level.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
@@ -55,7 +53,7 @@ class Grid:
             least = torch.full_like(whole, torch.inf)
             for shrink in SHRINKS:
                 scale = (whole * shrink).to(dtype).to(own.dtype)
-                rounded = levels.values(encode(levels, own, scale), scale)
+                rounded = decode(levels, encode(levels, own, scale), scale)
                 error = (weight * (own - rounded).square()).sum(dim=1, keepdim=True)
                 is_better = error < least
                 best = torch.where(is_better, scale, best)
@@ -69,23 +67,23 @@ class Grid:
         """`core` with every kept value rounded to the nearest of the grid."""
         values = kept_values(core, choice)
         each = steps(self.scales, values.shape[1])
-        rounded = self.levels.values(encode(self.levels, values, each), each)
+        rounded = decode(self.levels, encode(self.levels, values, each), each)
         return put_values(rounded, choice, core)
 
-    def sweep(self, gram_right: Float[Tensor, "j b b"]) -> SweepBlocks:
-        """One sweep over the groups of some column blocks, each value on the grid."""
+    def column_sweep(self, gram_right: Float[Tensor, "j b b"]) -> SweepColumns:
+        """One sweep over all groups of some column blocks at a time, each value on the grid."""
         from armor.factorize.kernels.rounding_numba import sweep
 
         groups = gram_right.shape[1] // 4
         step = self.scales.repeat_interleave(SCALE_GROUP // 2, dim=1)  # of each group of four
 
-        def sweep_blocks(
-            columns: slice, residual: Tensor, core: Tensor, choice: Tensor, gram_left: Tensor
+        def sweep_columns(
+            blocks: slice, residual: Tensor, core: Tensor, choice: Tensor, gram_left: Tensor
         ) -> None:
-            own = step[:, columns.start * groups : columns.stop * groups]
-            sweep(residual, core, choice, own, gram_left, gram_right[columns], self.levels)
+            own = step[:, blocks.start * groups : blocks.stop * groups]
+            sweep(residual, core, choice, own, gram_left, gram_right[blocks], self.levels)
 
-        return sweep_blocks
+        return sweep_columns
 
 
 def kept_values(

@@ -20,7 +20,7 @@ from armor.factorize.masks import choice_from_mask, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
 from armor.factorize.workspace import Workspace
-from armor.sparse.factors import Factors
+from armor.sparse.factors import Factors, with_wrappers
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import CORES, WRAPPERS, Levels
 from armor.sparse.masks import nm_mask
@@ -74,7 +74,7 @@ def round_factors(
     storage: Storage,
     row_scale: Float[Tensor, "out 1"] | None = None,
     iterations: int = ITERATIONS,
-) -> tuple[Factors, list[float]]:
+) -> tuple[Factors, Factors, list[float]]:
     """Round 2:4 factors with wrappers, so that the loss rises as little as it can.
 
     Args:
@@ -82,18 +82,19 @@ def round_factors(
         factors: in the dtype of `problem`.
         row_scale: what A is multiplied by, row by row, before it is stored: of a problem whose
             target has been divided by it. None for 1.
-        iterations: 0 rounds to the nearest.
+        iterations: how many.
 
     Returns:
         The factors for `problem` with A multiplied by `row_scale`, in float32, with their scales;
-        the losses of the best point, rounded to the nearest and after each iteration, relative to
-        that of a zero weight: they never rise.
+        the same merely rounded to the nearest; the losses of the best point, at first of that one,
+        then after each iteration, relative to that of a zero weight: they never rise.
     """
     assert factors.left is not None
     assert factors.right is not None
     stored = _Stored(storage, row_scale, factors.left.shape[:2])
     work = Workspace(problem, factors.left.shape[-1], factors.pattern)
     state = work.start(equalised(factors))
+    stored.divide_left(state)
     stored.round_right(state)
     stored.round_left(state)
     gram_right = torch.bmm(torch.bmm(state.right, work.moment_blocks), state.right.mT)
@@ -102,8 +103,9 @@ def round_factors(
     state.core = grid.nearest(state.core, state.choice)
     state.core[:, work.cols :] = 0  # entries of padding are not stored
     work.measure(state)
-    best, best_scales, zero = state.copy(), stored.scales, problem.zero_loss()
-    losses = [best.loss / zero]
+    nearest = stored.factors(state, grid, factors)
+    found, best, zero = nearest, state.loss, problem.zero_loss()
+    losses = [best / zero]
     for turn in range(iterations):
         if turn:  # at first the wrappers are the best ones for the values before rounding
             work.step_right(state)
@@ -113,11 +115,10 @@ def round_factors(
             work.measure(state)
         work.step_core(state, grid)
         state.core[:, work.cols :] = 0
-        if state.loss < best.loss:
-            best, best_scales = state.copy(), stored.scales
-        losses.append(best.loss / zero)
-    rounded = Rounded(grid.levels, grid.scales[: work.rows].to(storage.dtype), *best_scales)
-    return stored.factors(best, rounded, factors), torch.stack(losses).tolist()
+        if state.loss < best:
+            found, best = stored.factors(state, grid, factors), state.loss
+        losses.append(best / zero)
+    return found, nearest, torch.stack(losses).tolist()
 
 
 def round_core(problem: Problem, factors: Factors, storage: Storage) -> Factors:
@@ -134,6 +135,15 @@ def round_core(problem: Problem, factors: Factors, storage: Storage) -> Factors:
         core=grid.nearest(padded.float(), choice)[:, : core.shape[1]].contiguous(),
         rounded=Rounded(storage.levels, grid.scales.to(storage.dtype)),
     )
+
+
+def between_identities(factors: Factors, block: int, storage: Storage | None) -> Factors:
+    """Factors as they are stored, between wrappers that do nothing."""
+    found = with_wrappers(factors, block)
+    if storage is None or found.rounded is None or found.left is None or found.right is None:
+        return found
+    left, right = storage.blocks(found.left)[1], storage.blocks(found.right)[1]
+    return replace(found, rounded=replace(found.rounded, left_scales=left, right_scales=right))
 
 
 def equalised(factors: Factors) -> Factors:
@@ -171,6 +181,11 @@ class _Stored:
             flat = torch.nn.functional.pad(row_scale.flatten(), (0, missing), value=1.0)
             self._rows = flat.view(*shape, 1)
 
+    def divide_left(self, state: State) -> None:
+        """A of the weight as that of the problem, in place."""
+        if self._rows is not None:
+            state.left = state.left / self._rows
+
     def round_left(self, state: State) -> None:
         """A of the problem, in place."""
         left = state.left if self._rows is None else state.left * self._rows
@@ -183,9 +198,10 @@ class _Stored:
         state.right, scales = self._storage.blocks(state.right)
         self.scales = self.scales[0], scales
 
-    def factors(self, state: State, rounded: Rounded, given: Factors) -> Factors:
-        """What is stored of a state, in float32."""
+    def factors(self, state: State, grid: Grid, given: Factors) -> Factors:
+        """What is stored of a state, in float32; of the shape of `given`."""
         rows, cols = given.core.shape
+        scales = grid.scales[:rows].to(self._storage.dtype)
         left = state.left if self._rows is None else state.left * self._rows
         mask = mask_from_choice(state.choice, given.pattern)
         found = replace(
@@ -194,7 +210,7 @@ class _Stored:
             mask=mask[:rows, :cols].contiguous(),
             left=left.float(),
             right=state.right.float(),
-            rounded=rounded,
+            rounded=Rounded(grid.levels, scales, *self.scales),
         )
         if self._rows is None:
             return found

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.factorize.grid import Grid, SweepBlocks
+from armor.factorize.grid import Grid
 from armor.factorize.masks import choice_from_mask, group_size, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.products import less_product, product
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
-from armor.factorize.sweep import choose_backend, sweep
+from armor.factorize.sweep import column_sweep
 from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -273,7 +273,9 @@ class Workspace:
         """The sweep, and what it takes off the loss that E X belongs to; 0 if not asked for."""
         gram_left, gram_right, residual = self._core_quadratic(state)
         sweep_blocks = (
-            self._exact_sweep(gram_right, price) if grid is None else grid.sweep(gram_right)
+            column_sweep(gram_right, self.pattern, price)
+            if grid is None
+            else grid.column_sweep(gram_right)
         )
         gain = torch.zeros_like(state.loss)
         if not self.problem.is_full:
@@ -309,19 +311,6 @@ class Workspace:
                 state.core[:, span] = core
                 state.choice[:, codes] = choice
         return gain
-
-    def _exact_sweep(
-        self, gram_right: Float[Tensor, "j b b"], price: Float[Tensor, ""] | None
-    ) -> SweepBlocks:
-        """The sweep of the exact solver."""
-        backend = choose_backend(self.pattern, gram_right.dtype, gram_right.device)
-        systems = backend.systems(gram_right, self.pattern)
-
-        def sweep_blocks(columns: slice, *tensors: Tensor) -> None:
-            own = systems[columns]
-            sweep(*tensors, gram_right[columns], self.pattern, price, backend, own)
-
-        return sweep_blocks
 
     def _gram_right_above(
         self, right: Float[Tensor, "j b b"], panel: range

@@ -1,20 +1,10 @@
-"""The levels of a core whose kept values are rounded to few bits, and how they are stored.
-
-A kept value is ``(code + offset) * scale``. `SCALE_GROUP` neighbouring kept values of a row share a
-scale; the last ones of a row may be fewer. Wrappers are rounded row by row: ``code * scale``.
-"""
+"""The levels that values are rounded to, where a core or wrappers are stored in few bits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int8, Shaped, UInt8
-from torch import Tensor
-
-from armor.errors import ArmorError
-
-#: Kept values of a row that share a scale.
+#: Kept values of a row of the core that share a scale; the last ones of a row may be fewer.
 SCALE_GROUP = 64
 
 
@@ -25,14 +15,13 @@ class Levels:
     Attributes:
         name: what the settings and the checkpoint call it.
         lowest, highest: code. offset: added to it.
-        dtype: of the stored values. per_byte: how many of them a byte of it holds.
+        per_byte: codes that are stored in a byte: one as int8, two (less `lowest`) as uint8.
     """
 
     name: str
     lowest: int
     highest: int
     offset: float
-    dtype: torch.dtype
     per_byte: int
 
     @property
@@ -40,36 +29,13 @@ class Levels:
         """The largest magnitude, in units of the scale."""
         return self.highest + self.offset
 
-    def nearest(self, ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The codes nearest to values over their scale, as floats."""
-        return (ratio - self.offset).round_().clamp_(self.lowest, self.highest)
 
-    def values(
-        self, codes: Shaped[Tensor, "*shape"], scales: Float[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
-        """What codes stand for, in the dtype of `scales`."""
-        return (codes.to(scales.dtype) + self.offset) * scales
-
-    def store(self, codes: Shaped[Tensor, "rows kept"]) -> Shaped[Tensor, "rows bytes"]:
-        """Codes, whatever their dtype, as they are stored; of int4 two a byte, low bits first."""
-        if self.per_byte == 1:
-            return codes.to(self.dtype)
-        places = (codes - self.lowest).to(torch.uint8)
-        return places[:, 0::2] | places[:, 1::2] << 4
-
-    def load(self, stored: Shaped[Tensor, "rows bytes"]) -> Shaped[Tensor, "rows kept"]:
-        """The inverse of `store`: int8."""
-        if self.per_byte == 1:
-            return stored
-        places = torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)
-        return places.to(torch.int8) + self.lowest
-
-
-INT8 = Levels("int8", -127, 127, 0.0, torch.int8, 1)
-INT4 = Levels("int4", -8, 7, 0.5, torch.uint8, 2)
-#: By name. What a core may be rounded to.
+INT8 = Levels("int8", -127, 127, 0.0, 1)
+#: As many levels above 0 as below: those that 2:4 keeps are hardly ever 0.
+INT4 = Levels("int4", -8, 7, 0.5, 2)
+#: What a core may be rounded to, by name.
 CORES = {levels.name: levels for levels in (INT8, INT4)}
-#: What wrappers may be rounded to.
+#: What wrappers may be rounded to, by name.
 WRAPPERS = {INT8.name: INT8}
 
 

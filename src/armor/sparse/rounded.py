@@ -1,11 +1,15 @@
-"""Rounded: what the stored values of a layer are multiples of."""
+"""Rounded factors: their scales, and values as codes and back.
+
+A kept value of the core is ``(code + offset) * scale``; `SCALE_GROUP` neighbouring ones of a row
+share a scale. A value of a wrapper is ``code * scale``, with a scale for each row of a block.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int8, Shaped
 from torch import Tensor
 
 from armor.sparse.levels import INT8, SCALE_GROUP, Levels
@@ -40,26 +44,49 @@ def steps(scales: Float[Tensor, "rows n"], kept: int) -> Float[Tensor, "rows {ke
 
 
 def encode(
-    levels: Levels, values: Float[Tensor, "*shape"], scales: Float[Tensor, "*shape"]
+    levels: Levels, values: Float[Tensor, "*shape"], scales: Float[Tensor, "*any"]
 ) -> Float[Tensor, "*shape"]:
-    """The codes of values on the grid, or those nearest to them; as floats.
+    """The codes of the levels nearest to `values`, as floats.
 
     Args:
         scales: of each value, or broadcast to them. Where one is 0 the code is the middle one.
     """
-    return levels.nearest((values / scales).nan_to_num(0.0))
+    ratio = (values / scales).nan_to_num(0.0)
+    return (ratio - levels.offset).round_().clamp_(levels.lowest, levels.highest)
+
+
+def decode(
+    levels: Levels, codes: Shaped[Tensor, "*shape"], scales: Float[Tensor, "*any"]
+) -> Float[Tensor, "*shape"]:
+    """What codes stand for, in the dtype of `scales`."""
+    return (codes.to(scales.dtype) + levels.offset) * scales
+
+
+def store_codes(levels: Levels, codes: Shaped[Tensor, "rows kept"]) -> Shaped[Tensor, "rows bytes"]:
+    """Codes, whatever their dtype, as they are stored; of two in a byte the first in low bits."""
+    if levels.per_byte == 1:
+        return codes.to(torch.int8)
+    places = (codes - levels.lowest).to(torch.uint8)
+    return places[:, 0::2] | places[:, 1::2] << 4
+
+
+def load_codes(levels: Levels, stored: Shaped[Tensor, "rows bytes"]) -> Int8[Tensor, "rows kept"]:
+    """The inverse of `store_codes`."""
+    if levels.per_byte == 1:
+        return stored
+    places = torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)
+    return places.to(torch.int8) + levels.lowest
 
 
 def encode_blocks(
     blocks: Float[Tensor, "count b b"], scales: Float[Tensor, "count b"]
-) -> Shaped[Tensor, "count b b"]:
-    """Wrapper blocks as int8 codes."""
-    scales = scales.to(blocks.dtype).unsqueeze(-1)
-    return encode(INT8, blocks, scales.expand_as(blocks)).to(torch.int8)
+) -> Int8[Tensor, "count b b"]:
+    """Wrapper blocks as codes."""
+    return encode(INT8, blocks, scales.to(blocks.dtype).unsqueeze(-1)).to(torch.int8)
 
 
 def decode_blocks(
-    codes: Shaped[Tensor, "count b b"], scales: Float[Tensor, "count b"]
+    codes: Int8[Tensor, "count b b"], scales: Float[Tensor, "count b"]
 ) -> Float[Tensor, "count b b"]:
     """Wrapper blocks of their codes, in the dtype of `scales`."""
-    return codes.to(scales.dtype) * scales.unsqueeze(-1)
+    return decode(INT8, codes, scales.unsqueeze(-1))

@@ -81,7 +81,9 @@ def _sweep_block(  # type: ignore[no-untyped-def]
                     v1 = (below + (grid[5] if up else none) + offset) * step
                     rest = (p2 - h12 * v1) / h22 if h22 > none else none
                     v2 = _level(rest, step, offset, lowest, highest)
-                    gain = (p1 + p1 - h11 * v1) * v1 + (p2 + p2 - h12 * v1 * grid[6] - h22 * v2) * v2
+                    gain = (p1 + p1 - h11 * v1) * v1 + (
+                        p2 + p2 - h12 * v1 * grid[6] - h22 * v2
+                    ) * v2
                     if gain > best:
                         best, code, n1, n2 = gain, pair, v1, v2
             if code < 0:

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from armor.runtime.backend import YES, Call, Verdict
-from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, two_of_four_kernels
+from armor.runtime.cpu import any_pattern_kernels, bfloat16_kernels, rounded, two_of_four_kernels
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
-from armor.runtime.reference import times_blocks
+from armor.runtime.reference import plain_wrappers, times_blocks
 from armor.simd.bfloat16 import has_dot
 from armor.simd.processor import has_amx, has_float16
 from armor.sparse.layer import PackedLayer
@@ -63,7 +63,9 @@ def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out
     layer = call.layer
     _use_threads(layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
     limit, product = _PACKED_ROWS, _packed_product
-    if x.dtype == torch.bfloat16 and len(x) > 1:
+    if layer.core_scales is not None:
+        product = rounded.packed_product
+    elif x.dtype == torch.bfloat16 and len(x) > 1:
         if has_dot():
             limit, product = _PACKED_ROWS_DOT, _packed_product_bfloat16
         elif has_amx():
@@ -128,8 +130,9 @@ def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
 
 def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
-    if layer.right is not None:
-        x = times_blocks(x, layer.right)
+    left, right = plain_wrappers(layer)
+    if right is not None:
+        x = times_blocks(x, right)
     unpack, width = _unpacker(layer)
     x = functional.pad(x, (0, width - x.shape[1]))
     rows, _ = layer.shape
@@ -140,11 +143,13 @@ def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:
         stop = min(rows, start + height)
         unpack(start, stop, panel)
         y[:, start:stop] = x @ panel[: stop - start].T
-    return y if layer.left is None else times_blocks(y, layer.left)
+    return y if left is None else times_blocks(y, left)
 
 
 def _unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], int]:
     """What unpacks rows start .. stop-1 of S into a panel, and how wide that is."""
+    if layer.core_scales is not None:
+        return rounded.unpacker(layer)
     if layer.pattern != TWO_OF_FOUR:
         core = core_arrays(layer)
 
