@@ -160,8 +160,9 @@ def inspect(folder: str | Path) -> dict[str, Any]:
         ``sparsegpt_loss`` (relative proxy losses), ``unrounded_loss`` and ``nearest_loss`` (of a
         rounded layer: before that, and merely rounded to the nearest), ``certificate``,
         ``seconds``, ``output_energy`` and ``output_error`` (mean squared norms),
-        ``target_damping`` and ``belief`` (of a compensated target), ``fitted_error`` and ``held_out_error`` (relative errors on a sample of
-        the tokens the layer was fitted to, and of those held out), ``harm`` (of its block, where a
+        ``target_damping`` and ``belief`` (of a compensated target), ``fitted_error`` and
+        ``held_out_error`` (relative errors on a sample of the tokens the layer was fitted to, and
+        of those held out), ``harm`` (of its block, where a
         size was asked for: the divergence to expect from it; only comparisons matter);
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
         dense of all layers that could be pruned), ``blocks``: block -> how many layers got it

@@ -206,8 +206,8 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
             raise ArmorError(f"layer {short(name)}: mixed dtypes {sorted(dtypes)}; {DAMAGED}")
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
-        wanted = layers[name].tensor_shapes() if name in layers else {}
-        if (part in _OWN_PARTS or name in layers) and part not in (*wanted, "bias"):
+        known = layers[name].tensor_shapes() if name in layers else {}
+        if (part in _OWN_PARTS or name in layers) and part not in (*known, "bias"):
             raise ArmorError(
                 f"tensor {short(tensor)} does not fit the metadata of config.json; {DAMAGED}"
             )

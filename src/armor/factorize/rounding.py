@@ -206,13 +206,18 @@ class _Stored:
         mask = mask_from_choice(state.choice, given.pattern)
         found = replace(
             given,
-            core=state.core[:rows, :cols].float().contiguous(),
+            core=_copied(state.core[:rows, :cols]),
             mask=mask[:rows, :cols].contiguous(),
-            left=left.float(),
-            right=state.right.float(),
+            left=_copied(left),
+            right=_copied(state.right),
             rounded=Rounded(grid.levels, scales, *self.scales),
         )
         if self._rows is None:
             return found
         # Divided and multiplied again: exact only as stored.
         return PackedLayer.from_factors(found).to_factors()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In float32, apart from the state, which moves on in place."""
+    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -216,8 +216,8 @@ class Workspace:
     def step_core(self, state: State, grid: Grid | None = None) -> None:
         """One sweep over the groups of the core; needs E X in `error_moment`, and the loss.
 
-        On a `grid` each group takes the values of it that are best. A gain that is not finite, or larger than the loss, is made of rounding errors: the loss of
-        such a state is infinite.
+        On a `grid` each group takes the values of it that are best. A gain that is not finite, or
+        larger than the loss, is made of rounding errors: the loss of such a state is infinite.
         """
         loss = state.loss - self._sweep_core(state, grid=grid)
         state.loss = torch.where(loss >= 0, loss, torch.inf)

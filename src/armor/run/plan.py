@@ -64,8 +64,13 @@ class LayerPlan:
         """What a recipe says of the layer to have it pruned like this."""
         if self.dense:
             return {"skip": True}
-        rules = {"method": self.method, "pattern": self.pattern, "core": self.core}
-        rules |= {"wrappers": self.wrappers, "block": self.block}
+        rules: dict[str, Any] = {
+            "method": self.method,
+            "pattern": self.pattern,
+            "core": self.core,
+            "wrappers": self.wrappers,
+            "block": self.block,
+        }
         return {key: value for key, value in rules.items() if value}
 
     @property

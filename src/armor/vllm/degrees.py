@@ -60,10 +60,10 @@ class Degree:
 
 def refuse_rounded(checkpoint: Checkpoint) -> None:
     """Raise `ArmorError` if a layer has a rounded core."""
-    for name, spec in checkpoint.layers.items():
+    for spec in checkpoint.layers.values():
         if spec.core is not None:
             raise ArmorError(
-                f"{checkpoint.folder}: the plug-in for vLLM reads no {spec.core} cores yet ({name}):"
+                f"{checkpoint.folder}: the plug-in for vLLM reads no {spec.core} cores yet:"
                 " serve the dense export (armor export), or prune without --core"
             )
 
