@@ -116,7 +116,8 @@ def test_loaded_exported_saved_and_multiplied_out(
         assert torch.equal(plain.get_submodule(name).weight, layer.dense())
     with torch.inference_mode():
         theirs = plain(tokens).logits
-    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    limit = 0.03 if ours.dtype == torch.bfloat16 else 1e-5
+    assert (ours - theirs).norm() < limit * theirs.norm()
     model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     with torch.inference_mode():

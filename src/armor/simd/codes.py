@@ -10,13 +10,12 @@ from numba.core import cgutils
 
 from armor.simd.processor import has_avx512
 from armor.simd.vectors import FLOATS, LANES, address, intrinsic, load_vector, to_float, vector
-from armor.sparse.levels import INT4
 
 _I8, _I32, _F32 = ir.IntType(8), ir.IntType(32), ir.FloatType()
 _INTS = ir.VectorType(_I32, LANES)
 _BITS = 4  # of an int4
-#: What an int4 stands for, by how it is stored.
-_LEVELS = [place + INT4.lowest + INT4.offset for place in range(1 << _BITS)]
+#: What an int4 stands for, by how it is stored: as many levels above 0 as below.
+LEVELS = [place - 7.5 for place in range(1 << _BITS)]
 
 
 @intrinsic
@@ -54,9 +53,9 @@ def _nibbles(builder: Any, stored: Any) -> Any:
             ir.FunctionType(FLOATS, (FLOATS, _INTS)),
             "llvm.x86.avx512.permvar.sf.512",
         )
-        return builder.call(permute, (ir.Constant(FLOATS, _LEVELS), places))
+        return builder.call(permute, (ir.Constant(FLOATS, LEVELS), places))
     places = builder.and_(places, ir.Constant(_INTS, [(1 << _BITS) - 1] * LANES))
-    return builder.fadd(builder.sitofp(places, FLOATS), ir.Constant(FLOATS, [_LEVELS[0]] * LANES))
+    return builder.fadd(builder.sitofp(places, FLOATS), ir.Constant(FLOATS, [LEVELS[0]] * LANES))
 
 
 @intrinsic
@@ -78,6 +77,6 @@ def load_code1(typing: Any, array: Any, index: Any):  # type: ignore[no-untyped-
         odd = builder.trunc(builder.and_(args[1], one), _I8)
         shifted = builder.lshr(code, builder.mul(odd, ir.Constant(_I8, _BITS)))
         level = builder.and_(shifted, ir.Constant(_I8, (1 << _BITS) - 1))
-        return builder.fadd(builder.uitofp(level, _F32), ir.Constant(_F32, _LEVELS[0]))
+        return builder.fadd(builder.uitofp(level, _F32), ir.Constant(_F32, LEVELS[0]))
 
     return types.float32(array, types.intp), codegen

@@ -62,10 +62,10 @@ def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out
     """See `Backend.matmul`; sums in float32."""
     layer = call.layer
     _use_threads(layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
-    limit, product = _PACKED_ROWS, _packed_product
+    limit, product, least = _PACKED_ROWS, _packed_product, 2
     if layer.core_scales is not None:
-        product = rounded.packed_product
-    elif x.dtype == torch.bfloat16 and len(x) > 1:
+        product, least = rounded.packed_product, rounded.LEAST_ROWS_DOT
+    if x.dtype == torch.bfloat16 and len(x) >= least:
         if has_dot():
             limit, product = _PACKED_ROWS_DOT, _packed_product_bfloat16
         elif has_amx():
@@ -114,18 +114,21 @@ def _packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
 
 def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
     """With the processor's instructions for bfloat16, rounded to it between the factors."""
-    if layer.right is not None:
-        x = _times_blocks_bfloat16(x, layer.right)
+    left, right = plain_wrappers(layer)
+    if right is not None:
+        x = _times_blocks_bfloat16(x, right)
     batch, cols = x.shape
     x = functional.pad(x, (0, -cols % COLUMNS, 0, -batch % bfloat16_kernels.TILE))
     y = torch.empty(layer.shape[0], len(x), **_FLOAT32)
-    if layer.pattern == TWO_OF_FOUR:
+    if layer.core_scales is not None:
+        rounded.core_product_bfloat16(layer, x, y)
+    elif layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
         bfloat16_kernels.core_product(values, indices, as_array(x), y.numpy())
     else:
         any_pattern_kernels.core_product(*core_arrays(layer), as_array(x), y.numpy())
     y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
-    return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
+    return y if left is None else _times_blocks_bfloat16(y, left)
 
 
 def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:

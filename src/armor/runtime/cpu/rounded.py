@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armor.runtime.cpu import rounded_kernels
+from armor.runtime.cpu import bfloat16_kernels, rounded_kernels
 from armor.runtime.cpu.arrays import as_array
 from armor.sparse.layer import PackedLayer
 
+#: From so many rows on codes are turned into bfloat16 first, where the processor multiplies it.
+LEAST_ROWS_DOT = 8
+_PANEL_ROWS = 128  # that are turned at a time: they stay in a second level cache
 _COLUMNS = 64  # inputs are padded to a multiple of this
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
 _NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32), torch.empty(0, **_FLOAT32)
@@ -32,6 +35,22 @@ def packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
     left, right = _wrapper(layer.left, layer.left_scales), _wrapper(layer.right, layer.right_scales)
     rounded_kernels.rounded_product(*_core(layer), *left, *right, inputs.numpy(), outputs.numpy())
     return outputs[:batch, :rows].to(x.dtype).contiguous()
+
+
+def core_product_bfloat16(layer: PackedLayer, x: Tensor, y: Tensor) -> None:
+    """``y = S x``: rows of S as bfloat16, a few at a time, to the kernel of bfloat16.
+
+    Args:
+        x, y: as `bfloat16_kernels.core_product` takes them.
+    """
+    codes, kept, scales, indices = _core(layer)
+    rows, given = y.shape[0], as_array(x)
+    panel = torch.empty(min(rows, _PANEL_ROWS), kept, **_FLOAT32)
+    for start in range(0, rows, _PANEL_ROWS):
+        stop = min(rows, start + _PANEL_ROWS)
+        rounded_kernels.decode_rows(codes, scales, start, stop, panel.numpy())
+        values = as_array(panel[: stop - start].to(torch.bfloat16))
+        bfloat16_kernels.core_product(values, indices[start:stop], given, y[start:stop].numpy())
 
 
 def unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], int]:

@@ -10,7 +10,7 @@ from numba import njit, prange
 from armor.simd.cache import is_kept
 from armor.simd.codes import load_code1, load_codes16
 from armor.simd.select import load_positions, select16
-from armor.simd.vectors import every16, load1, load16, multiply_add16, sum16, zero16
+from armor.simd.vectors import every16, load1, load16, multiply_add16, store16, sum16, zero16
 from armor.sparse.levels import SCALE_GROUP
 
 # Counters of parallel loops are unsigned, and times a signed number float: hence np.intp below.
@@ -149,6 +149,23 @@ def rounded_product(  # type: ignore[no-untyped-def]
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
             _block_row(left, left_scales, outputs, y, np.intp(row))
+
+
+@njit(parallel=True, **_JIT)
+def decode_rows(codes, scales, start, stop, panel):  # type: ignore[no-untyped-def]
+    """panel[:stop-start] (., kept), float32 = the kept values of rows start .. stop-1."""
+    kept = panel.shape[1]
+    for place in prange(stop - start):
+        row = start + np.intp(place)
+        at, full = row * kept, kept // 16 * 16
+        there = np.intp(place) * kept
+        for number in range(0, full, 16):
+            scale = load1(scales, row * scales.shape[1] + number // _GROUP)
+            values = load_codes16(codes, at + number) * every16(scale)
+            store16(panel, there + number, values)
+        for number in range(full, kept):
+            scale = load1(scales, row * scales.shape[1] + number // _GROUP)
+            panel[row - start, number] = load_code1(codes, at + number) * scale
 
 
 @njit(parallel=True, **_JIT)
