@@ -11,7 +11,7 @@ from armor.sparse.levels import CORES, WRAPPERS
 from armor.sparse.pattern import Pattern
 
 #: What a recipe may say of the layers that a glob matches.
-RULES = ("skip", "method", "pattern", "core", "wrappers", "block")
+RULES = ("skip", "method", "pattern", "block", "core", "wrappers")
 #: What a recipe says for a core or wrappers in the model's own dtype.
 OWN_DTYPE = "dense"
 #: What it may say of the model, see `armor.models.structure.Described`.

@@ -46,7 +46,8 @@ def test_the_certificate_is_on_what_is_stored(
     assert record.loss <= record.nearest_loss
     assert record.loss <= record.nowag_loss
     assert objective == "diag" or record.loss <= record.sparsegpt_loss
-    assert record.unrounded_loss <= record.losses[-1] * 1.01 or dtype != torch.float32
+    if dtype == torch.float32:
+        assert record.unrounded_loss == pytest.approx(record.losses[-1], rel=1e-2)
     packed = PackedLayer.from_factors(factors)
     assert (packed.core, packed.dtype) == (core, dtype)
     assert torch.equal(packed.to_factors().dense(), factors.dense())
@@ -101,10 +102,10 @@ def test_a_run_takes_the_bytes_that_were_planned(
 
 
 def test_a_size_counts_rounded_bytes(tiny_model: Path, settings: Settings, tmp_path: Path) -> None:
-    config = settings(core="int4", wrappers="int8", block_size=None, size=0.3)
+    config = settings(core="int4", wrappers="int8", block_size=None, size=0.36)
     armor.prune(tiny_model, config, tmp_path / "out", workers=1)
     found = armor.inspect(tmp_path / "out")
-    assert found["budget"]["reached"] <= 0.3
+    assert found["budget"]["reached"] <= 0.36
     assert {layer["core"] for layer in found["layers"].values()} == {"int4"}
 
 

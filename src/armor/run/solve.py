@@ -151,11 +151,7 @@ def solve_layer(
         factors = between_identities(start, plan.block, storage)
         loss = judge.loss(factors)
         note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
-    # Adam's loss may rise on the way.
-    falling = config.solver == "adam" or all(
-        after <= before for before, after in pairwise(solved.losses)
-    )
-    certificate = falling and loss <= min(bounds.values())
+    certificate = (config.solver == "adam" or solved.never_rose) and loss <= min(bounds.values())
     if method.wrappers and not certificate:
         raise CertificateError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
     pruned = factors.dense().to(output.target.dtype)
@@ -251,6 +247,11 @@ class _Solved:
     times: list[float] = field(default_factory=list)
     unrounded_loss: float | None = None
     nearest_loss: float | None = None
+
+    @property
+    def never_rose(self) -> bool:
+        """Whether the losses fell all the way; Adam's may rise."""
+        return all(after <= before for before, after in pairwise(self.losses))
 
 
 def _solve(
