@@ -9,6 +9,7 @@ from typing import Any
 from armor.errors import ArmorError
 from armor.methods import METHODS, packed_methods
 from armor.recipe import check_description, check_overrides
+from armor.sparse.levels import CORES, WRAPPERS
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 from armor.text.bos import BOS_CHOICES, bos_choice
 
@@ -39,6 +40,9 @@ class PruneConfig:
         iterations: ceiling on solver iterations; None takes the solver's own default.
         pattern: sparsity of the core: "N:M" with M 2, 4 or 8, or a share of zeros such as "50%"
             (unstructured). "adam" knows 2:4 only.
+        core: what the kept values are rounded to, inside the solver: "int8" or "int4" (2:4 only);
+            None keeps the model's dtype.
+        wrappers: what A and B of a rounded core are rounded to: "int8", or None.
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
         size: bytes of the pruned layers over those of the dense ones, all together; then the block
@@ -67,6 +71,8 @@ class PruneConfig:
     solver: str = "exact"
     iterations: int | None = None
     pattern: str = "2:4"
+    core: str | None = None
+    wrappers: str | None = None
     block_size: int | None = None
     overhead_budget: float = 0.10
     size: float | None = None
@@ -101,6 +107,7 @@ class PruneConfig:
         if self.solver == "adam" and patterns != {TWO_OF_FOUR}:
             raise ArmorError("solver adam is the paper's loop, for 2:4 only; take solver exact")
         self._check_plain()
+        self._check_storage(patterns)
         check_description(self.model)
         if type(self.lm_head) is not bool:
             raise ArmorError(f"lm_head must be true or false, not {self.lm_head!r}")
@@ -126,6 +133,21 @@ class PruneConfig:
             raise ArmorError(f"{self.method} has nothing to choose by size: leave out the size")
         if any("method" in rules for rules in self.overrides.values()):
             raise ArmorError(f"{self.method} is for all layers: leave out the recipe's method")
+
+    def _check_storage(self, patterns: set[Pattern]) -> None:
+        cores = [self.core, *(rules.get("core") for rules in self.overrides.values())]
+        if self.core is not None:
+            _one_of("core", self.core, tuple(CORES))
+        if self.wrappers is not None:
+            _one_of("wrappers", self.wrappers, tuple(WRAPPERS))
+            if not any(cores):
+                raise ArmorError("rounded wrappers need a rounded core: add --core int8 or int4")
+        if any(cores) and patterns != {TWO_OF_FOUR}:
+            raise ArmorError(
+                "a rounded core has the pattern 2:4: leave out the core or the pattern"
+            )
+        if any(cores) and METHODS[self.method].is_plain:
+            raise ArmorError(f"{self.method} is stored dense: leave out the core")
 
     def _check_size(self, size: float) -> None:
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0.0 < size < 1.0:

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.tensorfile import DTYPES
+from armor.errors import ArmorError
 from armor.runtime.api import linear
 from armor.runtime.backend import Call
 from armor.runtime.prepared import gains_from_sharing, prepare_layer
 from armor.runtime.sharing import SharedInputs
 from armor.sparse.factors import Factors
-from armor.sparse.layer import PackedLayer
-from armor.sparse.pack import packed_shapes
+from armor.sparse.layer import PARTS, PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 
@@ -26,10 +28,13 @@ class ArmorLinear(nn.Module):
 
     Attributes:
         pattern: of S.
-        core_values: (out, N*ceil(in/M)), kept values of S; flat where S is unstructured.
+        core_values: (out, N*ceil(in/M)), kept values of S; flat where S is unstructured; codes
+            where it is rounded.
         core_indices: uint8 (out, bytes of a row), their positions (`armor.sparse.pack.pack`).
         left: A, (ceil(out/b), b, b), or None without wrappers.
         right: B, (ceil(in/b), b, b), or None.
+        core_scales, left_scales, right_scales: of rounded values (`armor.sparse.rounded.Rounded`),
+            else None.
         bias: (out,), or None.
         transposed: whether the dense model keeps the weight as (in, out).
         shared: the layers it runs together with and its number among them, or None.
@@ -41,6 +46,9 @@ class ArmorLinear(nn.Module):
     core_indices: nn.Parameter
     left: nn.Parameter | None
     right: nn.Parameter | None
+    core_scales: nn.Parameter | None
+    left_scales: nn.Parameter | None
+    right_scales: nn.Parameter | None
     bias: nn.Parameter | None
     transposed: bool = False
 
@@ -54,10 +62,13 @@ class ArmorLinear(nn.Module):
         device: torch.device | str | None = None,
         pattern: Pattern = TWO_OF_FOUR,
         count: int | None = None,
+        core: str | None = None,
+        wrappers: str | None = None,
     ) -> None:
         """Empty tensors of the right shapes, to be loaded into; `block` None means no wrappers.
 
-        `count` is how many entries an unstructured core keeps, by default what `pattern` says.
+        `count` is how many entries an unstructured core keeps, by default what `pattern` says;
+        `core` and `wrappers` say what these are rounded to, None for `dtype`.
         """
         super().__init__()
         self.pattern = pattern
@@ -69,13 +80,12 @@ class ArmorLinear(nn.Module):
             tensor = torch.empty(shape, dtype=dtype, device=device)
             return nn.Parameter(tensor, requires_grad=False)
 
-        values, indices = packed_shapes(out_features, in_features, pattern, count)
-        self.core_values = empty(*values)
-        self.core_indices = empty(*indices, dtype=torch.uint8)
-        self.left = self.right = None
-        if block is not None:
-            self.left = empty(-(-out_features // block), block, block)
-            self.right = empty(-(-in_features // block), block, block)
+        shape = out_features, in_features
+        spec = LayerSpec(shape, block, pattern, count, core=core, wrappers=wrappers)
+        shapes, codes = spec.tensor_shapes(), spec.code_dtypes()
+        for part in PARTS:
+            own = DTYPES[codes[part]] if part in codes else dtype
+            setattr(self, part, empty(*shapes[part], dtype=own) if part in shapes else None)
         self.bias = empty(out_features) if bias else None
         self.shared: tuple[SharedInputs, int] | None = None
         self._gains_from_sharing = False
@@ -88,6 +98,7 @@ class ArmorLinear(nn.Module):
     def from_packed(cls, layer: PackedLayer, bias: Tensor | None = None) -> ArmorLinear:
         """The module of `layer`, sharing its tensors (their dtype, their device)."""
         rows, cols = layer.shape
+        spec = LayerSpec.of(layer)
         module = cls(
             cols,
             rows,
@@ -96,6 +107,8 @@ class ArmorLinear(nn.Module):
             device="meta",
             pattern=layer.pattern,
             count=layer.count,
+            core=spec.core,
+            wrappers=spec.wrappers,
         )
         tensors = layer.tensors() | ({} if bias is None else {"bias": bias})
         module.load_state_dict(tensors, assign=True)
@@ -176,6 +189,9 @@ class ArmorLinear(nn.Module):
             self.left,
             self.right,
             self.pattern,
+            self.core_scales,
+            self.left_scales,
+            self.right_scales,
         )
 
     def dense_weight(self) -> Tensor:
@@ -192,6 +208,7 @@ class ArmorLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" block={self.block}, bias={self.bias is not None}, pattern={self.pattern}"
+            + ("" if self.core_scales is None else f", core={self.packed().core}")
         )
 
 
@@ -225,8 +242,16 @@ def unfreeze(model: nn.Module) -> None:
 
     Where the values are stays as it is, whatever an optimiser does: only the kept ones are numbers.
     Load the model in float32, or train under `torch.autocast`.
+
+    Raises:
+        ArmorError: a layer of rounded values: codes are no numbers to train.
     """
-    for _, layer in armor_layers(model):
+    for name, layer in armor_layers(model):
+        if layer.core_scales is not None:
+            raise ArmorError(
+                f"{name} holds codes (--core), which are not trained: train what else there is, or"
+                " prune without --core"
+            )
         for parameter in layer.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
 

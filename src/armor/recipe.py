@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from armor.errors import ArmorError
+from armor.sparse.levels import CORES, WRAPPERS
 from armor.sparse.pattern import Pattern
 
 #: What a recipe may say of the layers that a glob matches.
-RULES = ("skip", "method", "pattern", "block")
+RULES = ("skip", "method", "pattern", "block", "core", "wrappers")
+#: What a recipe says for a core or wrappers in the model's own dtype.
+OWN_DTYPE = "dense"
 #: What it may say of the model, see `armor.models.structure.Described`.
 DESCRIPTION = ("blocks", "linears", "stages")
 _SECTIONS = ("layers", "model", "lm_head")
@@ -65,6 +68,10 @@ def check_overrides(overrides: Any, methods: tuple[str, ...]) -> list[Pattern]:
             raise ArmorError(f"{where}: method {rules['method']!r}; valid: {', '.join(methods)}")
         if "pattern" in rules:
             patterns.append(_pattern(where, rules["pattern"]))
+        for rule, valid in (("core", CORES), ("wrappers", WRAPPERS)):
+            if rules.get(rule, OWN_DTYPE) not in (OWN_DTYPE, *valid):
+                known = ", ".join((OWN_DTYPE, *valid))
+                raise ArmorError(f"{where}: {rule} {rules[rule]!r}; valid: {known}")
         block = rules.get("block", "auto")
         if block != "auto" and (type(block) is not int or block < 4 or block % 4):
             raise ArmorError(f"{where}: block {block!r} is neither auto nor a multiple of 4")

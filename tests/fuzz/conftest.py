@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from armor.checkpoint import ModelFiles, assemble
 from armor.checkpoint.joined import Joined
+from armor.factorize.problem import Problem
+from armor.factorize.rounding import Storage, between_identities, round_core
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
 from armor.sparse.masks import nm_mask
@@ -26,7 +28,8 @@ RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of three pruned layers: 2:4, unstructured without wrappers, 4:8 of a fused."""
+    """A checkpoint of five pruned layers: 2:4, unstructured without wrappers, 4:8 of a fused, an
+    int4 core with int8 wrappers, an int8 core without."""
     generator = torch.Generator().manual_seed(0)
     names = ("model.layers.0.up", "model.layers.0.down", "model.layers.0.fused.a")
     tensors = {"model.norm.weight": torch.ones(12), "model.layers.0.fused.weight": torch.ones(9, 8)}
@@ -48,13 +51,24 @@ def folder(tmp_path: Path) -> Path:
             for size in shape
         ]
         layers[name] = PackedLayer.from_factors(Factors(weight * mask, mask, *wrappers, pattern))
+    for name, core, block in (
+        ("model.layers.0.int4", "int4", 4),
+        ("model.layers.0.int8", "int8", 0),
+    ):
+        weight = torch.randn((8, 12), generator=generator)
+        tensors[f"{name}.weight"] = weight
+        mask = nm_mask(weight.abs())
+        problem, storage = Problem(weight, torch.ones(12)), Storage(core, "int8", weight.dtype)
+        factors = round_core(problem, Factors(weight * mask, mask), storage)
+        factors = between_identities(factors, block, storage) if block else factors
+        layers[name] = PackedLayer.from_factors(factors)
     source = tmp_path / "source"
     source.mkdir()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     (source / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 12}))
     run = {
         "config": {"method": "armor"},
-        "layers": dict.fromkeys(names, RECORD),
+        "layers": dict.fromkeys(layers, RECORD),
         "dense_layers": {"model.layers.0.gate": "excluded"},
     }
     assemble(ModelFiles.read(source), tmp_path / "packed", layers, run, joined=joined)
@@ -94,7 +108,21 @@ HOSTILE = (
     *(None, True, False, -1, 0, 1, 3, 2**31, 2**63, 2**64, 10**30, 10**400),
     *(-0.0, 0.5, 1e308, float("nan"), float("inf")),
     *("", "x" * 300, "..", "../../etc/passwd", "/dev/zero", "a\0b", "a\nb", "\x1b[2J", "[/bold]"),
-    *("core_values", "F64", "U8", "F4", "XX", "2:4", "armor", "\u202e", "é"),
+    *(
+        "core_values",
+        "core_scales",
+        "int8",
+        "int4",
+        "I8",
+        "F64",
+        "U8",
+        "F4",
+        "XX",
+        "2:4",
+        "armor",
+        "\u202e",
+        "é",
+    ),
     *([], {}, [[]], [1, 2, 3], [2**40, 2**40], [-4, 4], ["F32", [2], [0, 8]], {"a": {"b": []}}),
 )
 _SYNTAX = b'0123456789[]{}",:-\\eE.u \x00\xff'

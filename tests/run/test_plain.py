@@ -22,6 +22,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "diagonal": {"objective": "diag", "target": "dense"},
     "pruned statistics": {"method": "wanda"},
     "dense statistics": {"method": "nowag"},
+    "rounded": {"core": "int4", "wrappers": "int8", "objective": "diag"},
+    "rounded by a recipe": {
+        "core": "int8",
+        "overrides": {
+            "*.k_proj": {"core": "dense"},
+            "*.q_proj": {"method": "sparsegpt"},
+            "*.up_proj": {"core": "int4", "wrappers": "int8"},
+        },
+    },
     "recipe": {
         "overrides": {
             "*.k_proj": {"skip": True},

@@ -194,8 +194,9 @@ def _backend(module: nn.Module, batch: int, device: torch.device) -> str:
     if not isinstance(module, ArmorLinear):
         return "torch"
     call = module.call()
-    layer, dtype = call.layer, module.core_values.dtype
-    return choose(layer.shape, dtype, device, batch, layer.pattern, call.prepared_by)
+    layer = call.layer
+    own = layer.pattern, call.prepared_by, layer.core
+    return choose(layer.shape, layer.dtype, device, batch, *own)
 
 
 def _peak(module: nn.Module, x: Tensor) -> int | None:

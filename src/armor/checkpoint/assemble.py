@@ -99,12 +99,13 @@ def assemble(
 def _check_fits(name: str, layer: PackedLayer, shape: tuple[int, ...], wanted: str) -> None:
     if layer.shape != shape:
         raise ArmorError(f"layer {name}: shape {layer.shape} does not fit {shape}")
-    expected = LayerSpec.of(layer).tensor_shapes()
+    spec = LayerSpec.of(layer)
+    expected = spec.tensor_shapes()
     for part, tensor in layer.tensors().items():
         dtype, shape, _ = describe(tensor)
         if shape != expected.get(part):
             raise ArmorError(f"layer {name}: {part} is {shape}, not {expected.get(part)}")
-        if dtype != ("U8" if part == "core_indices" else wanted):
+        if dtype != spec.code_dtypes().get(part, wanted):
             raise ArmorError(f"layer {name}: {part} is {dtype}, the model is {wanted}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArmorError(f"layer {name}: {part} holds NaN or inf in {dtype}: prune it again")

@@ -12,14 +12,15 @@ from typing import Any
 
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import CORES, INT8, SCALE_GROUP, WRAPPERS, scale_count
 from armor.sparse.pack import packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 METHOD = "armor"
 FORMAT = 1
 RUN_FILE = "armor_run.json"
-_KEYS = {"quant_method", "format", "pattern", "layers", "joined"}
-_LAYER_KEYS = {"shape", "block", "pattern", "count", "transposed"}
+_KEYS = {"quant_method", "format", "pattern", "group", "layers", "joined"}
+_LAYER_KEYS = {"shape", "block", "pattern", "count", "transposed", "core", "wrappers"}
 DAMAGED = "the checkpoint is damaged: copy or download it again"
 _MAX_SIZE = 2**31
 _NAME = re.compile(r"[\w-]{1,256}(\.[\w-]{1,256}){0,32}")
@@ -35,6 +36,7 @@ class LayerSpec:
         shape: (out, in). block: of the wrappers, or None. pattern: of the core.
         count: kept entries of an unstructured core, else None.
         transposed: whether the dense model keeps the weight as (in, out), as GPT-2 does.
+        core, wrappers: what they are rounded to, keys of `CORES` and `WRAPPERS`; None: not.
     """
 
     shape: tuple[int, int]
@@ -42,11 +44,15 @@ class LayerSpec:
     pattern: Pattern = TWO_OF_FOUR
     count: int | None = None
     transposed: bool = False
+    core: str | None = None
+    wrappers: str | None = None
 
     @classmethod
     def of(cls, layer: PackedLayer, transposed: bool = False) -> LayerSpec:
         """What describes `layer`."""
-        return cls(layer.shape, layer.block, layer.pattern, layer.count, transposed)
+        wrappers = None if layer.left_scales is None else INT8.name
+        own = layer.shape, layer.block, layer.pattern, layer.count
+        return cls(*own, transposed, layer.core, wrappers)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each stored tensor by the last part of its name (without the bias)."""
@@ -56,7 +62,22 @@ class LayerSpec:
         if (size := self.block) is not None:
             shapes["left"] = (-(-rows // size), size, size)
             shapes["right"] = (-(-cols // size), size, size)
+        if self.core is not None:
+            shapes["core_values"] = (rows, values[1] // CORES[self.core].per_byte)
+            shapes["core_scales"] = (rows, scale_count(values[1]))
+        if self.wrappers is not None:
+            shapes["left_scales"] = shapes["left"][:2]
+            shapes["right_scales"] = shapes["right"][:2]
         return shapes
+
+    def code_dtypes(self) -> dict[str, str]:
+        """The dtypes of the stored tensors that are no floats, as safetensors names them."""
+        dtypes = {"core_indices": "U8"}
+        if self.core is not None:
+            dtypes["core_values"] = "I8" if CORES[self.core].per_byte == 1 else "U8"
+        if self.wrappers is not None:
+            dtypes |= {"left": "I8", "right": "I8"}
+        return dtypes
 
 
 def common_pattern(layers: Mapping[str, LayerSpec]) -> Pattern:
@@ -77,10 +98,16 @@ def to_metadata(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
             described[name]["count"] = spec.count
         if spec.transposed:
             described[name]["transposed"] = True
+        if spec.core is not None:
+            described[name]["core"] = spec.core
+        if spec.wrappers is not None:
+            described[name]["wrappers"] = spec.wrappers
+    rounded = any(spec.core is not None for spec in layers.values())
     return {
         "quant_method": METHOD,
         "format": FORMAT,
         "pattern": str(common),
+        **({"group": SCALE_GROUP} if rounded else {}),
         "layers": described,
     }
 
@@ -110,7 +137,23 @@ def from_metadata(data: Any) -> dict[str, LayerSpec]:
     layers = data.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise ArmorError(f"quantization_config lists no layers; {DAMAGED}")
-    return {name: _layer(name, entry, common) for name, entry in layers.items()}
+    found = {name: _layer(name, entry, common) for name, entry in layers.items()}
+    _check_group(data, any(spec.core is not None for spec in found.values()))
+    return found
+
+
+def _check_group(data: Mapping[str, Any], rounded: bool) -> None:
+    """Raise `ArmorError` unless rounded cores, and they alone, have scales for known groups."""
+    group = data.get("group")
+    if rounded and "group" not in data:
+        raise ArmorError(f"rounded cores, but no group of values that share a scale; {DAMAGED}")
+    if "group" in data and not rounded:
+        raise ArmorError(f"a group of {short(group)} values, but no rounded core; {DAMAGED}")
+    if rounded and (type(group) is not int or group != SCALE_GROUP):
+        raise ArmorError(
+            f"scales for groups of {short(group)} values: this armor reads groups of {SCALE_GROUP};"
+            " upgrade armor"
+        )
 
 
 def _pattern(text: Any) -> Pattern:
@@ -151,7 +194,25 @@ def _layer(name: Any, entry: Any, common: Pattern) -> LayerSpec:
     transposed = entry.get("transposed", False)
     if not isinstance(transposed, bool):
         raise ArmorError(f"layer {short(name)}: transposed is not true or false; {DAMAGED}")
-    return LayerSpec((shape[0], shape[1]), block, pattern, count, transposed)
+    core, wrappers = _rounded(name, entry, pattern, block)
+    return LayerSpec((shape[0], shape[1]), block, pattern, count, transposed, core, wrappers)
+
+
+def _rounded(
+    name: str, entry: Mapping[str, Any], pattern: Pattern, block: int | None
+) -> tuple[str | None, str | None]:
+    """What core and wrappers of a layer are rounded to."""
+    for key, valid in (("core", CORES), ("wrappers", WRAPPERS)):
+        if key in entry and not (isinstance(entry[key], str) and entry[key] in valid):
+            raise ArmorError(
+                f"layer {short(name)}: {key} {short(entry[key])} is none that this armor knows;"
+                " upgrade armor"
+            )
+    if "core" in entry and pattern != TWO_OF_FOUR:
+        raise ArmorError(f"layer {short(name)}: a rounded core of {pattern}; {DAMAGED}")
+    if "wrappers" in entry and ("core" not in entry or block is None):
+        raise ArmorError(f"layer {short(name)}: nothing to round its wrappers for; {DAMAGED}")
+    return entry.get("core"), entry.get("wrappers")
 
 
 def is_size(value: Any) -> bool:

@@ -40,6 +40,14 @@ class InspectedLayer:
             "block": self.spec.block,
             "pattern": str(self.spec.pattern),
             "dtype": size.dtype,
+            "core": self.spec.core,
+            "wrappers": self.spec.wrappers,
+            "parts": {
+                "values": size.values,
+                "indices": size.indices,
+                "wrappers": size.wrappers,
+                "scales": size.scales,
+            },
             "bytes": size.packed,
             "dense_bytes": size.dense,
             "ratio": size.packed / size.dense,
@@ -47,6 +55,8 @@ class InspectedLayer:
             "loss": record.loss,
             "nowag_loss": record.nowag_loss,
             "sparsegpt_loss": record.sparsegpt_loss,
+            "unrounded_loss": record.unrounded_loss,
+            "nearest_loss": record.nearest_loss,
             "seconds": record.seconds,
             "output_energy": record.output_energy,
             "output_error": record.output_error,
@@ -142,14 +152,17 @@ def inspect(folder: str | Path) -> dict[str, Any]:
 
     Returns:
         ``format``, ``pattern`` (of most layers), ``method`` (None if unknown);
-        ``layers``: name -> ``shape`` [out, in], ``block``, ``pattern``, ``dtype``, ``bytes``
-        (packed, without bias), ``dense_bytes``, ``ratio`` of the two, ``overhead`` (wrapper
-        parameters over dense ones) and, None where armor_run.json lacks it, ``loss``,
-        ``nowag_loss``,
-        ``sparsegpt_loss`` (relative proxy losses), ``certificate``, ``seconds``, ``output_energy``
-        and ``output_error`` (mean squared norms), ``target_damping`` and ``belief`` (of a
-        compensated target), ``fitted_error`` and ``held_out_error`` (relative errors on a sample of
-        the tokens the layer was fitted to, and of those held out), ``harm`` (of its block, where a
+        ``layers``: name -> ``shape`` [out, in], ``block``, ``pattern``, ``dtype`` (of the dense
+        weight), ``core`` and ``wrappers`` (what they are rounded to, None: not), ``bytes``
+        (packed, without bias) and their ``parts``, ``dense_bytes``, ``ratio`` of the two,
+        ``overhead`` (wrappers over the dense weight) and, None where armor_run.json lacks it,
+        ``loss``, ``nowag_loss``,
+        ``sparsegpt_loss`` (relative proxy losses), ``unrounded_loss`` and ``nearest_loss`` (of a
+        rounded layer: before that, and merely rounded to the nearest), ``certificate``,
+        ``seconds``, ``output_energy`` and ``output_error`` (mean squared norms),
+        ``target_damping`` and ``belief`` (of a compensated target), ``fitted_error`` and
+        ``held_out_error`` (relative errors on a sample of the tokens the layer was fitted to, and
+        of those held out), ``harm`` (of its block, where a
         size was asked for: the divergence to expect from it; only comparisons matter);
         ``budget``: None, or of a run with a size: ``size`` asked for and ``reached`` (bytes over
         dense of all layers that could be pruned), ``blocks``: block -> how many layers got it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from armor.checkpoint.joined import Joined, check_joined, joined_from_metadata
 from armor.checkpoint.jsonfile import read_json
 from armor.checkpoint.plain import plain_run
 from armor.checkpoint.sidecar import CONFIG, read_config
-from armor.checkpoint.tensorfile import FLOATS, StoredTensor
+from armor.checkpoint.tensorfile import DTYPES, FLOATS, StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
@@ -24,7 +25,9 @@ from armor.sparse.pack import valid_indices
 from armor.sparse.positions import code_bits, count_ones
 
 _PIECE = 1 << 20
-_PARTS = ("core_values", "core_indices", "left", "right")
+_SCALES = ("core_scales", "left_scales", "right_scales")
+#: Tensors that only a pruned layer has.
+_OWN_PARTS = ("core_values", "core_indices", *_SCALES)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class Checkpoint:
         return cls(folder, files.config, layers, joined, tensors, run)
 
     def layer(self, name: str) -> PackedLayer:
-        """One pruned layer, loaded. Raises `ArmorError` unless its indices fit its pattern."""
+        """One pruned layer, loaded.
+
+        Raises:
+            ArmorError: indices that do not fit its pattern, or scales that are no scales.
+        """
         self.check_pattern(name)
         spec = self.layers[name]
         parts = {part: self.tensors[f"{name}.{part}"].load() for part in spec.tensor_shapes()}
@@ -72,7 +79,8 @@ class Checkpoint:
     def check_pattern(self, name: str) -> None:
         """Raise `ArmorError` unless the indices of this layer fit its pattern, group by group.
 
-        Only a piece of the indices is in memory at a time, whatever size the file claims.
+        And unless its scales are finite and not negative. Only a piece of either is in memory at a
+        time, whatever size the file claims.
         """
         spec, stored = self.layers[name], self.tensors[f"{name}.core_indices"]
         kept = 0
@@ -82,6 +90,15 @@ class Checkpoint:
             kept += count_ones(piece) if spec.count is not None else 0
         if spec.count not in (None, kept):
             raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
+        for part in spec.tensor_shapes().keys() & set(_SCALES):
+            scales = self.tensors[f"{name}.{part}"]
+            step = _PIECE * (scales.nbytes // max(1, prod(scales.shape)))
+            pieces = (
+                torch.frombuffer(bytearray(piece), dtype=DTYPES[scales.dtype])
+                for piece in scales.chunks(step)
+            )
+            if not all(map(_are_scales, pieces)):
+                raise ArmorError(f"{self.folder}: {_bad_scales(name, part)}")
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -105,11 +122,22 @@ def _layers_of(
 
 
 def check_layer(name: str, layer: PackedLayer) -> None:
-    """Raise `ArmorError` unless the indices of a layer in memory fit its pattern."""
+    """`Checkpoint.check_pattern` of a layer in memory."""
     indices = layer.core_indices
     sound = valid_indices(indices, layer.pattern, layer.in_features)
     if not sound or (layer.count is not None and count_ones(indices) != layer.count):
         raise ArmorError(_bad_indices(name, LayerSpec.of(layer)))
+    for part, tensor in layer.tensors().items():
+        if part in _SCALES and not _are_scales(tensor):
+            raise ArmorError(_bad_scales(name, part))
+
+
+def _are_scales(scales: Tensor) -> bool:
+    return bool((torch.isfinite(scales) & (scales >= 0)).all())
+
+
+def _bad_scales(name: str, part: str) -> str:
+    return f"layer {short(name)}: {part} has values that are no scales; {DAMAGED}"
 
 
 def _bad_indices(name: str, spec: LayerSpec) -> str:
@@ -163,10 +191,10 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
                     f"layer {short(name)}: {part} has shape {short(stored.shape)}, the metadata"
                     f" says {shape}; {DAMAGED}"
                 )
-            if part == "core_indices":
-                if stored.dtype != "U8":
+            if (wanted := spec.code_dtypes().get(part)) is not None:
+                if stored.dtype != wanted:
                     raise ArmorError(
-                        f"layer {short(name)}: core_indices is {stored.dtype}, not U8; {DAMAGED}"
+                        f"layer {short(name)}: {part} is {stored.dtype}, not {wanted}; {DAMAGED}"
                     )
             elif stored.dtype not in FLOATS:
                 raise ArmorError(
@@ -178,8 +206,8 @@ def check_tensors(layers: Mapping[str, LayerSpec], tensors: Mapping[str, StoredT
             raise ArmorError(f"layer {short(name)}: mixed dtypes {sorted(dtypes)}; {DAMAGED}")
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
-        wanted = layers[name].tensor_shapes() if name in layers else {}
-        if (part in _PARTS[:2] or name in layers) and part not in (*wanted, "bias"):
+        known = layers[name].tensor_shapes() if name in layers else {}
+        if (part in _OWN_PARTS or name in layers) and part not in (*known, "bias"):
             raise ArmorError(
                 f"tensor {short(tensor)} does not fit the metadata of config.json; {DAMAGED}"
             )

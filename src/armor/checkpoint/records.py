@@ -39,6 +39,8 @@ class LayerRecord:
         seconds: wall time of the whole layer.
         note: what was unusual, "" if nothing.
         compact_bytes: of a layer whose weight is stored as it is: what a compact form would take.
+        unrounded_loss, nearest_loss: of a layer that is rounded to few bits: before that, and
+            merely rounded to the nearest.
     """
 
     shape: tuple[int, int] | None
@@ -58,6 +60,8 @@ class LayerRecord:
     fitted_error: float | None = None
     held_out_error: float | None = None
     compact_bytes: int | None = None
+    unrounded_loss: float | None = None
+    nearest_loss: float | None = None
 
     @classmethod
     def read(cls, data: Any) -> LayerRecord:
@@ -85,6 +89,8 @@ class LayerRecord:
             fitted_error=number(data.get("fitted_error")),
             held_out_error=number(data.get("held_out_error")),
             compact_bytes=None if compact is None else int(compact),
+            unrounded_loss=number(data.get("unrounded_loss")),
+            nearest_loss=number(data.get("nearest_loss")),
         )
 
     def to_dict(self) -> dict[str, Any]:

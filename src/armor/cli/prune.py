@@ -28,6 +28,7 @@ from armor.engines.registry import ENGINES
 from armor.errors import ArmorError
 from armor.methods import METHODS, packed_methods
 from armor.recipe import read_recipe, write_recipe
+from armor.sparse.levels import CORES, WRAPPERS
 from armor.tuning.config import OFF, TUNINGS, TuneConfig
 
 if TYPE_CHECKING:
@@ -67,6 +68,17 @@ Iterations = Annotated[
 Sparsity = Annotated[
     str,
     typer.Option(metavar="N:M|P%", help="Sparsity of the core: 2:4, 4:8, ... or 50% anywhere."),
+]
+Core = Annotated[
+    str | None,
+    typer.Option(
+        metavar=_choices(CORES),
+        help="Round the core to so few bits, inside the solver (docs/quantisation.md).",
+    ),
+]
+Wrappers = Annotated[
+    str | None,
+    typer.Option(metavar=_choices(WRAPPERS), help="Round the wrappers of a rounded core, too."),
 ]
 OverheadBudget = Annotated[
     float, typer.Option(metavar="SHARE", help="Most that wrappers may add, for auto.")
@@ -132,6 +144,8 @@ def prune_command(
     solver: Solver = None,
     iterations: Iterations = None,
     pattern: Sparsity = "2:4",
+    core: Core = None,
+    wrappers: Wrappers = None,
     block_size: BlockSize = "auto",
     overhead_budget: OverheadBudget = 0.10,
     size: Size = None,
@@ -180,6 +194,8 @@ def prune_command(
         calibration=calibration,
         method=method,
         pattern=pattern,
+        core=core,
+        wrappers=wrappers,
         block_size=parse_block(block_size),
         overhead_budget=overhead_budget,
         size=size,

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armor.factorize.masks import mask_from_choice
-from armor.factorize.price import Price, fill_mask
+from armor.factorize.price import Price, fill_mask, project_to_count
 from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
 from armor.factorize.workspace import Workspace
@@ -92,7 +92,7 @@ def factorize(
             price.update(trial, pattern)
         losses.append(losses[-1])
     if price is not None:
-        work.project_to_count(trial, count)
+        project_to_count(work, trial, count)
     step = torch.ones((), dtype=best.core.dtype, device=best.core.device)
     next_step = torch.zeros_like(step)  # 0: a plain iteration from the best point
     for turn in range(1, iterations - before_descent + 1):

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from armor.factorize.masks import mask_from_choice
+from armor.factorize.masks import choice_from_mask, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
+from armor.factorize.workspace import Workspace
 from armor.sparse.pattern import Pattern
 
 #: How far the logarithm of the price moves for entries too many, as a share of those kept or
@@ -50,3 +51,31 @@ def fill_mask(mask: Bool[Tensor, "out in"], count: int) -> Bool[Tensor, "out in"
     free = (~flat).nonzero().flatten()
     flat[free[: count - int(flat.sum())]] = True
     return flat.view_as(mask)
+
+
+def project_to_count(work: Workspace, state: State, count: int) -> None:
+    """Let the core keep exactly `count` entries: the least drop out, or the best come in.
+
+    An entry is worth what it alone takes off the loss. Those that come in hold 0 as yet.
+    """
+    work.step_right(state)
+    work.step_left(state)
+    mask = mask_from_choice(state.choice, work.pattern)
+    missing = count - int(mask[: work.rows, : work.cols].sum())
+    if missing == 0:
+        return
+    gram_left, gram_right, residual = work.core_quadratic(state)
+    row_scales = gram_left.diagonal(dim1=1, dim2=2).flatten().unsqueeze(1)
+    col_scales = gram_right.diagonal(dim1=1, dim2=2).flatten()
+    curvature = row_scales * col_scales
+    if missing < 0:
+        worth = -(state.core.square() * curvature).masked_fill(~mask, torch.inf)
+    else:
+        worth = torch.where(curvature > 0, residual.square() / curvature, 0.0)
+        worth = worth.masked_fill(mask, -torch.inf)
+    worth = worth[: work.rows, : work.cols].flatten()
+    order = worth.argsort(descending=True, stable=True)[: abs(missing)]
+    row, col = order // work.cols, order % work.cols
+    mask[row, col] = missing > 0
+    state.core.mul_(mask)
+    state.choice = choice_from_mask(mask, work.pattern)

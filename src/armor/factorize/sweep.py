@@ -24,6 +24,8 @@ from armor.errors import ArmorError
 from armor.factorize.inverses import gain_tables, gain_terms, pair_inverses
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
+#: Takes column blocks j, and of these residual, core and choice; and G: sweeps them in place.
+SweepColumns = Callable[[slice, Tensor, Tensor, Tensor, Tensor], None]
 _REAL = (torch.float32, torch.float64)
 # On the CPU Triton runs interpreted only, which is for tests.
 _TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
@@ -180,3 +182,19 @@ def sweep(
         kernel(residual, core, choice, gram_left, gram_right, systems, terms, price)
     else:
         kernel(residual, core, choice, gram_left, gram_right, systems)
+
+
+def column_sweep(
+    gram_right: Float[Tensor, "j b b"], pattern: Pattern, price: Float[Tensor, ""] | None
+) -> SweepColumns:
+    """`sweep` on the fastest backend, for some column blocks at a time."""
+    backend = choose_backend(pattern, gram_right.dtype, gram_right.device)
+    systems = backend.systems(gram_right, pattern)
+
+    def sweep_columns(
+        blocks: slice, residual: Tensor, core: Tensor, choice: Tensor, gram_left: Tensor
+    ) -> None:
+        own = gram_right[blocks]
+        sweep(residual, core, choice, gram_left, own, pattern, price, backend, systems[blocks])
+
+    return sweep_columns

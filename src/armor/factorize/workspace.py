@@ -7,19 +7,19 @@ docs/algorithm.md derives every line; a product carries the names of its factors
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from armor.factorize.masks import choice_from_mask, group_size, mask_from_choice
+from armor.factorize.grid import Grid
+from armor.factorize.masks import choice_from_mask, group_size
 from armor.factorize.problem import Problem
 from armor.factorize.products import Operand, less_product, product
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
-from armor.factorize.sweep import choose_backend, sweep
+from armor.factorize.sweep import column_sweep
 from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -38,8 +38,8 @@ class Workspace:
     at what the blocks before it changed.
 
     Besides the problem it holds two matrices of its size, for the full moment a third; products
-    pass through them, on the CPU a few rows at a time. Where tensor cores multiply, the parts of the
-    full moment and of one matrix are held, too.
+    pass through them, on the CPU a few rows at a time. Where tensor cores multiply, the parts of
+    the full moment and of one matrix are held, too.
 
     Attributes:
         row_blocks, col_blocks: how many blocks down (i) and across (j), after padding.
@@ -84,17 +84,18 @@ class Workspace:
         self._changes = Operand.growing(self.scratch) if problem.is_full else None
 
     def start(self, factors: Factors) -> State:
-        """A sparse matrix without wrappers as a state: identities around it."""
+        """Factors as a state; without wrappers with identities around them."""
         target = self.problem.target
         eye = torch.eye(self.block, dtype=target.dtype, device=target.device)
+        left, right = factors.left, factors.right
         padding = (0, target.shape[1] - self.cols, 0, target.shape[0] - self.rows)
         mask = pad(factors.mask, padding)
         if any(padding) and not self.pattern.is_unstructured:
             # Padding keeps (zero) values of every group like everything else.
             mask = nm_mask(mask.to(target.dtype), self.pattern.kept, self.pattern.group)
         state = State(
-            left=eye.repeat(self.row_blocks, 1, 1),
-            right=eye.repeat(self.col_blocks, 1, 1),
+            left=eye.repeat(self.row_blocks, 1, 1) if left is None else left.clone(),
+            right=eye.repeat(self.col_blocks, 1, 1) if right is None else right.clone(),
             core=pad(factors.core, padding).contiguous(),
             choice=choice_from_mask(mask, self.pattern),
             loss=torch.zeros((), dtype=torch.float64, device=target.device),
@@ -174,21 +175,39 @@ class Workspace:
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves E X in `error_moment` and the loss in the state."""
-        core_right = self._times_right(state.core, state.right, self.scratch)
-        target, moment = self.problem.target, self.problem.moment
-        # S B X, replaced by E X row by row below.
-        if self._moment is not None:
-            core_right_moment = product(core_right, self._moment, out=self.error_moment)
+        core_right, core_right_moment = self._core_right(state)
+        first, second = self.problem.target, core_right_moment
+        if self.problem.is_full:
             first, second = self.target_moment, core_right
-        else:
-            core_right_moment = torch.mul(core_right, moment, out=self.error_moment)
-            first, second = target, core_right_moment
         curvature = torch.bmm(
             self._by_row_blocks(core_right_moment), self._by_row_blocks(core_right).mT
         )
         left_residual = torch.bmm(self._by_row_blocks(first), self._by_row_blocks(second).mT)
         left_residual -= torch.bmm(state.left, curvature)
         state.left += torch.bmm(left_residual, ridge_inverse(curvature))
+        self._measure(state, core_right, core_right_moment)
+
+    def measure(self, state: State) -> None:
+        """What `step_left` leaves, E X in `error_moment` and the loss, of the state as it is."""
+        self._measure(state, *self._core_right(state))
+
+    def _core_right(
+        self, state: State
+    ) -> tuple[Float[Tensor, "rows cols"], Float[Tensor, "rows cols"]]:
+        """S B in `scratch`, and S B X in `error_moment`."""
+        core_right = self._times_right(state.core, state.right, self.scratch)
+        if self._moment is not None:
+            return core_right, product(core_right, self._moment, out=self.error_moment)
+        return core_right, torch.mul(core_right, self.problem.moment, out=self.error_moment)
+
+    def _measure(
+        self,
+        state: State,
+        core_right: Float[Tensor, "rows cols"],
+        core_right_moment: Float[Tensor, "rows cols"],
+    ) -> None:
+        """The loss, and E X row by row in the place of S B X."""
+        target, moment = self.problem.target, self.problem.moment
         state.loss = torch.zeros_like(state.loss)
         for rows in self._chunks():
             left = self._left_of(state.left, rows)
@@ -200,43 +219,16 @@ class Workspace:
             error = target[rows] - self._times_left(left, core_right[rows])
             state.loss += error.mul_(error_moment).sum(dtype=torch.float64)
 
-    def step_core(self, state: State) -> None:
+    def step_core(self, state: State, grid: Grid | None = None) -> None:
         """One sweep over the groups of the core; needs E X in `error_moment`, and the loss.
 
-        A gain that is not finite, or larger than the loss, is made of rounding errors: the loss of
-        such a state is infinite.
+        On a `grid` each group takes the values of it that are best. A gain that is not finite, or
+        larger than the loss, is made of rounding errors: the loss of such a state is infinite.
         """
-        loss = state.loss - self._sweep_core(state)
+        loss = state.loss - self._sweep_core(state, grid=grid)
         state.loss = torch.where(loss >= 0, loss, torch.inf)
 
-    def project_to_count(self, state: State, count: int) -> None:
-        """Let the core keep exactly `count` entries: the least drop out, or the best come in.
-
-        An entry is worth what it alone takes off the loss. Those that come in hold 0 as yet.
-        """
-        self.step_right(state)
-        self.step_left(state)
-        mask = mask_from_choice(state.choice, self.pattern)
-        missing = count - int(mask[: self.rows, : self.cols].sum())
-        if missing == 0:
-            return
-        gram_left, gram_right, residual = self._core_quadratic(state)
-        row_scales = gram_left.diagonal(dim1=1, dim2=2).flatten().unsqueeze(1)
-        col_scales = gram_right.diagonal(dim1=1, dim2=2).flatten()
-        curvature = row_scales * col_scales
-        if missing < 0:
-            worth = -(state.core.square() * curvature).masked_fill(~mask, torch.inf)
-        else:
-            worth = torch.where(curvature > 0, residual.square() / curvature, 0.0)
-            worth = worth.masked_fill(mask, -torch.inf)
-        worth = worth[: self.rows, : self.cols].flatten()
-        order = worth.argsort(descending=True, stable=True)[: abs(missing)]
-        row, col = order // self.cols, order % self.cols
-        mask[row, col] = missing > 0
-        state.core.mul_(mask)
-        state.choice = choice_from_mask(mask, self.pattern)
-
-    def _core_quadratic(
+    def core_quadratic(
         self, state: State
     ) -> tuple[Float[Tensor, "i b b"], Float[Tensor, "j b b"], Float[Tensor, "rows cols"]]:
         """G (i, b, b), the blocks H_jj (j, b, b) and ``R = A^T E X B^T`` (i*b, j*b).
@@ -251,17 +243,24 @@ class Workspace:
         return gram_left, gram_right, residual
 
     def _sweep_core(
-        self, state: State, measure_gain: bool = True, price: Float[Tensor, ""] | None = None
+        self,
+        state: State,
+        measure_gain: bool = True,
+        price: Float[Tensor, ""] | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, ""]:
         """The sweep, and what it takes off the loss that E X belongs to; 0 if not asked for."""
-        gram_left, gram_right, residual = self._core_quadratic(state)
-        backend = choose_backend(self.pattern, residual.dtype, residual.device)
-        systems = backend.systems(gram_right, self.pattern)
-        sweep_all = partial(sweep, pattern=self.pattern, price=price, backend=backend)
+        gram_left, gram_right, residual = self.core_quadratic(state)
+        sweep_blocks = (
+            column_sweep(gram_right, self.pattern, price)
+            if grid is None
+            else grid.column_sweep(gram_right)
+        )
         gain = torch.zeros_like(state.loss)
         if not self.problem.is_full:
             before = self.scratch.copy_(state.core)
-            sweep_all(residual, state.core, state.choice, gram_left, gram_right, systems=systems)
+            every = slice(0, self.col_blocks)
+            sweep_blocks(every, residual, state.core, state.choice, gram_left)
             for rows in self._chunks() if measure_gain else ():
                 change = state.core[rows] - before[rows]
                 gram_change = self._times_left(self._left_of(gram_left, rows), change)
@@ -281,16 +280,15 @@ class Workspace:
                 own, codes = slice(j, j + 1), slice(j * groups, (j + 1) * groups)
                 coupled = above[earlier, span.start - first : span.stop - first]
                 running_residual = self._less(residual[:, span], self.scratch[:, earlier], coupled)
-                grams = gram_left, gram_right[own]
                 core, choice = state.core[:, span], state.choice[:, codes]
                 if first_core is not None:
-                    sweep_all(running_residual, core, choice, *grams, systems=systems[own])
+                    sweep_blocks(own, running_residual, core, choice, gram_left)
                     change = self._by_row_blocks(core - first_core[:, span])
                     torch.bmm(gram_left, change, out=self._by_row_blocks(self.scratch[:, span]))
                     continue
                 new_core = core.clone(memory_format=torch.contiguous_format)
                 new_choice = choice.clone(memory_format=torch.contiguous_format)
-                sweep_all(running_residual, new_core, new_choice, *grams, systems=systems[own])
+                sweep_blocks(own, running_residual, new_core, new_choice, gram_left)
                 change = new_core - core
                 gram_change = self._times_left(gram_left, change)
                 if measure_gain:

@@ -45,7 +45,7 @@ def multiply_out(
 
 
 def _linear(layer: ArmorLinear, dtype: torch.dtype | None) -> nn.Linear:
-    weight = layer.dense_weight().to(dtype or layer.core_values.dtype)
+    weight = layer.dense_weight().to(dtype or layer.packed().dtype)
     linear = nn.Linear(
         layer.in_features, layer.out_features, layer.bias is not None, "meta", weight.dtype
     )

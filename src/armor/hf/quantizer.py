@@ -216,6 +216,8 @@ def _replace(model: nn.Module, path: str, spec: LayerSpec) -> None:
         device="meta",
         pattern=spec.pattern,
         count=spec.count,
+        core=spec.core,
+        wrappers=spec.wrappers,
     )
     new.transposed = spec.transposed
     # Model classes initialise weights of their linears before or after these are loaded, whether

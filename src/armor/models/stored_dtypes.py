@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from armor.checkpoint.format import METHOD, short
+from armor.checkpoint.format import METHOD, from_metadata, short
 from armor.checkpoint.tensorfile import FLOATS, StoredTensor
 from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
@@ -32,18 +32,22 @@ def check_dtypes(model: Any, folder: ModelFolder) -> None:
     Args:
         model: empty. folder: its files.
     """
-    quantization = folder.files.config.get("quantization_config")
-    if quantization is not None and not (
-        isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
-    ):
-        return
+    quantization, own = folder.files.config.get("quantization_config"), {}
+    if quantization is not None:
+        if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
+            return
+        own = from_metadata(quantization)
     parameters = {
         name
         for name, tensor in model.named_parameters(remove_duplicate=False)
         if tensor.is_floating_point()
     }
     odd = [name for name, stored in folder.tensors.items() if stored.dtype not in FLOATS]
-    scales = [name for name in folder.tensors if _BESIDE.search(name)]
+    scales = [
+        name
+        for name in folder.tensors
+        if _BESIDE.search(name) and name.rpartition(".")[0] not in own
+    ]
     if not (odd or scales):
         return
     for name, stored in find_stored(model, folder.tensors).items():

@@ -101,7 +101,7 @@ def read_run(folder: Path, label: str) -> Run:
     ]
     every = sum(stored.nbytes for stored in checkpoint.tensors.values())
     sizes = Sizes(
-        values=sum(layer.size.values for layer in layers),
+        values=sum(layer.size.values + layer.size.scales for layer in layers),
         indices=sum(layer.size.indices for layer in layers),
         wrappers=sum(layer.size.wrappers for layer in layers),
         rest=every - sum(layer.size.packed for layer in layers),

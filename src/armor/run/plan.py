@@ -13,6 +13,8 @@ from armor.baselines.quantised import rounded_bytes
 from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
 from armor.methods import METHODS
+from armor.recipe import OWN_DTYPE
+from armor.sparse.levels import CORES, scale_count
 from armor.sparse.pack import packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -24,7 +26,7 @@ class LayerPlan:
     Attributes:
         name: its name in the checkpoint. shape: (out, in).
         block: wrapper block size; None without wrappers (a baseline).
-        method, pattern: where they are not those of the run, else "".
+        method, pattern, core, wrappers: where they are not those of the run, else "".
         dense: stays as it is.
         blocks: those to choose from, ascending, where the size of the whole decides; 0 stands for
             pruned without wrappers.
@@ -39,20 +41,36 @@ class LayerPlan:
     note: str = ""
     method: str = ""
     pattern: str = ""
+    core: str = ""
+    wrappers: str = ""
     blocks: tuple[int, ...] = ()
     rank: int = 0
 
     def settings(self, config: PruneConfig) -> PruneConfig:
         """The run's settings with the layer's own."""
+        core, wrappers = (
+            None if (own or of_run) == OWN_DTYPE else own or of_run
+            for own, of_run in ((self.core, config.core), (self.wrappers, config.wrappers))
+        )
         return replace(
-            config, method=self.method or config.method, pattern=self.pattern or config.pattern
+            config,
+            method=self.method or config.method,
+            pattern=self.pattern or config.pattern,
+            core=core,
+            wrappers=wrappers if core else None,
         )
 
     def rules(self) -> dict[str, Any]:
         """What a recipe says of the layer to have it pruned like this."""
         if self.dense:
             return {"skip": True}
-        rules = {"method": self.method, "pattern": self.pattern, "block": self.block}
+        rules: dict[str, Any] = {
+            "method": self.method,
+            "pattern": self.pattern,
+            "core": self.core,
+            "wrappers": self.wrappers,
+            "block": self.block,
+        }
         return {key: value for key, value in rules.items() if value}
 
     @property
@@ -109,7 +127,10 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
         shape,
         method=method if method != config.method else "",
         pattern=pattern if pattern != config.pattern else "",
+        core=rules.get("core", ""),
+        wrappers=rules.get("wrappers", ""),
     )
+    stored = stored_as(plan.settings(config))
     if plan.method:
         plan = replace(plan, note=f"{method}, by the recipe")
     parsed = Pattern.parse(pattern)
@@ -124,12 +145,12 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
             return LayerPlan(name, shape, dense=True, note=f"{method} would be {size:.2f}x dense")
         return plan
     if not METHODS[method].wrappers:
-        if (size := packed_size(shape, None, itemsize, parsed)) >= 1.0:
+        if (size := packed_size(shape, None, itemsize, parsed, *stored)) >= 1.0:
             return LayerPlan(name, shape, dense=True, note=f"{pattern} would be {size:.2f}x dense")
         return plan if config.size is None or "method" in rules else replace(plan, blocks=(0,))
     block, note = rules.get("block", config.block_size), ""
     if config.size is not None and "block" not in rules:
-        if blocks := candidates(shape, itemsize, parsed):
+        if blocks := candidates(shape, itemsize, parsed, *stored):
             return replace(plan, blocks=blocks)
         note = f"{pattern} with block {AUTO_BLOCKS[-1]} would not be smaller"
         return LayerPlan(name, shape, dense=True, note=note)
@@ -139,17 +160,30 @@ def _plan_layer(name: str, shape: tuple[int, int], config: PruneConfig, itemsize
         raise ArmorError(
             f"{name}: block {block} is not a multiple of {parsed.group}, for {pattern}"
         )
-    if (size := packed_size(shape, block, itemsize, parsed)) >= 1.0:
+    if (size := packed_size(shape, block, itemsize, parsed, *stored)) >= 1.0:
         note = f"{pattern} with block {block} would be {size:.2f}x dense"
         return LayerPlan(name, shape, dense=True, note=note)
     return replace(plan, block=block, note=plan.note or note)
 
 
+def stored_as(settings: PruneConfig) -> tuple[str | None, str | None]:
+    """What core and wrappers are rounded to, by the settings of a layer; None: they are not."""
+    wrappers = settings.wrappers if METHODS[settings.method].wrappers else None
+    return settings.core, wrappers
+
+
 def candidates(
-    shape: tuple[int, int], itemsize: int, pattern: Pattern = TWO_OF_FOUR
+    shape: tuple[int, int],
+    itemsize: int,
+    pattern: Pattern = TWO_OF_FOUR,
+    core: str | None = None,
+    wrappers: str | None = None,
 ) -> tuple[int, ...]:
     """The blocks that make a layer smaller, ascending: those that divide both dims, or else any."""
-    sizes = {block: packed_size(shape, block, itemsize, pattern) for block in AUTO_BLOCKS[::-1]}
+    sizes = {
+        block: packed_size(shape, block, itemsize, pattern, core, wrappers)
+        for block in AUTO_BLOCKS[::-1]
+    }
     blocks = [block for block, size in sizes.items() if size < 1.0]
     dividing = tuple(block for block in blocks if all(size % block == 0 for size in shape))
     return dividing or tuple(blocks)
@@ -160,12 +194,25 @@ def packed_size(
     block: int | None,
     itemsize: int = 2,
     pattern: Pattern = TWO_OF_FOUR,
+    core: str | None = None,
+    wrappers: str | None = None,
 ) -> float:
-    """Bytes of a pruned layer over those of the dense one, positions counted."""
+    """Bytes of a pruned layer over those of the dense one, positions and scales counted.
+
+    Args:
+        core, wrappers: what they are rounded to; None: they have the dtype of the dense weight.
+    """
     values, indices = packed_shapes(*shape, pattern)
     dense = shape[0] * shape[1]
-    wrappers = 0.0 if block is None else overhead(shape, block)
-    return (prod(values) + prod(indices) / itemsize) / dense + wrappers
+    core_bytes: float = prod(values) * itemsize
+    if core is not None:
+        core_bytes = prod(values) // CORES[core].per_byte
+        core_bytes += shape[0] * scale_count(values[1]) * itemsize
+    added = 0.0 if block is None else overhead(shape, block)
+    if wrappers is not None and block is not None:
+        scales = sum(-(-size // block) for size in shape) * block
+        added = added / itemsize + scales / dense
+    return (core_bytes + prod(indices)) / (dense * itemsize) + added
 
 
 def compact_bytes(plan: LayerPlan, config: PruneConfig, itemsize: int) -> int | None:

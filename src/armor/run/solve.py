@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -27,12 +27,13 @@ from armor.config import PruneConfig
 from armor.factorize.adam import ITERATIONS, RECORD_EVERY, factorize_adam
 from armor.factorize.exact import DEFAULT_ITERATIONS, factorize
 from armor.factorize.problem import Problem
+from armor.factorize.rounding import Storage, between_identities, round_core, round_factors
 from armor.factorize.scaling import balance, fold
 from armor.memory import trim_memory
 from armor.methods import METHODS
 from armor.run.plan import LayerPlan, compact_bytes
 from armor.run.threads import SHARED_FROM
-from armor.sparse.factors import Factors, with_wrappers
+from armor.sparse.factors import Factors
 from armor.sparse.pattern import Pattern
 
 
@@ -129,24 +130,28 @@ def solve_layer(
     if problem.is_full:
         starts["sparsegpt"] = sparsegpt(problem, pattern)
     judge = _Judge.of(problem, normalise=method.wrappers and config.objective == "diag")
-    bounds = {name: judge.loss(start.cast(dtype)) for name, start in starts.items()}
-    losses: list[float] = []
-    times: list[float] = []
+    storage = _storage(config, dtype)
+    bounds = {
+        name: judge.loss(_as_stored(start, problem, storage, dtype))
+        for name, start in starts.items()
+    }
+    solved = _Solved()
     if method.wrappers:
-        factors, losses, times = _factorize(judge, plan, starts, config, begin)
+        factors = _solve(solved, judge, plan, starts, config, storage, dtype, begin)
     else:
         factors = starts.get(config.method) or _without_wrappers(problem, plan, config)
-    factors = factors.cast(dtype)
+        factors = _as_stored(factors, problem, storage, dtype)
     loss = judge.loss(factors)
     note = "solved in float64: float32 was too coarse" if last_resort else ""
     if last_resort and not loss <= min(bounds.values()):
         best = min(bounds, key=bounds.__getitem__)
-        factors = _start_again(best, judge, output.target, plan, pattern).cast(dtype)
+        start = _start_again(best, judge, output.target, pattern)
+        start = _as_stored(start, problem, storage, dtype)
+        assert plan.block is not None
+        factors = between_identities(start, plan.block, storage)
         loss = judge.loss(factors)
         note = f"kept as {best} has it: nothing better was found in {dtype}".replace("torch.", "")
-    # Adam's loss may rise on the way.
-    falling = config.solver == "adam" or all(after <= before for before, after in pairwise(losses))
-    certificate = falling and loss <= min(bounds.values())
+    certificate = (config.solver == "adam" or solved.never_rose) and loss <= min(bounds.values())
     if method.wrappers and not certificate:
         raise CertificateError(f"{plan.name}: loss {loss} breaks the certificate {bounds}")
     pruned = factors.dense().to(output.target.dtype)
@@ -162,17 +167,31 @@ def solve_layer(
         nowag_loss=bounds["nowag"],
         sparsegpt_loss=bounds.get("sparsegpt"),
         certificate=certificate,
-        losses=losses,
+        losses=solved.losses,
         seconds=time.perf_counter() - begin,
         note="; ".join(filter(None, (plan.note, note))),
-        times=[round(seconds, 5) for seconds in times],
+        times=[round(seconds, 5) for seconds in solved.times],
         output_energy=output.loss(torch.zeros_like(output.target)),
         output_error=output.loss(pruned),
         target_damping=None if how is None else how.damping,
         belief=None if how is None else how.belief,
         **errors,
+        unrounded_loss=solved.unrounded_loss,
+        nearest_loss=solved.nearest_loss,
         compact_bytes=compact_bytes(plan, config, dtype.itemsize),
     )
+
+
+def _storage(config: PruneConfig, dtype: torch.dtype) -> Storage | None:
+    """How a layer with the settings `config` is rounded; None: it is not."""
+    return None if config.core is None else Storage(config.core, config.wrappers, dtype)
+
+
+def _as_stored(
+    factors: Factors, problem: Problem, storage: Storage | None, dtype: torch.dtype
+) -> Factors:
+    """Factors without wrappers in `dtype`, or rounded to the nearest."""
+    return factors.cast(dtype) if storage is None else round_core(problem, factors, storage)
 
 
 def _without_wrappers(problem: Problem, plan: LayerPlan, config: PruneConfig) -> Factors:
@@ -204,10 +223,57 @@ class _Judge:
             problem = Problem(normalised, problem.moment)
         return cls(problem, rows, cols, problem.zero_loss())
 
+    def own_columns(self) -> tuple[Problem, Tensor | None]:
+        """The same loss of a target that lacks the scale of rows alone, and that scale, (out, 1).
+
+        That is None where nothing is normalised.
+        """
+        if not self.rows.ndim:
+            return self.problem, None
+        target, moment = self.problem.target, self.problem.moment
+        return Problem(target * self.cols, moment / self.cols.square()), self.rows
+
     def loss(self, factors: Factors) -> float:
         """Of `factors` of the weight as it is, relative to that of a zero weight."""
         dense = factors.dense().to(self.problem.target.dtype)
         return self.problem.loss(dense / self.rows / self.cols) / self.zero
+
+
+@dataclass
+class _Solved:
+    """What becomes known of a layer with wrappers while it is solved; see `LayerRecord`."""
+
+    losses: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    unrounded_loss: float | None = None
+    nearest_loss: float | None = None
+
+    @property
+    def never_rose(self) -> bool:
+        """Whether the losses fell all the way; Adam's may rise."""
+        return all(after <= before for before, after in pairwise(self.losses))
+
+
+def _solve(
+    solved: _Solved,
+    judge: _Judge,
+    plan: LayerPlan,
+    starts: dict[str, Factors],
+    config: PruneConfig,
+    storage: Storage | None,
+    dtype: torch.dtype,
+    begin: float,
+) -> Factors:
+    """The factors as they are stored; fills `solved`. Empties `starts`."""
+    factors, solved.losses, solved.times = _factorize(judge, plan, starts, config, begin)
+    if storage is None:
+        return factors.cast(dtype)
+    solved.unrounded_loss = judge.loss(factors.cast(dtype))
+    problem, row_scale = judge.own_columns()
+    rounded, nearest, _ = round_factors(problem, factors, storage, row_scale)
+    solved.nearest_loss = judge.loss(nearest)
+    # The certificate is on what is stored: two sums of the same loss may differ in a last digit.
+    return rounded if judge.loss(rounded) <= solved.nearest_loss else nearest
 
 
 def _factorize(
@@ -261,13 +327,9 @@ def _factorize(
     return balance(factors), losses, [first, *clock]
 
 
-def _start_again(
-    name: str, judge: _Judge, target: Tensor, plan: LayerPlan, pattern: Pattern
-) -> Factors:
-    """The baseline `name` on the weight as it is, between wrappers that do nothing."""
-    assert plan.block is not None
-    start = METHODS[name].load()(Problem(target, judge.problem.moment), pattern)
-    return with_wrappers(start, plan.block)
+def _start_again(name: str, judge: _Judge, target: Tensor, pattern: Pattern) -> Factors:
+    """The baseline `name` on the weight as it is."""
+    return METHODS[name].load()(Problem(target, judge.problem.moment), pattern)
 
 
 def _every(step: int, values: list[float]) -> list[float]:

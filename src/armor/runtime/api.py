@@ -59,6 +59,6 @@ def linears(
 
 def _cast(x: Tensor, call: Call, dtype: torch.dtype) -> tuple[Tensor, Call]:
     """What `torch.autocast` makes of a product, with the gradients of the casts."""
-    if call.layer.core_values.dtype != dtype:
+    if call.layer.dtype != dtype:
         call = Call(call.layer.to(dtype), None if call.bias is None else call.bias.to(dtype))
     return x.to(dtype), call

@@ -37,6 +37,7 @@ def backends(
     device: torch.device | str | None = None,
     batch: int = 1,
     pattern: Pattern | str = TWO_OF_FOUR,
+    core: str | None = None,
 ) -> list[Status]:
     """Every backend and the reason why it is not used.
 
@@ -44,6 +45,7 @@ def backends(
         shape: (out, in) of a layer; without it only what this machine has is considered.
         dtype, device, batch, pattern: of the layer and the call, with `shape`; device None is a GPU
             if there is one; a pattern such as "4:8".
+        core: what its core is rounded to, such as "int8", or None.
     """
     pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -52,7 +54,7 @@ def backends(
         if shape is None:
             verdict = load(name).is_available()
         else:
-            verdict = supports(name, shape, dtype, device, batch, pattern)
+            verdict = supports(name, shape, dtype, device, batch, pattern, core)
         found.append(Status(name, bool(verdict), verdict.reason))
     return found
 
@@ -85,9 +87,16 @@ def supports(
     device: torch.device,
     batch: int,
     pattern: Pattern,
+    core: str | None = None,
 ) -> Verdict:
-    """Whether backend `name` can run here and computes such a layer, see `Backend`."""
+    """Whether backend `name` can run here and computes such a layer, see `Backend`.
+
+    Args:
+        core: what its core is rounded to, or None.
+    """
     backend = load(name)
+    if core is not None and not BACKENDS[name].rounded:
+        return Verdict(f"it does not read {core} cores")
     return backend.is_available() and backend.is_supported(shape, dtype, device, batch, pattern)
 
 
@@ -98,25 +107,27 @@ def choose(
     batch: int,
     pattern: Pattern = TWO_OF_FOUR,
     prepared_by: str = "",
+    core: str | None = None,
 ) -> str:
     """The name of the backend for a call.
 
     Args:
         shape: (out, in). batch: rows of input. prepared_by: the backend that prepared the layer.
+        core: what its core is rounded to, or None.
 
     Raises:
         ArmorError: the backend that was asked for cannot compute it.
     """
     wanted = forced()
     if wanted is not None:
-        verdict = supports(wanted, shape, dtype, device, batch, pattern)
+        verdict = supports(wanted, shape, dtype, device, batch, pattern, core)
         if not verdict:
             raise ArmorError(f"backend {wanted} cannot run this layer: {verdict.reason}")
         return wanted
     for name in candidates(device, batch):
         if BACKENDS[name].only_prepared and name != prepared_by:
             continue
-        if supports(name, shape, dtype, device, batch, pattern):
+        if supports(name, shape, dtype, device, batch, pattern, core):
             return name
     return REFERENCE
 
@@ -155,11 +166,11 @@ def run_together(
 
 
 def _backend_of(x: Tensor, call: Call) -> str:
-    values = call.layer.core_values
-    if x.dtype != values.dtype or x.device != values.device:
-        return REFERENCE  # mixed dtypes or devices: torch's own error message
     layer = call.layer
-    return choose(layer.shape, x.dtype, x.device, len(x), layer.pattern, call.prepared_by)
+    if x.dtype != layer.dtype or x.device != layer.core_values.device:
+        return REFERENCE  # mixed dtypes or devices: torch's own error message
+    own = layer.pattern, call.prepared_by, layer.core
+    return choose(layer.shape, x.dtype, x.device, len(x), *own)
 
 
 def _visible_to(name: str, call: Call) -> Call:

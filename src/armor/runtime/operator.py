@@ -14,22 +14,24 @@ from torch import Tensor
 
 from armor.runtime.backend import Call
 from armor.runtime.dispatch import run, run_together
-from armor.runtime.reference import times_blocks
-from armor.sparse.layer import PackedLayer
-from armor.sparse.pack import unpack
+from armor.runtime.reference import plain_core, plain_wrappers, times_blocks
+from armor.sparse.layer import PARTS, PackedLayer
 from armor.sparse.pattern import Pattern
 
 # An operator takes tensors and numbers, so a `Call` is taken apart; `_call` puts it together again.
 _LINEAR = (
     "(Tensor x, Tensor core_values, Tensor core_indices, Tensor? left, Tensor? right,"
+    " Tensor? core_scales, Tensor? left_scales, Tensor? right_scales,"
     " Tensor? bias, Tensor? prepared, str prepared_by, str pattern) -> Tensor"
 )
 _LINEAR_BACKWARD = (
     "(Tensor grad, int in_features, Tensor core_values, Tensor core_indices, Tensor? left,"
-    " Tensor? right, str pattern) -> Tensor"
+    " Tensor? right, Tensor? core_scales, Tensor? left_scales, Tensor? right_scales,"
+    " str pattern) -> Tensor"
 )
 _LINEARS = (
     "(Tensor x, Tensor[] core_values, Tensor[] core_indices, Tensor?[] left, Tensor?[] right,"
+    " Tensor?[] core_scales, Tensor?[] left_scales, Tensor?[] right_scales,"
     " Tensor?[] bias, Tensor?[] prepared, str[] prepared_by, str[] pattern) -> Tensor[]"
 )
 
@@ -48,24 +50,21 @@ def arguments(call: Call) -> tuple[Any, ...]:
     """What the operators take of a call, after x."""
     layer = call.layer
     return (
-        *(layer.core_values, layer.core_indices, layer.left, layer.right),
+        *(getattr(layer, part) for part in PARTS),
         *(call.bias, call.prepared, call.prepared_by, str(layer.pattern)),
     )
 
 
-def _call(
-    in_features: int,
-    values: Tensor,
-    indices: Tensor,
-    left: Tensor | None,
-    right: Tensor | None,
-    bias: Tensor | None,
-    prepared: Tensor | None,
-    prepared_by: str,
-    pattern: str,
-) -> Call:
-    layer = PackedLayer(in_features, values, indices, left, right, Pattern.parse(pattern))
-    return Call(layer, bias, prepared, prepared_by)
+def _call(in_features: int, *given: Any) -> Call:
+    """The inverse of `arguments`."""
+    *tensors, bias, prepared, prepared_by, pattern = given
+    return Call(_layer(in_features, tensors, pattern), bias, prepared, prepared_by)
+
+
+def _layer(in_features: int, tensors: Sequence[Tensor | None], pattern: str) -> PackedLayer:
+    """Args: tensors: of `PARTS`, in order."""
+    parts = {part: own for part, own in zip(PARTS, tensors, strict=True) if own is not None}
+    return PackedLayer.of(in_features, parts, Pattern.parse(pattern))
 
 
 @torch.library.custom_op("armor::linear", mutates_args=(), schema=_LINEAR)
@@ -80,19 +79,14 @@ def _(x: Tensor, core_values: Tensor, core_indices: Tensor, *others: Any) -> Ten
 
 
 @torch.library.custom_op("armor::linear_backward", mutates_args=(), schema=_LINEAR_BACKWARD)
-def backward_operator(
-    grad: Tensor,
-    in_features: int,
-    values: Tensor,
-    indices: Tensor,
-    left: Tensor | None,
-    right: Tensor | None,
-    pattern: str,
-) -> Tensor:
+def backward_operator(grad: Tensor, in_features: int, *given: Any) -> Tensor:
     """``B^T S^T A^T grad``, in plain torch."""
+    *tensors, pattern = given
+    layer = _layer(in_features, tensors, pattern)
+    left, right = plain_wrappers(layer)
     if left is not None:
         grad = times_blocks(grad, left.mT)
-    grad = grad @ unpack(values, indices, in_features, Pattern.parse(pattern))
+    grad = grad @ plain_core(layer)
     return grad if right is None else times_blocks(grad, right.mT)
 
 
@@ -102,13 +96,15 @@ def _(grad: Tensor, in_features: int, *others: Any) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, indices, left, right, _, _, _, pattern = inputs
-    ctx.in_features, ctx.pattern = x.shape[-1], pattern
-    ctx.save_for_backward(values, indices, left, right)
+    x, *given = inputs
+    ctx.in_features, ctx.pattern = x.shape[-1], given[-1]
+    ctx.save_for_backward(*given[: len(PARTS)])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return backward_operator(grad, ctx.in_features, *ctx.saved_tensors, ctx.pattern), *[None] * 8
+    return backward_operator(grad, ctx.in_features, *ctx.saved_tensors, ctx.pattern), *[None] * (
+        len(PARTS) + 4
+    )
 
 
 linear_operator.register_autograd(_backward, setup_context=_keep)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from armor.runtime.backend import Sharing
 from armor.runtime.dispatch import forced, supports
 from armor.runtime.registry import FEW_ROWS, candidates, load
 from armor.sparse.layer import PackedLayer
+from armor.sparse.pattern import Pattern
 
 
 def prepare_layer(layer: PackedLayer) -> tuple[Tensor, str] | None:
@@ -22,7 +24,7 @@ def prepare_layer(layer: PackedLayer) -> tuple[Tensor, str] | None:
     found: tuple[Tensor, str] | None = None
     for name in names if wanted is None else dict.fromkeys([wanted, *names]):
         rows = FEW_ROWS + 1
-        if supports(name, layer.shape, values.dtype, values.device, rows, layer.pattern):
+        if supports(name, *_described(layer, rows)):
             prepared = load(name).prepare(layer)
             if prepared is not None and found is None:
                 found = prepared, name
@@ -34,7 +36,14 @@ def gains_from_sharing(layer: PackedLayer) -> bool:
     values = layer.core_values
     wanted = forced()
     return any(
-        isinstance(load(name), Sharing)
-        and supports(name, layer.shape, values.dtype, values.device, 1, layer.pattern)
+        isinstance(load(name), Sharing) and supports(name, *_described(layer, 1))
         for name in (candidates(values.device, 1) if wanted is None else [wanted])
     )
+
+
+def _described(
+    layer: PackedLayer, rows: int
+) -> tuple[tuple[int, int], torch.dtype, torch.device, int, Pattern, str | None]:
+    """What `supports` asks of a layer and a call with so many rows."""
+    device = layer.core_values.device
+    return layer.shape, layer.dtype, device, rows, layer.pattern, layer.core

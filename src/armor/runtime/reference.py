@@ -32,13 +32,30 @@ def prepare(layer: PackedLayer) -> None:
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; differentiable in everything but the indices."""
     layer = call.layer
-    if layer.right is not None:
-        x = times_blocks(x, layer.right)
-    core = unpack(layer.core_values, layer.core_indices, layer.in_features, layer.pattern)
-    y = functional.linear(x, core)
-    if layer.left is not None:
-        y = times_blocks(y, layer.left)
+    left, right = plain_wrappers(layer)
+    if right is not None:
+        x = times_blocks(x, right)
+    y = functional.linear(x, plain_core(layer))
+    if left is not None:
+        y = times_blocks(y, left)
     return y if call.bias is None else y + call.bias
+
+
+def plain_core(layer: PackedLayer) -> Float[Tensor, "out in"]:
+    """S unpacked, codes multiplied out, in the dtype of the layer."""
+    values = layer.float_values().to(layer.dtype)
+    return unpack(values, layer.core_indices, layer.in_features, layer.pattern)
+
+
+def plain_wrappers(
+    layer: PackedLayer,
+) -> tuple[Float[Tensor, "i b b"] | None, Float[Tensor, "j b b"] | None]:
+    """A and B with codes multiplied out, in the dtype of the layer."""
+    left, right = layer.float_wrappers()
+    return (
+        None if left is None else left.to(layer.dtype),
+        None if right is None else right.to(layer.dtype),
+    )
 
 
 def times_blocks(

@@ -27,22 +27,24 @@ class Registered:
             others it is tried after the backends that are made for them.
         only_prepared: whether it is tried only for layers that it has prepared, because preparing
             takes longer than a call.
+        rounded: whether it reads layers with codes for values (`PackedLayer.levels`), too.
     """
 
     backend: Backend | str
     devices: tuple[str, ...]
     rows: Literal["any", "few", "many"] = "any"
     only_prepared: bool = False
+    rounded: bool = False
 
 
 #: The backend that was added last is tried first; the reference takes what is left.
 BACKENDS: dict[str, Registered] = {
-    REFERENCE: Registered("armor.runtime.reference", devices=()),
+    REFERENCE: Registered("armor.runtime.reference", devices=(), rounded=True),
     "semi_structured": Registered(
         "armor.runtime.semi_structured.backend", ("cuda",), rows="many", only_prepared=True
     ),
     "triton": Registered("armor.runtime.triton.backend", ("cuda",), rows="few"),
-    "cpu": Registered("armor.runtime.cpu.backend", ("cpu",)),
+    "cpu": Registered("armor.runtime.cpu.backend", ("cpu",), rounded=True),
 }
 
 

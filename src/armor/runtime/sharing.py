@@ -87,9 +87,9 @@ class SharedInputs:
 
 def _is_ready(call: Call, x: Tensor) -> bool:
     """Whether the tensors of a layer are here (not offloaded), of x's dtype, and frozen."""
-    values = call.layer.core_values
+    layer = call.layer
     return (
-        values.device == x.device
-        and values.dtype == x.dtype
+        layer.core_values.device == x.device
+        and layer.dtype == x.dtype
         and not any(tensor.requires_grad for tensor in call.tensors())
     )

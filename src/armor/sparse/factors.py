@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
+from armor.sparse.rounded import Rounded
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Factors:
         left: A, i = ceil(out/b) blocks, or None for a method without wrappers.
         right: B, j = ceil(in/b) blocks, or None. A last partial block is padded with the identity.
         pattern: of `mask`.
+        rounded: where core, and maybe wrappers, are on the grids of this; None: any values.
     """
 
     core: Float[Tensor, "out in"]
@@ -28,6 +30,7 @@ class Factors:
     left: Float[Tensor, "i b b"] | None = None
     right: Float[Tensor, "j b b"] | None = None
     pattern: Pattern = TWO_OF_FOUR
+    rounded: Rounded | None = None
 
     @property
     def block(self) -> int | None:
@@ -42,10 +45,11 @@ class Factors:
             mask=self.mask.to(device),
             left=None if self.left is None else self.left.to(device),
             right=None if self.right is None else self.right.to(device),
+            rounded=None if self.rounded is None else self.rounded.to(device),
         )
 
     def cast(self, dtype: torch.dtype) -> Factors:
-        """Every factor in `dtype`; the mask stays as it is."""
+        """Every factor in `dtype`; the mask and scales stay as they are."""
         return replace(
             self,
             core=self.core.to(dtype),

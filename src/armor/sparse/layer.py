@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from armor.sparse.factors import Factors, everything
+from armor.sparse.levels import INT4, INT8, Levels
 from armor.sparse.pack import pack, unpack, unpack_mask
 from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
+from armor.sparse.rounded import (
+    Rounded,
+    decode,
+    decode_blocks,
+    encode,
+    encode_blocks,
+    load_codes,
+    steps,
+    store_codes,
+)
 
 #: The part of a layer that is not packed.
 WEIGHT = "weight"
+#: Those of a packed one: what its tensors are called, the bias aside.
+PARTS = (
+    *("core_values", "core_indices", "left", "right"),
+    *("core_scales", "left_scales", "right_scales"),
+)
 
 
 def stored_parts(factors: Factors) -> dict[str, Tensor]:
@@ -37,26 +53,43 @@ class PackedLayer:
 
     Attributes:
         in_features: columns of W_hat (the values of a last partial group are padded).
-        core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat.
+        core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat. Of
+            a rounded core codes: int8, or uint8 with two of int4 each.
         core_indices: uint8, their positions: of 2:4 (out, ceil(ceil(in/4)/2)), else of as many
             bytes a row as their bits need (`armor.sparse.pack.pack`).
-        left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b).
+        left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b). Codes,
+            int8, where they are rounded.
         pattern: of S.
+        core_scales, left_scales, right_scales: see `Rounded`; None where nothing is rounded.
     """
 
     in_features: int
-    core_values: Float[Tensor, "out kept"] | Float[Tensor, " kept"]
+    core_values: Shaped[Tensor, "out kept"] | Shaped[Tensor, " kept"]
     core_indices: UInt8[Tensor, "out bytes"]
-    left: Float[Tensor, "i b b"] | None = None
-    right: Float[Tensor, "j b b"] | None = None
+    left: Shaped[Tensor, "i b b"] | None = None
+    right: Shaped[Tensor, "j b b"] | None = None
     pattern: Pattern = TWO_OF_FOUR
+    core_scales: Float[Tensor, "out n"] | None = None
+    left_scales: Float[Tensor, "i b"] | None = None
+    right_scales: Float[Tensor, "j b"] | None = None
 
     @classmethod
     def from_factors(cls, factors: Factors) -> PackedLayer:
         """Packed in the dtype of `factors`. Raises `ArmorError` if the mask has another pattern."""
-        pattern = factors.pattern
+        pattern, width = factors.pattern, factors.core.shape[1]
         values, indices = pack(factors.core, factors.mask, pattern)
-        return cls(factors.core.shape[1], values, indices, factors.left, factors.right, pattern)
+        if (rounded := factors.rounded) is None:
+            return cls(width, values, indices, factors.left, factors.right, pattern)
+        scales = rounded.core_scales
+        each = steps(scales.to(values.dtype), values.shape[1])
+        values = store_codes(rounded.levels, encode(rounded.levels, values, each))
+        left, right = factors.left, factors.right
+        if left is not None and right is not None:
+            one, two = rounded.left_scales, rounded.right_scales
+            left = left.to(scales.dtype) if one is None else encode_blocks(left, one)
+            right = right.to(scales.dtype) if two is None else encode_blocks(right, two)
+        own_scales = scales, rounded.left_scales, rounded.right_scales
+        return cls(width, values, indices, left, right, pattern, *own_scales)
 
     @classmethod
     def of(
@@ -70,6 +103,9 @@ class PackedLayer:
             tensors.get("left"),
             tensors.get("right"),
             pattern,
+            tensors.get("core_scales"),
+            tensors.get("left_scales"),
+            tensors.get("right_scales"),
         )
 
     @property
@@ -89,31 +125,73 @@ class PackedLayer:
 
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by the last part of their name in a checkpoint."""
-        named = {
-            "core_values": self.core_values,
-            "core_indices": self.core_indices,
-            "left": self.left,
-            "right": self.right,
-        }
+        named = {part: getattr(self, part) for part in PARTS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
+    @property
+    def levels(self) -> Levels | None:
+        """What the core is rounded to, None if it is not."""
+        if self.core_scales is None:
+            return None
+        return INT8 if self.core_values.dtype == torch.int8 else INT4
+
+    @property
+    def core(self) -> str | None:
+        """The name of `levels`."""
+        return None if self.levels is None else self.levels.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the dense weight: of the values, or where these are codes of their scales."""
+        return self.core_values.dtype if self.core_scales is None else self.core_scales.dtype
+
+    def float_values(self) -> Float[Tensor, "*shape"]:
+        """The kept values; codes multiplied out in float32 or wider."""
+        if self.core_scales is None or (levels := self.levels) is None:
+            return self.core_values
+        codes = load_codes(levels, self.core_values)
+        return decode(levels, codes, steps(_wide(self.core_scales), codes.shape[1]))
+
+    def float_wrappers(self) -> tuple[Float[Tensor, "i b b"] | None, Float[Tensor, "j b b"] | None]:
+        """A and B; those of a layer with a rounded core in float32 or wider."""
+        left, right = self.left, self.right
+        if self.core_scales is None or left is None or right is None:
+            return left, right
+        if self.left_scales is None or self.right_scales is None:
+            return _wide(left), _wide(right)
+        return (
+            decode_blocks(left, _wide(self.left_scales)),
+            decode_blocks(right, _wide(self.right_scales)),
+        )
+
     def to(self, dtype: torch.dtype) -> PackedLayer:
-        """With all but the positions in `dtype`; gradients flow through."""
-        left, right = (None if own is None else own.to(dtype) for own in (self.left, self.right))
-        return replace(self, core_values=self.core_values.to(dtype), left=left, right=right)
+        """With all but positions and codes in `dtype`; gradients flow through."""
+        own = {part: t.to(dtype) for part, t in self.tensors().items() if t.is_floating_point()}
+        return PackedLayer.of(self.in_features, self.tensors() | own, self.pattern)
 
     def to_factors(self) -> Factors:
-        """The factors, unpacked, in the stored dtype."""
+        """The factors, unpacked, in the stored dtype; rounded ones in float32 or wider."""
+        rounded = None
+        if self.core_scales is not None and (levels := self.levels) is not None:
+            rounded = Rounded(levels, self.core_scales, self.left_scales, self.right_scales)
+        left, right = self.float_wrappers()
+        values = self.float_values()
         return Factors(
-            core=unpack(self.core_values, self.core_indices, self.in_features, self.pattern),
+            core=unpack(values, self.core_indices, self.in_features, self.pattern),
             mask=unpack_mask(self.core_indices, self.in_features, self.pattern),
-            left=self.left,
-            right=self.right,
+            left=left,
+            right=right,
             pattern=self.pattern,
+            rounded=rounded,
         )
 
     def dense(self) -> Float[Tensor, "out in"]:
         """``A S B``: multiplied in float32 or wider, rounded once to the own dtype."""
-        dtype = self.core_values.dtype
+        dtype = self.dtype
         wide = torch.promote_types(dtype, torch.float32)
         return self.to_factors().cast(wide).dense().to(dtype)
+
+
+def _wide(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32, or as wide as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -8,10 +8,11 @@ from typing import Any
 
 from armor.checkpoint.folder import full_disk, unfinished_folder
 from armor.config import PruneConfig
+from armor.errors import ArmorError
 from armor.run.finished import check_place
 from armor.run.prune import Progress, PruneResult, prune
 from armor.tuning.config import FULL, TuneConfig
-from armor.tuning.tune import TuneProgress, TuneResult, asked_for, curve_of, tune
+from armor.tuning.tune import ROUNDED, TuneProgress, TuneResult, asked_for, curve_of, tune
 
 
 def prune_and_tune(
@@ -35,6 +36,8 @@ def prune_and_tune(
     Raises:
         ArmorError: see both.
     """
+    if config.core is not None or any("core" in rules for rules in config.overrides.values()):
+        raise ArmorError(f"{ROUNDED}: leave out --tune or the core")
     out = Path(out).absolute()
     if check_place(out, model, fresh) and not fresh:
         found = prune(

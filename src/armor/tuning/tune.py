@@ -49,6 +49,9 @@ from armor.tuning.state import State
 from armor.tuning.team import make_team, sensible_workers
 from armor.versions import versions
 
+#: Why some folders are refused.
+ROUNDED = "factors rounded to few bits cannot be trained"
+
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -166,6 +169,8 @@ class _Work:
         """
         pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
         checkpoint = Checkpoint.of(pruned.files)
+        if any(spec.core is not None for spec in checkpoint.layers.values()):
+            raise ArmorError(f"{folder}: {ROUNDED}: tune what was pruned without --core")
         dense.files.check_dense()
         tokenizer = load_tokenizer(pruned)
         if load_tokenizer(dense).get_vocab() != tokenizer.get_vocab():

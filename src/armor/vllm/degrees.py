@@ -13,6 +13,7 @@ from typing import Any
 from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.stored_size import StoredSize
+from armor.errors import ArmorError
 from armor.sparse.shard import held_columns, held_rows
 
 #: The degrees that are always spoken of; others up to the last where they are admitted.
@@ -57,11 +58,22 @@ class Degree:
         }
 
 
+def refuse_rounded(checkpoint: Checkpoint) -> None:
+    """Raise `ArmorError` if a layer has a rounded core."""
+    for spec in checkpoint.layers.values():
+        if spec.core is not None:
+            raise ArmorError(
+                f"{checkpoint.folder}: the plug-in for vLLM reads no {spec.core} cores yet:"
+                " serve the dense export (armor export), or prune without --core"
+            )
+
+
 def degrees(checkpoint: Checkpoint) -> list[Degree]:
     """The usual degrees, and others up to 16 that are admitted.
 
     A layer's place is told by its name: the names of the linears whose outputs are summed are few.
     """
+    refuse_rounded(checkpoint)
     found = []
     for count in range(2, USUAL[-1] + 1):
         reason = _refusal(checkpoint, count)

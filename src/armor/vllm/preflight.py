@@ -17,6 +17,7 @@ from armor.models.folder import ModelFolder, one_line_errors
 from armor.models.load import check_ignored, empty_model
 from armor.models.renaming import ConvertedTensor, find_stored
 from armor.models.tied import tied_names
+from armor.vllm.degrees import refuse_rounded
 
 
 @cache
@@ -29,9 +30,11 @@ def open_checkpoint(model: str, revision: str | None) -> Checkpoint:
         revision: of the latter; None is the newest.
 
     Raises:
-        ArmorError: no such model, or a damaged one.
+        ArmorError: no such model, a damaged one, or one with rounded cores.
     """
-    return Checkpoint.open(_folder(model, revision))
+    checkpoint = Checkpoint.open(_folder(model, revision))
+    refuse_rounded(checkpoint)
+    return checkpoint
 
 
 def check(model: str, revision: str | None) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import Any
 from armor.config import PruneConfig
 from armor.errors import ArmorError
 from armor.methods import METHODS
-from armor.run.plan import LayerPlan, packed_size
+from armor.run.plan import LayerPlan, packed_size, stored_as
 from armor.run.size.allocate import Choice, allocate
 from armor.sparse.pattern import Pattern
 
@@ -75,15 +75,18 @@ def _choices(
 ) -> list[Choice]:
     """What may become of a layer; of one whose block is given, that alone."""
     dense = _dense_bytes(plan, itemsize)
-    pattern = Pattern.parse(plan.settings(config).pattern)
+    own = plan.settings(config)
+    pattern, stored = Pattern.parse(own.pattern), stored_as(own)
 
     def nbytes(block: int | None) -> int:
-        return round(packed_size(plan.shape, block or None, itemsize, pattern) * dense)
+        return round(packed_size(plan.shape, block or None, itemsize, pattern, *stored) * dense)
 
     if not plan.blocks:
         return [Choice(plan.block, nbytes(plan.block), 0.0)]
-    own = harms or {}
-    pruned = [Choice(block, nbytes(block), own.get(str(block), math.inf)) for block in plan.blocks]
+    found = harms or {}
+    pruned = [
+        Choice(block, nbytes(block), found.get(str(block), math.inf)) for block in plan.blocks
+    ]
     return [*pruned, Choice(None, dense, 0.0)]
 
 

@@ -17,12 +17,13 @@ from armor.runtime.cpu import (
     any_pattern_kernels,
     bfloat16_kernels,
     choice,
+    rounded,
     tasks,
     two_of_four_kernels,
 )
 from armor.runtime.cpu.any_pattern_kernels import COLUMNS
 from armor.runtime.cpu.arrays import VIEWS, as_array, core_arrays
-from armor.runtime.reference import times_blocks
+from armor.runtime.reference import plain_wrappers, times_blocks
 from armor.simd.processor import has_float16
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -67,6 +68,8 @@ def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
     """See `Sharing.matmul_shared`: one start of the threads for all."""
+    if any(call.layer.core_scales is not None for call in calls):
+        return [_run(rounded.kernel_of(x.dtype, len(x)), x, call) for call in calls]
     kernel = kernel_of(x.dtype, len(x))
     if kernel in tasks.TASKS and len({call.layer.pattern == TWO_OF_FOUR for call in calls}) == 1:
         return tasks.run(kernel, x, calls)
@@ -85,7 +88,7 @@ def _run_layer(kernel: str, x: Tensor, layer: PackedLayer) -> Tensor:
 def _run(kernel: str, x: Tensor, call: Call) -> Tensor:
     if kernel in tasks.TASKS:
         return tasks.run(kernel, x, [call])[0]
-    product = _packed_product_bfloat16 if kernel == "dot" else _unpacked_product
+    product = _PRODUCTS[kernel]
     _use_threads(call.layer.core_values.numel() * len(x) <= _SERIAL_PRODUCTS)
     y = product(x, call.layer)
     return y if call.bias is None else y.add_(call.bias)
@@ -103,24 +106,28 @@ def _use_threads(one: bool) -> None:
 
 def _packed_product_bfloat16(x: Tensor, layer: PackedLayer) -> Tensor:
     """With the processor's instructions for bfloat16, rounded to it between the factors."""
-    if layer.right is not None:
-        x = _times_blocks_bfloat16(x, layer.right)
+    left, right = plain_wrappers(layer)
+    if right is not None:
+        x = _times_blocks_bfloat16(x, right)
     batch, cols = x.shape
     x = functional.pad(x, (0, -cols % COLUMNS, 0, -batch % bfloat16_kernels.TILE))
     y = torch.empty(layer.shape[0], len(x), **_FLOAT32)
-    if layer.pattern == TWO_OF_FOUR:
+    if layer.core_scales is not None:
+        rounded.core_product_bfloat16(layer, x, y)
+    elif layer.pattern == TWO_OF_FOUR:
         values, indices = as_array(layer.core_values), as_array(layer.core_indices)
         bfloat16_kernels.core_product(values, indices, as_array(x), y.numpy())
     else:
         any_pattern_kernels.core_product(*core_arrays(layer), as_array(x), y.numpy())
     y = y.T[:batch].to(x.dtype, memory_format=torch.contiguous_format)
-    return y if layer.left is None else _times_blocks_bfloat16(y, layer.left)
+    return y if left is None else _times_blocks_bfloat16(y, left)
 
 
 def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """Panels of rows of S, unpacked one at a time into the same scratch, times x by BLAS."""
-    if layer.right is not None:
-        x = times_blocks(x, layer.right)
+    left, right = plain_wrappers(layer)
+    if right is not None:
+        x = times_blocks(x, right)
     unpack, width = _unpacker(layer)
     x = functional.pad(x, (0, width - x.shape[1]))
     rows, _ = layer.shape
@@ -131,11 +138,13 @@ def _unpacked_product(x: Tensor, layer: PackedLayer) -> Tensor:
         stop = min(rows, start + height)
         unpack(start, stop, panel)
         y[:, start:stop] = x @ panel[: stop - start].T
-    return y if layer.left is None else times_blocks(y, layer.left)
+    return y if left is None else times_blocks(y, left)
 
 
 def _unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], int]:
     """What unpacks rows start .. stop-1 of S into a panel, and how wide that is."""
+    if layer.core_scales is not None:
+        return rounded.unpacker(layer)
     if layer.pattern != TWO_OF_FOUR:
         core = core_arrays(layer)
 
@@ -165,3 +174,11 @@ def _times_blocks_bfloat16(x: Tensor, blocks: Tensor) -> Tensor:
     y = torch.empty(len(x), count * size, **_FLOAT32)
     bfloat16_kernels.blocks_product(as_array(blocks), as_array(padded), y.numpy())
     return y[:, : x.shape[1]].to(x.dtype).contiguous()
+
+
+#: By the name of the kernel, those that are no task.
+_PRODUCTS: dict[str, Callable[[Tensor, PackedLayer], Tensor]] = {
+    "dot": _packed_product_bfloat16,
+    "panels": _unpacked_product,
+    rounded.KERNEL: rounded.packed_product,
+}
