@@ -134,13 +134,14 @@ def _measure(
             rows += measure_shape(shape, batches, dtype, device, repeats)
             bar.advance(task)
     about, name = machine(device), str(dtype).removeprefix("torch.")
+    with_ = f" ({about['instructions']})" if about["instructions"] else ""
     console = Console(highlight=False)
     console.print(_layer_table(rows, peaks))
     if speeds:
         console.print()
         console.print(_model_table(speeds))
     console.print(
-        f"{about['name']}, {name}, {about['threads']} threads,"
+        f"{about['name']}{with_}, {name}, {about['threads']} threads,"
         f" {peaks.bandwidth / 1e9:.1f} GB/s, {peaks.flops / 1e9:.0f} GFLOP/s"
     )
     console.print(slower_line(rows), style="bold")
@@ -196,6 +197,7 @@ def _layer_table(rows: list[Measured], peaks: Peaks) -> Table:
         "GB/s",
         "bound",
         "of it",
+        "kernel",
     ):
         table.add_column(title, justify="right", no_wrap=True)
     ratios = speedups(rows, "ARMOR")
@@ -213,6 +215,7 @@ def _layer_table(rows: list[Measured], peaks: Peaks) -> Table:
             f"{armor.cost.bytes / armor.seconds / 1e9:.1f}",
             what,
             f"{bound / armor.seconds:.0%}",
+            armor.kernel or armor.backend,
         )
     return table
 

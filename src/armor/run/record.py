@@ -13,6 +13,7 @@ from armor.config import PruneConfig
 from armor.memory import peak_memory
 from armor.run.describe import record_config
 from armor.run.plan import LayerPlan
+from armor.simd.processor import instruction_set
 from armor.versions import versions
 
 #: What a record says the version of.
@@ -32,7 +33,11 @@ def run_record(
         "method": config.method,
         "config": record_config(config),
         "versions": versions(*VERSIONS),
-        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+        "machine": {
+            "system": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "instructions": instruction_set(),
+        },
         **about,
         "peak_memory_bytes": peak_memory(),
         "layers": {name: record.to_dict() for name, record in records.items()},
