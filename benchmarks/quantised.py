@@ -18,6 +18,7 @@ import torch
 from common import add_common, revision, shared_folder, smollm2_folder, use_threads, write_result
 
 import armor
+from armor.checkpoint.inspect import Inspection
 from armor.checkpoint.jsonfile import read_json, write_text
 from armor.compare.compare import bos_of_model, compare
 from armor.compare.row import Row
@@ -114,7 +115,7 @@ def measure_afterwards(args: argparse.Namespace, model: str) -> dict[str, Any]:
         reference=load_model(model, torch.float32, "cpu"),
         bos="never",
     ).to_dict()
-    return {"label": AFTER, "linear_bytes": used, "found": found}
+    return {"label": AFTER, "packed_bytes": used, "found": found}
 
 
 def page(data: dict[str, Any]) -> str:
@@ -178,12 +179,12 @@ def main() -> None:
     except ArmorError as error:
         raise SystemExit(f"error: {error}") from None
     found = after["found"]
-    whole = next(row for row in rows if row.label == "16-bit").dense_linear_bytes
+    inside = next(row for row in described if row["label"] == "int4")
+    assert after["packed_bytes"] == Inspection.of(args.work / "int4").packed_bytes
     described.append(
-        {
+        inside
+        | {
             "label": AFTER,
-            "size": after["linear_bytes"] / whole,
-            "linear_bytes": after["linear_bytes"],
             "perplexity": found["perplexity"],
             "kl": found["kl"],
             "seconds": None,

@@ -329,3 +329,14 @@ def test_generalisation_runs_on_a_small_model(shared: Path, tmp_path: Path) -> N
     assert [row["settings"]["seed"] for row in rows] == [0, 1, 2]
     assert all(row["fitted"] > 0 and row["held_out"] > 0 for row in rows)
     assert len({row["held_out"] for row in rows}) == 3
+
+
+def test_quantised_speed_times_every_form_of_a_layer(tmp_path: Path) -> None:
+    options = ["--shape", "64x128", "--block", "16", "--batches", "1,3", "--repeats", "1"]
+    done = run("quantised_speed.py", *options, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "quantised_speed.json").read_text())
+    assert [row["batch"] for row in result["rows"]] == [1, 3]
+    assert result["rows"][0]["seconds"].keys() == result["bytes"].keys()
+    assert result["bytes"]["int8"] == 64 * 64 + 64 * 32 // 2 + 64 * 2 + 192 * 16 + 192 * 2
+    assert result["bytes"]["int4"] == result["bytes"]["int8"] - 64 * 32
