@@ -149,18 +149,21 @@ def test_opcheck(make_case) -> None:
 
 
 def test_only_backends_that_gain_from_it_share(make_case, calls) -> None:
-    module = Attention(make_case)
-    prepare(module)
-    for _ in range(2):
-        module(torch.randn(2, 32))
-    assert calls == []
+    for name, expected in (("reference", []), ("cpu", [3])):
+        module = Attention(make_case)
+        with use(name):
+            prepare(module)
+            for _ in range(2):
+                module(torch.randn(2, 32))
+        assert calls == expected
 
 
 @needs_triton
 def test_layers_share_on_the_device_they_move_to(make_case, calls) -> None:
     """Loaded where nothing gains from it, moved to where it does."""
     module = Attention(make_case)
-    prepare(module)
+    with use("reference"):
+        prepare(module)
     with use("triton"):
         module.to("cpu", torch.float64).to(torch.float32)
         for _ in range(2):
