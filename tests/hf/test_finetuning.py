@@ -110,3 +110,17 @@ def test_lora_that_would_change_the_weights_is_refused() -> None:
     peft = pytest.importorskip("peft")
     with pytest.raises(ArmorError, match="pissa"):
         armor.lora(peft.LoraConfig(init_lora_weights="pissa"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_lora_on_all_linears(pruned: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = load(pruned)
+    layers = {path for path, _ in armor_layers(model)}
+    config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    with pytest.raises(ArmorError, match="needs the model"):
+        armor.lora(config)
+    adapted = peft.get_peft_model(model, armor.lora(config, model))
+    prefix = "base_model.model."
+    found = {name.removeprefix(prefix) for name, _ in adapted.named_parameters()}
+    assert layers == {n.partition(".lora_A")[0] for n in found if ".lora_A" in n}

@@ -8,13 +8,15 @@ from importlib import import_module
 from typing import Any
 
 from armor.errors import ArmorError
-from armor.linear import ArmorLinear
+from armor.linear import ArmorLinear, armor_layers
 
 #: What peft may begin adapters with; other ways of it subtract something from the weight below.
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")
+#: Of peft's ``target_modules``: every linear but the output head.
+_ALL = "all-linear"
 
 
-def lora(config: Any) -> Any:
+def lora(config: Any, model: Any = None) -> Any:
     """Let ``peft.get_peft_model(model, lora(config))`` put adapters on `ArmorLinear` layers, too.
 
     Only the adapters are trained; the packed weights stay as they are, and gradients pass through
@@ -22,13 +24,19 @@ def lora(config: Any) -> Any:
 
     Args:
         config: a ``peft.LoraConfig``, which is changed.
+        model: whose pruned layers ``target_modules="all-linear"`` means; else not needed.
 
     Returns:
         `config`.
 
     Raises:
-        ArmorError: peft is not installed, or a way to begin adapters that changes the weights.
+        ArmorError: peft is not installed, a way to begin adapters that changes the weights, or
+            "all-linear" without a model.
     """
+    if config.target_modules == _ALL:
+        if model is None:
+            raise ArmorError(f'target_modules="{_ALL}" needs the model: armor.lora(config, model)')
+        config.target_modules = {path.rpartition(".")[2] for path, _ in armor_layers(model)}
     if config.init_lora_weights not in _STARTS:
         raise ArmorError(
             f"init_lora_weights={config.init_lora_weights!r} changes the weights below, which are"
