@@ -5,8 +5,9 @@
 
 Prunes the first --blocks blocks of SmolLM2-135M (or --model) under each setting and writes what the
 run itself recorded: the error of each layer's output on tokens that it was fitted to and on tokens
-that were held out, errors handed down from the layers before included. Few blocks are enough to
-order settings, and take minutes. Writes benchmarks/results/generalisation.{json,md}; what is in
+that were held out, errors handed down from the layers before included, and the KL divergence of the
+predictions from the dense model's on another text. Few blocks are enough to order settings, and
+take minutes. Writes benchmarks/results/generalisation.{json,md}; what is in
 --work already is not done again.
 """
 
@@ -30,13 +31,16 @@ import armor
 from armor.checkpoint.generalisation import generalisation
 from armor.checkpoint.inspect import Inspection
 from armor.checkpoint.jsonfile import write_text
+from armor.compare.compare import measurement
 from armor.config import PruneConfig
 from armor.report.numbers import geometric_mean
 
 CALIBRATION = "data/wikitext2/wikitext2-valid.txt"
+#: What the predictions are compared on, and how much of it.
+TEXT, MAX_CHARS = "data/wikitext2/wikitext2-raw-test.txt", 40_000
 #: By what is varied, the settings; the first of each is the default.
 STUDIES: dict[str, list[dict[str, Any]]] = {
-    "tokens": [{"samples": samples} for samples in (128, 16, 32, 64, 256)],
+    "tokens": [{"samples": samples} for samples in (128, 16, 32, 64, 256, 512)],
     "damping of the target": [
         {"samples": 32},
         *({"samples": 32, "target_damping": value} for value in (0.003, 0.01, 0.1, 0.3, 1.0)),
@@ -52,7 +56,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
 
 
 def measure(model: Path, config: PruneConfig, work: Path) -> dict[str, Any]:
-    """Errors and seconds of the blocks that `config` includes."""
+    """Errors and seconds of the blocks that `config` includes, and what the model loses by them."""
     name = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
     out = work / name
     if not out.is_dir():
@@ -60,6 +64,8 @@ def measure(model: Path, config: PruneConfig, work: Path) -> dict[str, Any]:
     found = Inspection.of(out)
     records = [layer.record for layer in found.layers.values()]
     last = max(int(name.split(".")[2]) for name in found.layers)
+    texts = measurement(work, name, str(model), "cpu", "never")
+    judged = texts.perplexity(shared_folder() / TEXT, 512, MAX_CHARS)
     final = [r for n, r in zip(found.layers, records, strict=True) if f".{last}.mlp.down" in n]
     return {
         "fitted": geometric_mean(record.fitted_error or 0.0 for record in records),
@@ -67,6 +73,7 @@ def measure(model: Path, config: PruneConfig, work: Path) -> dict[str, Any]:
         "ratio": generalisation(records),
         "last_fitted": final[0].fitted_error,
         "last_held_out": final[0].held_out_error,
+        "kl": judged["kl"],
         "seconds": found.run.seconds,
     }
 
@@ -78,14 +85,16 @@ def page(studies: dict[str, list[dict[str, Any]]], about: str) -> str:
         lines += [
             f"## {title.capitalize()}",
             "",
-            "| setting | fitted | held out | ratio | last down_proj, fitted | held out | seconds |",
-            "|---|---|---|---|---|---|---|",
+            "| setting | fitted | held out | ratio | last down_proj, fitted | held out | KL"
+            " | seconds |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             setting = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
             cells = [f"{row[key]:.4f}" for key in ("fitted", "held_out")]
             cells += [f"{row['ratio']:.2f}"]
             cells += [f"{row[key]:.4f}" for key in ("last_fitted", "last_held_out")]
+            cells += [f"{row['kl']:.4f}"]
             lines.append(f"| {setting} | {' | '.join(cells)} | {row['seconds']:.0f} |")
         lines.append("")
     return "\n".join(lines)
@@ -119,7 +128,9 @@ def main() -> None:
             about = (
                 f"The first {arguments.blocks} blocks of {model.name}, calibrated on {text.name} in"
                 " windows of 512 tokens; errors relative to what the dense layer puts out,"
-                f" geometric means. Machine, versions and date: [{path.name}]({path.name})."
+                " geometric means. KL from the dense model in nats a token on the first"
+                f" {MAX_CHARS:,} characters of {Path(TEXT).name}. Machine, versions and date:"
+                f" [{path.name}]({path.name})."
             )
             write_text(path.with_suffix(".md"), page(studies, about))
 
