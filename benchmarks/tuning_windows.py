@@ -6,8 +6,7 @@ Goes through a pruned model from the first block to the last: the attention half
 each block, each block, or two or four blocks together are trained on what the dense model has
 there, given what the tuned ones before put out, as ``armor tune --mode block`` does for one block.
 Loss, optimiser and rounding are those of that command; here both whole models are in memory, so
-this is for small ones. Every row takes the same number of steps of each block, so longer windows
-cost no more. Writes benchmarks/results/tuning_windows-MODEL.{json,md}.
+this is for small ones. Every window takes the same number of steps, so every block does. Writes benchmarks/results/tuning_windows-MODEL.{json,md}.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ TOGETHER = 4
 """Windows of text of a step."""
 
 
-def ends(count: int, length: int) -> list[tuple[list[str], str, int]]:
-    """What is trained together: prefixes of names, the module before whose input it is judged,
-    and how many blocks that is, in halves.
+def ends(count: int, length: int) -> list[tuple[list[str], str]]:
+    """What is trained together: prefixes of names, and the module whose input is judged.
 
     Args:
         count: of blocks. length: of a window in blocks, 0 for halves.
@@ -54,14 +52,11 @@ def ends(count: int, length: int) -> list[tuple[list[str], str, int]]:
         for index in range(count):
             block, middle = f"model.layers.{index}.", "post_attention_layernorm"
             first = [block + "self_attn.", block + "input_layernorm."]
-            found.append((first, block + middle, 1))
-            found.append(([block + "mlp.", block + middle], after[index], 1))
+            found.append((first, block + middle))
+            found.append(([block + "mlp.", block + middle], after[index]))
         return found
     groups = [range(i, min(i + length, count)) for i in range(0, count, length)]
-    return [
-        ([f"model.layers.{i}." for i in group], after[group[-1]], 2 * len(group))
-        for group in groups
-    ]
+    return [([f"model.layers.{i}." for i in group], after[group[-1]]) for group in groups]
 
 
 class Stopped(Exception):
@@ -94,13 +89,13 @@ def error(own: Tensor, wanted: Tensor) -> Tensor:
 def train(
     student: Student,
     dense: Any,
-    group: tuple[list[str], str, int],
+    group: tuple[list[str], str],
     windows: Tensor,
     steps: int,
     size: float,
 ) -> None:
     """Train a window of blocks; it stays as it was where that lowers nothing held out."""
-    prefixes, place, _ = group
+    prefixes, place = group
     held_out, text = windows[-HELD_OUT:], windows[:-HELD_OUT]
     own = {n: p for n, p in student.trained.items() if n.startswith(tuple(prefixes))}
     others = [p for n, p in student.trained.items() if n not in own]
@@ -166,7 +161,7 @@ def main() -> None:
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--text", action="append", default=[], help="to judge by, too; repeatable")
     parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=60, help="of a block (%(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="of a window (%(default)s)")
     args = parser.parse_args()
     use_threads(args.threads)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -188,7 +183,7 @@ def main() -> None:
         student = Student.of(pruned, Checkpoint.of(folder.files))
         begun = time.perf_counter()
         for group in groups(len(pruned.model.layers)):
-            train(student, dense, group, text, args.steps * group[2] // 2, TuneConfig.step_size)
+            train(student, dense, group, text, args.steps, TuneConfig.step_size)
         seconds = time.perf_counter() - begun
         kl = {name: far(student, dense, own) for name, own in judge.items()}
         rows.append({"window": kind, "kl": kl, "seconds": seconds})
@@ -201,7 +196,7 @@ def main() -> None:
     del options["pruned"]
     path = write_result(argparse.Namespace(**options), CPU, {"revision": revision(), "rows": rows})
     about = (
-        f"{args.model.name}, {args.steps} steps a block on {Path(args.calibration).name}; KL from"
+        f"{args.model.name}, {args.steps} steps a window on {Path(args.calibration).name}; KL from"
         " the dense model in nats a token on other texts. Machine, versions and date:"
         f" [{path.name}]({path.name})."
     )
