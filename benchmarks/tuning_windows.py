@@ -6,7 +6,8 @@ Goes through a pruned model from the first block to the last: the attention half
 each block, each block, or two or four blocks together are trained on what the dense model has
 there, given what the tuned ones before put out, as ``armor tune --mode block`` does for one block.
 Loss, optimiser and rounding are those of that command; here both whole models are in memory, so
-this is for small ones. Every window takes the same number of steps, so every block does. Writes benchmarks/results/tuning_windows-MODEL.{json,md}.
+this is for small ones. Every window takes the same number of steps, so every block does. Writes
+benchmarks/results/tuning_windows-MODEL.{json,md}.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from armor.errors import ArmorError
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model
 from armor.run.own_text import draw_windows
+from armor.tuning import block
 from armor.tuning import plan as module
 from armor.tuning.config import TuneConfig
 from armor.tuning.tune import TuneProgress, tune
@@ -25,7 +26,7 @@ from armor.tuning.tune import TuneProgress, tune
 
 @pytest.fixture
 def tuning() -> Callable[..., TuneConfig]:
-    """Twelve steps a block; with changes on top."""
+    """Twelve steps each time; with changes on top."""
 
     def make(**changes: Any) -> TuneConfig:
         quick = {"mode": "block", "samples": 64, "steps": 12, "step_size": 1e-2}
@@ -44,14 +45,23 @@ def divergence(folder: Path, dense: Path, windows: torch.Tensor) -> float:
     return float((p * (p.log() - own.log_softmax(-1))).sum(-1).mean())
 
 
+@pytest.mark.parametrize("together", [1, 2])
 def test_the_divergence_falls_and_is_that_of_the_models(
-    tiny_model: Path, pruned: Path, tuning: Callable[..., TuneConfig], text: Path, tmp_path: Path
+    tiny_model: Path,
+    pruned: Path,
+    tuning: Callable[..., TuneConfig],
+    text: Path,
+    together: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(block, "BLOCKS", together)
     out = tmp_path / "tuned"
     seen: list[tuple[int, int]] = []
     progress = TuneProgress(stepped=lambda done, total, *_: seen.append((done, total)))
     result = tune(pruned, tiny_model, tuning(), out, progress=progress)
-    assert seen == [(step, 24) for step in range(1, 25)]
+    total = 12 * 2 // together
+    assert seen == [(step, total) for step in range(1, total + 1)]
     assert result.curve.after < result.curve.before
     windows = draw_windows(str(text), ModelFolder.open(tiny_model), 64, 32, 0, "never")[-8:]
     assert result.curve.before == pytest.approx(divergence(pruned, tiny_model, windows), rel=1e-3)
@@ -65,8 +75,13 @@ def test_the_divergence_falls_and_is_that_of_the_models(
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    tiny_model: Path, pruned: Path, tuning: Callable[..., TuneConfig], tmp_path: Path
+    tiny_model: Path,
+    pruned: Path,
+    tuning: Callable[..., TuneConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(block, "BLOCKS", 1)
     whole = tune(pruned, tiny_model, tuning(), tmp_path / "whole")
 
     def stop(done: int, *_: Any) -> None:

@@ -55,14 +55,15 @@ def tune_command(
         str,
         typer.Option(
             metavar="|".join(STEPS),
-            help="full: end to end; block: one block in memory at a time, which wins back less.",
+            help="full: end to end; block: two blocks in memory at a time, which wins back less.",
         ),
     ] = FULL,
     steps: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help=f"Steps of the optimiser (default: {STEPS[FULL]}; block: {STEPS[BLOCK]} a block).",
+            help=f"Steps of the optimiser (default: {STEPS[FULL]}; block: {STEPS[BLOCK]} for two"
+            " blocks).",
         ),
     ] = None,
     batch: Annotated[

@@ -1,6 +1,6 @@
-"""block: decoder block by decoder block, each on what the dense one puts out.
+"""block: a few decoder blocks at a time, on what the dense ones put out.
 
-One block is in memory at a time. Its inputs are those that the tuned blocks before it give; each
+No more of them are in memory. Their inputs are those that the tuned blocks before them give; each
 token counts by its error relative to its own size, since a few are larger by orders of magnitude.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +26,13 @@ from armor.run.layer_names import LayerNames
 from armor.run.own_forward import check_own_forward
 from armor.run.streams import open_streams
 from armor.sparse.layer import PackedLayer
-from armor.tuning.config import TuneConfig
+from armor.tuning.config import BLOCKS, TuneConfig
 from armor.tuning.divergence import divergence
 from armor.tuning.keeper import Keeper, Text
 from armor.tuning.steps import Steps, order
 from armor.tuning.student import Student
 
-#: How often the held-out windows judge a block.
+#: How often the held-out windows judge some blocks.
 _JUDGEMENTS = 3
 
 
@@ -54,6 +55,11 @@ class _Stream:
         parts = self._opened.own[index]
         own = {name: value for part in parts for name, value in of_batch(part, batch).items()}
         return self._opened.calls.of(index, batch, own)
+
+
+def parts_of(count: int) -> list[range]:
+    """The numbers of so many blocks, those that are trained together."""
+    return [range(first, min(first + BLOCKS, count)) for first in range(0, count, BLOCKS)]
 
 
 class BlockTuning:
@@ -97,74 +103,97 @@ class BlockTuning:
         """
         found = self._keeper.load()
         steps, _, self._changed = (0, Curve(), {}) if found is None else found
-        done = steps // self._config.step_count
-        count = len(self._model.structure.blocks)
-        for index in range(count):
-            self._model.prefetch(index + 1)
-            dense = self._model.block(index, self._device)
-            targets = [self._through(index, dense, one, one.dense) for one in self._streams()]
-            if index >= done and self._names.in_block(index):
-                self._tune(index, *targets)
-                steps = (index + 1) * self._config.step_count
-                self._keeper.save(steps, Curve(), self._changed)
+        together = parts_of(len(self._model.structure.blocks))
+        for number, part in enumerate(together):
+            for index in range(part.stop, part.stop + BLOCKS):
+                self._model.prefetch(index)
+            dense = self._dense(part)
+            targets = [self._through(part, dense, one, one.dense) for one in self._streams()]
+            done = (number + 1) * self._config.step_count
+            if steps < done and any(map(self._names.in_block, part)):
+                self._tune(number, part, *targets)
+                self._keeper.save(done, Curve(), self._changed)
             assert self._held_out.pruned is not None
-            before = self._student(index, {})
+            before = self._student(part, {})
             with before.rounded():
                 self._held_out.pruned = self._through(
-                    index, before.model, self._held_out, self._held_out.pruned
+                    part, before.model, self._held_out, self._held_out.pruned
                 )
-            after = self._student(index, self._changed)
+            after = self._student(part, self._changed)
             with after.rounded():
                 for stream in self._streams():
-                    stream.tuned = self._through(index, after.model, stream, stream.tuned)
+                    stream.tuned = self._through(part, after.model, stream, stream.tuned)
             self._train.dense, self._held_out.dense = targets
         curve = Curve({0: self._divergence(self._held_out.pruned)})
-        steps = count * self._config.step_count
+        steps = len(together) * self._config.step_count
         curve.held_out[steps] = self._divergence(self._held_out.tuned)
         return self._changed if curve.best else {}, curve
 
     def _streams(self) -> tuple[_Stream, _Stream]:
         return self._train, self._held_out
 
+    def _dense(self, part: range) -> nn.ModuleList:
+        """Those blocks of the dense model."""
+        return nn.ModuleList(self._model.block(index, self._device) for index in part)
+
     def _tune(
-        self, index: int, targets: Mapping[str, State], held_out: Mapping[str, State]
+        self,
+        before: int,
+        part: range,
+        targets: Mapping[str, State],
+        held_out: Mapping[str, State],
     ) -> None:
-        """Train block `index`; what lowers its error on held-out windows goes into `_changed`.
+        """Train blocks together; what lowers their error on held-out windows goes into `_changed`.
 
         Args:
-            targets, held_out: what the dense block puts out, by batch.
+            before: parts that were trained before. part: numbers of the blocks.
+            targets, held_out: what the dense blocks put out, by batch.
         """
-        student = self._student(index, self._changed)
+        student = self._student(part, self._changed)
         total = self._config.step_count
         steps = Steps(student.trained, self._config.step_size, total)
-        least = self._judge(index, student, held_out)
+        least = self._judge(part, student, held_out)
         batches = list(self._train.tuned)
-        seed = self._config.seed + index
+        seed = self._config.seed + part.start
+        count = len(parts_of(len(self._model.structure.blocks)))
         for number, (chosen,) in enumerate(order(len(batches), 1, total, seed)):
             student.merge()
-            loss = self._loss(index, student, self._train, batches[chosen], targets)
+            loss = self._loss(part, student, self._train, batches[chosen], targets)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ArmorError(
-                    f"tuning: the error of block {index} is {value} at step {number + 1}: give a"
-                    " smaller --step-size"
+                    f"tuning: the error of blocks {part.start} to {part.stop - 1} is {value} at"
+                    f" step {number + 1}: give a smaller --step-size"
                 )
             torch.autograd.backward(loss)
             student.pull_back()
             steps.take(number)
             done = number + 1
             if done % max(1, total // _JUDGEMENTS) == 0 or done == total:
-                judged = self._judge(index, student, held_out)
+                judged = self._judge(part, student, held_out)
                 if judged < least:
                     least = judged
                     self._changed |= student.stored()
-            count = len(self._model.structure.blocks)
-            self._stepped(index * total + done, count * total, least, value)
+            self._stepped(before * total + done, count * total, least, value)
 
-    def _student(self, index: int, changed: Mapping[str, Tensor]) -> Student:
-        """Block `index` as the checkpoint has it, but for what is in `changed`."""
+    def _student(self, part: range, changed: Mapping[str, Tensor]) -> Student:
+        """Blocks as the checkpoint has them, but for what is in `changed`."""
+        blocks, names = self._dense(part), dict[str, str]()
+        for number, index in enumerate(part):
+            block = blocks[number]
+            own = self._pruned(index, block, changed)
+            names |= {f"{number}.{path}": name for path, name in own.items()}
+        return Student(blocks, names, self._checkpoint)
+
+    def _pruned(
+        self, index: int, block: nn.Module, changed: Mapping[str, Tensor]
+    ) -> dict[str, str]:
+        """Make `block`, the dense one of that number, the pruned one.
+
+        Returns:
+            What the checkpoint calls its parameters, by their names there.
+        """
         tensors, prefix = self._checkpoint.tensors, f"{self._model.structure.prefix}.{index}."
-        block = self._model.block(index, self._device)
 
         def load(name: str) -> Tensor:
             found = changed[name] if name in changed else tensors[name].load()
@@ -187,42 +216,46 @@ class BlockTuning:
                 del names[path]  # the checkpoint has it in another form: it stays as it is
             elif parameter.dim() == 1:
                 put_tensor(block, path, load(name))
-        return Student(block, names, self._checkpoint)
+        return names
 
     def _through(
-        self, index: int, block: nn.Module, stream: _Stream, before: Mapping[str, State]
+        self, part: range, blocks: Any, stream: _Stream, before: Mapping[str, State]
     ) -> dict[str, State]:
-        """The states after `block`, by batch, on the CPU."""
+        """The states after `blocks`, by batch, on the CPU."""
         after = {}
-        for batch, state in before.items():
-            call = stream.call(index, batch).to(self._device)
-            after[batch] = call.run(block, state.to(self._device)).to("cpu")
+        for batch, given in before.items():
+            state = given.to(self._device)
+            for index, block in zip(part, blocks, strict=True):
+                call = stream.call(index, batch).to(self._device)
+                state = call.run(block, state)
+            after[batch] = state.to("cpu")
         return after
 
-    def _judge(self, index: int, student: Student, targets: Mapping[str, State]) -> float:
+    def _judge(self, part: range, student: Student, targets: Mapping[str, State]) -> float:
         """The mean error on held-out windows, of what would be stored."""
         stream = self._held_out
         with torch.no_grad(), student.rounded():
-            losses = [
-                float(self._loss(index, student, stream, batch, targets)) for batch in targets
-            ]
+            losses = [float(self._loss(part, student, stream, batch, targets)) for batch in targets]
         return sum(losses) / len(losses)
 
     def _loss(
         self,
-        index: int,
+        part: range,
         student: Student,
         stream: _Stream,
         batch: str,
         targets: Mapping[str, State],
     ) -> Tensor:
         """The mean over tokens of their squared error over their squared size."""
-        call = stream.call(index, batch).to(self._device)
         device = torch.device(self._device)
-        with call.precision(device):
-            after = call.traced(student.model, stream.tuned[batch].to(device))
+        blocks: Any = student.model
+        state = stream.tuned[batch].to(device)
+        for index, block in zip(part, blocks, strict=True):
+            call = stream.call(index, batch).to(self._device)
+            with call.precision(device):
+                state = call.traced(block, state)
         wanted = targets[batch].hidden.to(device)
-        error = (after.hidden.float() - wanted).square().sum(-1)
+        error = (state.hidden.float() - wanted).square().sum(-1)
         size = wanted.square().sum(-1)
         return (error / size.clamp(min=torch.finfo(torch.float32).tiny)).mean()
 

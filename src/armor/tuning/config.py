@@ -18,6 +18,8 @@ STEPS = {BLOCK: 60, FULL: 300}
 HELD_OUT, HELD_OUT_SHARE = 8, 8
 #: Windows that are taken of a long text for "block", which holds what the blocks make of them.
 MOST_SAMPLES = 512
+#: Blocks that "block" trains together: two win back more than one each, and take twice its memory.
+BLOCKS = 2
 #: Tokens of a window where nothing says another number.
 MOST_TOKENS = 512
 #: Tokens of a step that pass through the models together, or one window.
@@ -29,14 +31,14 @@ class TuneConfig:
     """How to tune. Invalid values raise `ArmorError` on construction.
 
     Attributes:
-        mode: "full" (end to end) or "block" (decoder block by decoder block).
+        mode: "full" (end to end) or "block" (`BLOCKS` decoder blocks at a time).
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings; empty takes
             that of the pruning run.
         samples: windows of the text, `HELD_OUT` of them to judge by; None takes what there is, at
             most `MOST_SAMPLES` for "block", and for "full" those that its steps can see once.
         seq_len: tokens a window. bos: "always", "never" or "auto", as in `PruneConfig`. None takes
             what the pruning run had.
-        steps: of the optimiser, of "block" for each block; None takes `STEPS`.
+        steps: of the optimiser, of "block" each time; None takes `STEPS`.
         batch: windows of a step; None takes `TOKENS`. More of them are computed part by part,
             side by side where there are several workers. Of "full" alone.
         step_size: the first steps move each tensor by this share of its root mean square.

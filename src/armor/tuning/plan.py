@@ -11,6 +11,7 @@ from armor.checkpoint.reader import Checkpoint
 from armor.checkpoint.tensorfile import StoredTensor
 from armor.errors import ArmorError
 from armor.memory import available_memory, free_on_device
+from armor.tuning.config import BLOCKS
 
 #: Bytes of a number that is trained: itself, its gradient, two moments, and copies to be stored.
 _TRAINED = 4 + 4 + 8 + 4
@@ -125,11 +126,13 @@ def make_block_plan(
     windows, seq_len, _ = work
     # Two streams of the text and what the dense block makes of it; one more of what judges.
     streams = 4 * (3 * windows + 4 * held_out) * seq_len * text.hidden_size
-    weights = sum(rows * cols for rows, cols in (spec.shape for spec in layers.values())) // blocks
+    share = min(1.0, BLOCKS / blocks)
+    weights = sum(rows * cols for rows, cols in (spec.shape for spec in layers.values()))
     trained = _trained(checkpoint)
-    channels = sum(sum(spec.shape) for spec in layers.values()) // blocks
-    inside = 4 * tokens * (channels + _CHANNEL * text.hidden_size)
-    block = (_MERGED + 8) * weights + (_TRAINED + _POSITION) * trained // blocks
+    channels = sum(sum(spec.shape) for spec in layers.values())
+    stream = _CHANNEL * text.hidden_size * blocks
+    inside = int(share * 4 * tokens * (channels + stream))
+    block = int(share * ((_MERGED + 8) * weights + (_TRAINED + _POSITION) * trained))
     head = 4 * text.vocab_size * (text.hidden_size + 4 * tokens)
     needed = streams + max(block + inside, head) + 2 * trained
     available = available_memory()

@@ -32,7 +32,7 @@ from armor.run.placement import Placement
 from armor.text.bos import BOS_CHOICES, bos_choice, resolve_bos
 from armor.text.sources import parse_source
 from armor.text.windows import check_window, context_length, default_window
-from armor.tuning.block import BlockTuning
+from armor.tuning.block import BlockTuning, parts_of
 from armor.tuning.config import (
     BLOCK,
     HELD_OUT,
@@ -261,7 +261,7 @@ class _Work:
         cut, seq_len, steps = work
         tokens = max(BATCH_TOKENS, seq_len)
         model = self._streamed()
-        steps *= len(model.structure.blocks)
+        steps *= len(parts_of(len(model.structure.blocks)))
         plan = make_block_plan(
             self.checkpoint, self.pruned.config, (cut, seq_len, steps), self.held_out, tokens
         )
