@@ -108,7 +108,7 @@ def revision() -> str:
 
 
 def write_result(arguments: argparse.Namespace, device: torch.device, data: dict[str, Any]) -> Path:
-    """``OUT/NAME.json``: date, machine, versions, the options, then `data`. Returns the path."""
+    """``OUT/NAME.json``: when and on what, the options, then `data`. Returns the path."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{arguments.name}.json"
     options = {
@@ -120,6 +120,7 @@ def write_result(arguments: argparse.Namespace, device: torch.device, data: dict
         path,
         {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "revision": revision(),
             "machine": machine(device),
             "versions": versions(),
             "options": options,

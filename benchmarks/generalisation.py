@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from common import (
     add_common,
-    revision,
     shared_folder,
     smollm2_folder,
     use_threads,
@@ -122,9 +121,7 @@ def main() -> None:
             row = {"settings": settings, **measure(model, config, arguments.work)}
             studies.setdefault(title, []).append(row)
             print(title, row, flush=True)
-            path = write_result(
-                arguments, torch.device("cpu"), {"revision": revision(), "studies": studies}
-            )
+            path = write_result(arguments, torch.device("cpu"), {"studies": studies})
             about = (
                 f"The first {arguments.blocks} blocks of {model.name}, calibrated on {text.name} in"
                 " windows of 512 tokens; errors relative to what the dense layer puts out,"

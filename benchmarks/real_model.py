@@ -152,7 +152,6 @@ class Results:
             for row in self.rows
         ]
         data = {
-            "revision": self._revision,
             "bos": self.bos,
             "calibration": Path(CALIBRATION).name,
             "texts": self._texts,

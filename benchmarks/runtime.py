@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import tune
+from common import revision
 from matplotlib.figure import Figure
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -97,6 +98,7 @@ def main() -> None:
     write_json(
         options.out / f"{name}.json",
         {
+            "revision": revision(),
             "machine": report.machine(device),
             "block": BLOCK,
             "backends": {status.name: status.reason or "usable" for status in backends()},

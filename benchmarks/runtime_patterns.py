@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import revision
 
 from armor.bench import report
 from armor.bench.layers import measure_shape, random_layer
@@ -58,7 +59,12 @@ def main() -> None:
             rows += found
     options.out.mkdir(parents=True, exist_ok=True)
     about = report.machine(CPU) | {"date": date.today().isoformat()}
-    result = {"machine": about, "seconds": time.time() - began, "rows": rows}
+    result = {
+        "revision": revision(),
+        "machine": about,
+        "seconds": time.time() - began,
+        "rows": rows,
+    }
     write_json(options.out / "runtime_patterns.json", result)
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """One dtype on one instruction set."""
     import torch
+    from common import revision
 
     from armor.bench import report
     from armor.bench.layers import measure_shape
@@ -80,6 +82,7 @@ def measure(options: argparse.Namespace) -> None:
         }
     kind = "model" if options.model else "layers"
     key = f"{instruction_set()}, {options.dtype}, {kind}"
+    found |= {"date": date.today().isoformat(), "revision": revision()}
     print(key, json.dumps(found, indent=1))
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     options.out.write_text(json.dumps({**known, key: found}, indent=1) + "\n")

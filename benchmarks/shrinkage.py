@@ -17,7 +17,7 @@ import os
 from typing import Any
 
 import torch
-from common import add_common, revision, shared_folder, smollm2_folder, use_threads, write_result
+from common import add_common, shared_folder, smollm2_folder, use_threads, write_result
 from torch import Tensor
 
 from armor.checkpoint.jsonfile import write_text
@@ -132,7 +132,7 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    path = write_result(args, torch.device("cpu"), {"revision": revision(), "rows": rows})
+    path = write_result(args, torch.device("cpu"), {"rows": rows})
     lines = ["# Shrinkage in closed form", "", (__doc__ or "").split("\n\n")[2], ""]
     lines += ["| input of | OAS | Ledoit-Wolf | best, to the mean | best, to the diagonal |"]
     lines += ["|---|---|---|---|---|"]

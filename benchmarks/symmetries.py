@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_common, revision, shared_folder, smollm2_folder, use_threads, write_result
+from common import add_common, shared_folder, smollm2_folder, use_threads, write_result
 from real_model import CALIBRATION, CPU, TEXTS
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -250,7 +250,7 @@ def main() -> None:
             rows.append(measure(args, source, name, windows))
             print(rows[-1], flush=True)
             options = {key: value for key, value in vars(args).items() if key != "work"}
-            data = {"revision": revision(), "calibration": CALIBRATION, "rows": rows}
+            data = {"calibration": CALIBRATION, "rows": rows}
             path = write_result(argparse.Namespace(**options), CPU, data)
             about = (
                 f"SmolLM2-135M-Instruct in float32, the first {args.blocks} blocks pruned with the"

@@ -22,7 +22,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common import add_common, revision, shared_folder, smollm2_folder, use_threads, write_result
+from common import add_common, shared_folder, smollm2_folder, use_threads, write_result
 from local_tasks import TASKS, accuracies, write_definitions
 from real_model import CPU, TEXTS
 
@@ -154,7 +154,7 @@ def main() -> None:
 
 def write(args: argparse.Namespace, model: str, bos: str, rows: list[dict[str, Any]]) -> None:
     """The JSON and the page so far."""
-    about = {"revision": revision(), "bos": bos, "texts": TEXTS, "rows": rows}
+    about = {"bos": bos, "texts": TEXTS, "rows": rows}
     options = {key: value for key, value in vars(args).items() if key != "work"}
     name = "SmolLM2-135M-Instruct" if args.model is None else args.model.name
     path = write_result(argparse.Namespace(**options | {"model": name}), CPU, about)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_common, revision, use_threads, write_result
+from common import add_common, use_threads, write_result
 from real_model import CPU
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -195,7 +195,7 @@ def main() -> None:
         "name": f"{args.name}-{args.model.name}",
     }
     del options["pruned"]
-    path = write_result(argparse.Namespace(**options), CPU, {"revision": revision(), "rows": rows})
+    path = write_result(argparse.Namespace(**options), CPU, {"rows": rows})
     about = (
         f"{args.model.name}, {args.steps} steps a window on {Path(args.calibration).name}; KL from"
         " the dense model in nats a token on other texts. Machine, versions and date:"
