@@ -39,6 +39,7 @@ LLAMA_BLOCKS, TOKENS = 32, 128 * 512
 STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
 #: Assumed: a launch that has nothing to do; a batched float64 factorisation or triangular solve.
 LAUNCH, FACTORISATION = 2e-6, 2.5e-4
+TF32 = " in TF32"
 _FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
 
 
@@ -88,12 +89,19 @@ def as_on_gpu(counting: Counting) -> Iterator[None]:
         counting.counts.waits["tolist"] += 1
         return [0.0] * tensor.numel()
 
+    @contextmanager
+    def tf32() -> Iterator[None]:
+        counting.label = TF32
+        yield
+        counting.label = ""
+
     (backend,) = (each for each in sweeps.BACKENDS if each.name == "triton")
     with ExitStack() as undo:
         for place, name, value in (
             (sweeps, "BACKENDS", (replace(backend, devices=None),)),
             (triton, "_sweep", _Kernel(counting)),
             (products, "_by_tensor_cores", lambda _: True),
+            (products, "_tf32", tf32),
             (Tensor, "tolist", tolist),
             (torch, "Generator", _Generator),
             # The answer that is missing, whether too little was gained, means to go on.
@@ -143,7 +151,7 @@ def iteration_seconds(
         if name in _FACTORISATIONS:
             found["factorisations"] += launches * FACTORISATION
         elif flops := counts.flops[name]:
-            rate = gpu.tf32 if name == "addmm_" else gpu.float32
+            rate = gpu.tf32 if name.endswith(TF32) else gpu.float32
             found["products"] += max(moved, flops / rate) + launches * LAUNCH
         elif name != "sweep":
             found["elementwise"] += moved + launches * LAUNCH

@@ -57,11 +57,13 @@ class Counting(TorchDispatchMode):
 
     Attributes:
         counts: so far.
+        label: what is added to the names of products, for those of another kind.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
+        self.label = ""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -88,11 +90,14 @@ class Counting(TorchDispatchMode):
             where = "to the device" if _is_on_device(made[0]) else "to the host"
             self.counts.copied[where] += sum(tensor.nbytes for tensor in made)
             self.counts.waits[where] += 1
+        first = _PRODUCTS.get(name.rstrip("_"))
+        if first is not None:
+            name += self.label
         self.counts.launches[name] += 1
         written = {id(tensor): tensor.nbytes for tensor in made}
         read = {id(tensor): tensor.nbytes for tensor in given}
         self.counts.bytes[name] += sum(written.values()) + sum(read.values())
-        if (first := _PRODUCTS.get(name.rstrip("_"))) is not None:
+        if first is not None:
             left, right = args[first : first + 2]
             self.counts.flops[name] += 2 * prod(left.shape) * right.shape[-1]
 
