@@ -17,8 +17,8 @@ from armor.factorize.masks import group_size
 from armor.factorize.problem import Problem
 from armor.factorize.products import Operand, add_product, product
 from armor.factorize.state import State
-from armor.factorize.sweep import SweepColumns
-from armor.factorize.workspace import Workspace, sweep_gain
+from armor.factorize.sweep import SweepColumns, sweep_gain
+from armor.factorize.workspace import Workspace
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 

@@ -18,7 +18,7 @@ from armor.factorize.masks import choice_from_mask, group_size
 from armor.factorize.problem import Problem
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
-from armor.factorize.sweep import SweepColumns, column_sweep
+from armor.factorize.sweep import SweepColumns, column_sweep, sweep_gain
 from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -386,12 +386,3 @@ class Workspace:
             product = torch.bmm(self._by_col_blocks(matrix[rows]), blocks)
             self._by_col_blocks(out[rows]).copy_(product)
         return out
-
-
-def sweep_gain(
-    change: Float[Tensor, "rows cols"],
-    residual: Float[Tensor, "rows cols"],
-    gram_change_gram: Float[Tensor, "rows cols"],
-) -> Float[Tensor, ""]:
-    """What a change dS of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``, float64."""
-    return (residual.mul(2.0) - gram_change_gram).mul_(change).sum(dtype=torch.float64)

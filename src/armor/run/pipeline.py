@@ -111,9 +111,9 @@ class Pipeline:
             streams.index += 1
             if self._store.activations_are_due():
                 parts = ((name, self._engine.fetch(handle)) for name, handle in streams.named())
-                self._store.save_activations(streams.index, parts)
-                self._store.drop_activations((self.missing() or [last])[0])
+                self._store.save_activations(streams.index, parts, (self.missing() or [last])[0])
         self._scheduler.wait()
+        self._store.stop_saving()
 
     def _dense_block(self, streams: Streams) -> None:
         """All stages at once: what they are given does not depend on what becomes of the others."""

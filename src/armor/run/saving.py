@@ -1,0 +1,86 @@
+"""Saving: activations of a GPU written by a thread, so that the GPU does not wait for the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import Event, Thread
+
+import torch
+
+from armor.engines.job import Tensors
+
+#: Parts of the activations, by name.
+Parts = Iterable[tuple[str, Tensors]]
+
+
+class Stopped(Exception):
+    """What is being saved is not wanted any more."""
+
+
+class Saving:
+    """One piece of work at a time beside that of the caller, to whom its error comes back."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+        self._stop = Event()
+
+    def is_busy(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, work: Callable[[Callable[[], None]], None]) -> None:
+        """Begin; nothing else may be going on.
+
+        Args:
+            work: gets a function to call now and then, which raises `Stopped` if it is to end.
+        """
+        self.check()
+        self._stop.clear()
+
+        def run() -> None:
+            try:
+                work(self._check_stop)
+            except Stopped:
+                pass
+            except BaseException as error:
+                self._error = error
+
+        self._thread = Thread(target=run, name="armor-saving")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the error that it ended with, once."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def stop(self) -> None:
+        """End it as soon as may be, and wait for that; its error is of no interest any more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = self._error = None
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+
+def is_on_gpu(tensors: Tensors) -> bool:
+    """Whether they have to be copied before the host can write them."""
+    return any(tensor.device.type != "cpu" for tensor in tensors.values())
+
+
+def to_host(tensors: Tensors) -> Tensors:
+    """Copies that stay as they are, in memory that a GPU writes at full speed."""
+    is_pinned = torch.cuda.is_available()
+    copies = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=is_pinned)
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in tensors.items():
+        copies[name].copy_(tensor, non_blocking=True)
+    if is_pinned:
+        torch.cuda.synchronize(next(iter(tensors.values())).device)
+    return copies
