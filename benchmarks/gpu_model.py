@@ -62,6 +62,16 @@ class Gpu:
 GPUS = {"H100": Gpu(2.8e12), "H200": Gpu(4.1e12)}
 
 
+_generator = torch.Generator
+
+
+class _Generator:
+    """The meta device has none: that of the CPU."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> torch.Generator:  # type: ignore[misc]
+        return _generator("cpu" if torch.device(device).type == "meta" else device)
+
+
 class _Kernel:
     """In the place of the sweep's."""
 
@@ -79,18 +89,13 @@ class _Kernel:
 def as_on_gpu(counting: Counting) -> Iterator[None]:
     """While active, the solver takes the path of a GPU on the meta device, too."""
 
-    real_tolist, real_generator = Tensor.tolist, torch.Generator
+    real_tolist = Tensor.tolist
 
     def tolist(tensor: Tensor) -> list[float]:
         if not tensor.is_meta:
             return real_tolist(tensor)
         counting.counts.waits["tolist"] += 1
         return [0.0] * tensor.numel()
-
-    def generator(device: torch.device | str = "cpu") -> torch.Generator:
-        """The meta device has none."""
-        is_meta = torch.device(device).type == "meta"
-        return real_generator() if is_meta else real_generator(device)
 
     @contextmanager
     def tf32() -> Iterator[None]:
@@ -106,7 +111,7 @@ def as_on_gpu(counting: Counting) -> Iterator[None]:
             (products, "_by_tensor_cores", lambda _: True),
             (products, "_tf32", tf32),
             (Tensor, "tolist", tolist),
-            (torch, "Generator", generator),
+            (torch, "Generator", _Generator),
             # The answer that is missing, whether too little was gained, means to go on.
             (exact, "MIN_IMPROVEMENT", 1.0),
         ):
