@@ -32,11 +32,11 @@ KILLS = int(os.environ.get("ARMOR_CHAOS_KILLS", "25"))
 NURSERY = """
 import json, os, sys
 import armor, armor.run.prune, armor.engines.local
-import armor.run.store
+import armor.run.pipeline, armor.run.store
 import transformers.models.llama.modeling_llama
 model, settings, out, workers, in_thread = json.loads(sys.argv[1])
 if in_thread:
-    armor.run.store.is_on_gpu = lambda tensors: True
+    armor.run.store.is_on_gpu = armor.run.pipeline.is_on_gpu = lambda tensors: True
 for _ in sys.stdin:
     child = os.fork()
     if not child:
@@ -86,7 +86,7 @@ class Nursery:
 def nursery(
     tiny_model: Path, settings: Callable[..., PruneConfig], tmp_path: Path
 ) -> Iterator[Callable[[int, bool], Nursery]]:
-    """Starts a `Nursery` with so many workers, activations written by a thread or not."""
+    """Starts a `Nursery` with so many workers, with threads as on a GPU or not."""
     started: list[Nursery] = []
 
     def start(workers: int, in_thread: bool) -> Nursery:

@@ -1,4 +1,4 @@
-"""Activations of a GPU are written by a thread: played on the CPU, with all that can go wrong."""
+"""Threads write a GPU's activations and hash its moments: played on the CPU, with errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import armor
 from armor.checkpoint.folder import unfinished_folder
 from armor.config import PruneConfig
 from armor.errors import ArmorError
-from armor.run import store as module
-from armor.run import unfinished
+from armor.run import pipeline, store, unfinished
 from armor.run.prune import Progress
 from armor.run.saving import Saving, to_host
 
@@ -27,8 +26,9 @@ SECONDS = 120  # to wait for what must happen
 
 @pytest.fixture(autouse=True)
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All activations count as a GPU's."""
-    monkeypatch.setattr(module, "is_on_gpu", lambda _: True)
+    """Activations and moments count as a GPU's."""
+    for module in (pipeline, store):
+        monkeypatch.setattr(module, "is_on_gpu", lambda _: True)
 
 
 @pytest.fixture
@@ -175,6 +175,30 @@ def test_a_full_disk_is_one_line(
     result = armor.prune(tiny_model, settings(), tmp_path / "out")
     assert result.resumed == 7  # the first block; not the layer that met the error
     assert weights(tmp_path / "out") == weights(tmp_path / "straight")
+
+
+def test_moments_are_hashed_beside_the_solves(
+    tiny_model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stage without finished layers; an error comes to the caller."""
+    threads: list[str] = []
+    hashed = pipeline.hash_tensors
+
+    def noting(tensors: Any) -> str:
+        threads.append(threading.current_thread().name)
+        if len(threads) == 3:
+            raise ArmorError("no hash")
+        return hashed(tensors)
+
+    monkeypatch.setattr(pipeline, "hash_tensors", noting)
+    with pytest.raises(ArmorError, match="no hash"):
+        armor.prune(tiny_model, settings(), tmp_path / "out")
+    assert threads == ["armor-later"] * 3
+    seen: list[str] = []
+    progress = Progress(finished=lambda name, _: seen.append(name))
+    armor.prune(tiny_model, settings(), tmp_path / "out", progress=progress)
+    assert len(seen) == 14 - 4  # q, k, v; o
+    assert set(threads[3:]) == {"armor-later"}
 
 
 def test_copies_stay_as_they_are() -> None:

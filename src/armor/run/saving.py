@@ -1,14 +1,15 @@
-"""Saving: activations of a GPU written by a thread, so that the GPU does not wait for the disk."""
+"""Saving: threads write and hash what a GPU holds, so that the GPU does not wait for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from threading import Event, Thread
-
-import torch
+from typing import TypeVar
 
 from armor.engines.job import Tensors
 
+Found = TypeVar("Found")
 #: Parts of the activations, by name.
 Parts = Iterable[tuple[str, Tensors]]
 
@@ -67,20 +68,29 @@ class Saving:
             raise Stopped
 
 
+def later(work: Callable[[], Found], beside: bool) -> Callable[[], Found]:
+    """Do `work`, in a thread if `beside`; what is returned waits for its result, or raises its
+    error."""
+    found: Future[Found] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    if beside:
+        Thread(target=run, name="armor-later", daemon=True).start()
+    else:
+        run()
+    return found.result
+
+
 def is_on_gpu(tensors: Tensors) -> bool:
     """Whether they have to be copied before the host can write them."""
     return any(tensor.device.type != "cpu" for tensor in tensors.values())
 
 
 def to_host(tensors: Tensors) -> Tensors:
-    """Copies that stay as they are, in memory that a GPU writes at full speed."""
-    is_pinned = torch.cuda.is_available()
-    copies = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=is_pinned)
-        for name, tensor in tensors.items()
-    }
-    for name, tensor in tensors.items():
-        copies[name].copy_(tensor, non_blocking=True)
-    if is_pinned:
-        torch.cuda.synchronize(next(iter(tensors.values())).device)
-    return copies
+    """Copies that stay as they are."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
