@@ -111,7 +111,7 @@ class Counting(TorchDispatchMode):
 def _to_host(name: str, args: Any, kwargs: Any) -> Tensor | None:
     """A copy to the host of what has no numbers: zeros; None for all else."""
     if name == "copy_" and args[1].is_meta and not args[0].is_meta:
-        return args[0].zero_()  # type: ignore[no-any-return]
+        return args[0].zero_()
     if name == "_to_copy" and args[0].is_meta:
         where, dtype = kwargs.get("device"), kwargs.get("dtype") or args[0].dtype
         if where is not None and where.type == "cpu":
