@@ -34,11 +34,15 @@ BLOCK = 128
 #: (rows, columns): how many of a decoder block of Llama-2-7B.
 LLAMA_2_7B = {(4096, 4096): 4, (11008, 4096): 2, (4096, 11008): 1}
 LLAMA_BLOCKS, TOKENS = 32, 128 * 512
+SAMPLED = 2048  # tokens held out, and as many others, see `armor.calibrate.held_out`
 #: Of a step of the sweep: instructions of a warp (SASS of sm_90, inner loop), and cycles that each
 #: set of rows takes besides. Eight warps share four schedulers.
 STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
 #: Assumed: a launch that has nothing to do; a batched float64 factorisation or triangular solve.
 LAUNCH, FACTORISATION = 2e-6, 2.5e-4
+#: Assumed: what cuSPARSELt makes of dense time; bytes a second to a disk, hashed; to the host.
+CORE_GAIN, DISK, TO_HOST = 1.5, 0.5e9, 6e9
+TF32 = " in TF32"
 _FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
 
 
@@ -50,6 +54,7 @@ class Gpu:
     float32: float = 50e12
     tf32: float = 350e12
     bfloat16: float = 600e12
+    blocks: float = 400e12  # products with blocks of 128 in bfloat16
     float64: float = 30e12
     clock: float = 1.755e9
     processors: int = 132
@@ -58,13 +63,14 @@ class Gpu:
 GPUS = {"H100": Gpu(2.8e12), "H200": Gpu(4.1e12)}
 
 
+_generator = torch.Generator
+
+
 class _Generator:
-    """The meta device has none."""
+    """The meta device has none: that of the CPU."""
 
-    def __init__(self, device: torch.device) -> None: ...
-
-    def manual_seed(self, seed: int) -> torch.Generator:
-        return torch.default_generator
+    def __new__(cls, device: torch.device | str = "cpu") -> torch.Generator:  # type: ignore[misc]
+        return _generator("cpu" if torch.device(device).type == "meta" else device)
 
 
 class _Kernel:
@@ -84,9 +90,19 @@ class _Kernel:
 def as_on_gpu(counting: Counting) -> Iterator[None]:
     """While active, the solver takes the path of a GPU on the meta device, too."""
 
+    real_tolist = Tensor.tolist
+
     def tolist(tensor: Tensor) -> list[float]:
+        if not tensor.is_meta:
+            return real_tolist(tensor)
         counting.counts.waits["tolist"] += 1
         return [0.0] * tensor.numel()
+
+    @contextmanager
+    def tf32() -> Iterator[None]:
+        counting.label = TF32
+        yield
+        counting.label = ""
 
     (backend,) = (each for each in sweeps.BACKENDS if each.name == "triton")
     with ExitStack() as undo:
@@ -94,6 +110,7 @@ def as_on_gpu(counting: Counting) -> Iterator[None]:
             (sweeps, "BACKENDS", (replace(backend, devices=None),)),
             (triton, "_sweep", _Kernel(counting)),
             (products, "_by_tensor_cores", lambda _: True),
+            (products, "_tf32", tf32),
             (Tensor, "tolist", tolist),
             (torch, "Generator", _Generator),
             # The answer that is missing, whether too little was gained, means to go on.
@@ -143,7 +160,7 @@ def iteration_seconds(
         if name in _FACTORISATIONS:
             found["factorisations"] += launches * FACTORISATION
         elif flops := counts.flops[name]:
-            rate = gpu.tf32 if name == "addmm_" else gpu.float32
+            rate = gpu.tf32 if name.endswith(TF32) else gpu.float32
             found["products"] += max(moved, flops / rate) + launches * LAUNCH
         elif name != "sweep":
             found["elementwise"] += moved + launches * LAUNCH
@@ -161,7 +178,9 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
         n * (cols**3 / 3 + 2 * rows * cols**2) for (rows, cols), n in LLAMA_2_7B.items()
     )
     losses = 3 * 4 * sum(2 * n * rows * cols**2 for (rows, cols), n in LLAMA_2_7B.items())
-    held = 4 * (5 * width**2 + inner**2 + 2 * width * inner)  # bytes of moments
+    # Bytes of moments, and of samples of tokens: inputs on both streams, what a stream is ahead.
+    held = 4 * (6 * width**2 + inner**2 + width * inner)
+    held += 4 * 2 * SAMPLED * (2 * (3 * width + inner) + 2 * width)
     per_block = {
         "solver": solver,
         "passes of the calibration text": passes,
@@ -169,14 +188,45 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
         "compensated targets, float64": dampings / gpu.float64,
         "losses and the certificate": losses / gpu.tf32,
         "SparseGPT's start": 0.3,
-        "moments to the host, hashed": held / 1.2e9,
-        "layers packed, hashed, written": 0.6 * 2 * weights / 0.5e9,
+        "moments and samples copied to the host": held / TO_HOST,  # hashed beside the solves
+        "layers packed, hashed, written": 0.6 * 2 * weights / DISK,
         "weights read": 2 * weights / 3e9,
     }
     minutes = {part: LLAMA_BLOCKS * one / 60 for part, one in per_block.items()}
     minutes["weights checked, checkpoint written"] = 0.7
-    minutes["activations kept, at most a twentieth"] = sum(minutes.values()) / 20
+    # Written in a thread a twentieth of the time; what is waited for is their copying.
+    minutes["activations copied"] = sum(minutes.values()) / 20 * DISK / TO_HOST
     return minutes
+
+
+def prefill_seconds(gpu: Gpu, rows: int = 4096) -> dict[str, float]:
+    """The MLP of Llama-2-7B in bfloat16: dense; pruned, with every wrapper a pass of its own; and
+    with one pass between the cores, for A of gate and up, silu(gate) * up, and B of down."""
+    width, inner = 4096, 11008
+
+    def one(read: int, written: int, products: int) -> float:
+        """A pass over so many numbers a row, of which `products` are sums over a block."""
+        moved = 2 * rows * (read + written) / gpu.bandwidth
+        return max(moved, 2 * rows * products * BLOCK / gpu.blocks) + LAUNCH
+
+    dense = 2 * rows * 3 * width * inner / gpu.bfloat16
+    between = one(2 * inner, inner, 0)
+    outside = one(width, 2 * width, 2 * width) + one(width, width, width)
+    core = dense / CORE_GAIN
+    return {
+        "dense": dense + between,
+        "pruned": core + outside + 3 * one(inner, inner, inner) + between,
+        "pruned, one pass between": core + outside + one(2 * inner, inner, 3 * inner),
+    }
+
+
+def siblings(seconds: dict[tuple[int, int], float], gpu: Gpu) -> float:
+    """What q, k and v of Llama-2-7B swept in one launch would take off the solver, as a share.
+
+    They have 96 blocks to a column together; gate and up have 172, more than there are processors.
+    """
+    whole = sum(seconds[shape] * n for shape, n in LLAMA_2_7B.items())
+    return 2 * sweep_seconds((4096, 4096), True, gpu) / whole
 
 
 def as_dict(counts: Counts) -> dict[str, dict[str, int]]:
@@ -206,14 +256,23 @@ def main() -> None:
                 f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
                 flush=True,
             )
-    whole = {}
+    whole, shared, prefill = {}, {}, {}
     for name, gpu in GPUS.items():
         times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
         whole[name] = llama(times, gpu)
         print(f"Llama-2-7B on one {name}: {sum(whole[name].values()):.1f} minutes")
         for part, minutes in whole[name].items():
             print(f"  {part}: {minutes:.2f}")
-    path = write_result(arguments, torch.device("cpu"), {"iterations": rows, "llama": whole})
+        shared[name] = siblings(times, gpu)
+        prefill[name] = prefill_seconds(gpu)
+        dense = prefill[name]["dense"]
+        print(f"  q, k and v swept together: {shared[name]:.1%} of the solver")
+        print(
+            "  an MLP's prefill: "
+            + ", ".join(f"{k} {dense / v:.2f}" for k, v in prefill[name].items())
+        )
+    found = {"iterations": rows, "llama": whole, "siblings": shared, "prefill": prefill}
+    path = write_result(arguments, torch.device("cpu"), found)
     print(f"wrote {path}")
 
 

@@ -26,6 +26,7 @@ from solver import without_noise
 
 from armor.factorize import exact, products
 from armor.factorize import sweep as sweeps
+from armor.factorize.gpu_workspace import GpuWorkspace
 from armor.factorize.problem import Problem
 from armor.sparse.factors import Factors
 
@@ -93,20 +94,24 @@ def gpu(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str,
 
 @contextmanager
 def as_on_gpu() -> Iterator[None]:
-    """Rows by sets, products of leading bits and rests, these cut to what TF32 has."""
+    """A GPU's steps, rows by sets, products of leading bits and rests, these cut to TF32's."""
     backends, split, test = sweeps.BACKENDS, products._split, products._by_tensor_cores
+    workspace = exact.workspace
 
-    def cut(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        high, low = split(matrix)
-        return high, split(low)[0]
+    def cut(
+        matrix: torch.Tensor, out: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        high, low = split(matrix, out)
+        return high, low.copy_(split(low.contiguous())[0])
 
+    exact.workspace = GpuWorkspace
     sweeps.BACKENDS = tuple(each for each in backends if each.name == "torch")
     products._split = cut
     products._by_tensor_cores = lambda matrix: matrix.dtype == torch.float32
     try:
         yield
     finally:
-        sweeps.BACKENDS = backends
+        sweeps.BACKENDS, exact.workspace = backends, workspace
         products._split, products._by_tensor_cores = split, test
 
 

@@ -32,8 +32,11 @@ KILLS = int(os.environ.get("ARMOR_CHAOS_KILLS", "25"))
 NURSERY = """
 import json, os, sys
 import armor, armor.run.prune, armor.engines.local
+import armor.run.pipeline, armor.run.store
 import transformers.models.llama.modeling_llama
-model, settings, out, workers = json.loads(sys.argv[1])
+model, settings, out, workers, in_thread = json.loads(sys.argv[1])
+if in_thread:
+    armor.run.store.is_on_gpu = armor.run.pipeline.is_on_gpu = lambda tensors: True
 for _ in sys.stdin:
     child = os.fork()
     if not child:
@@ -51,8 +54,10 @@ for _ in sys.stdin:
 class Nursery:
     """Runs of one pruning, to be killed."""
 
-    def __init__(self, model: Path, config: PruneConfig, out: Path, workers: int) -> None:
-        about = json.dumps([str(model), config.to_dict(), str(out), workers])
+    def __init__(
+        self, model: Path, config: PruneConfig, out: Path, workers: int, in_thread: bool
+    ) -> None:
+        about = json.dumps([str(model), config.to_dict(), str(out), workers, in_thread])
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY, about],
             stdin=subprocess.PIPE,
@@ -80,12 +85,12 @@ class Nursery:
 @pytest.fixture
 def nursery(
     tiny_model: Path, settings: Callable[..., PruneConfig], tmp_path: Path
-) -> Iterator[Callable[[int], Nursery]]:
-    """Starts a `Nursery` with so many workers."""
+) -> Iterator[Callable[[int, bool], Nursery]]:
+    """Starts a `Nursery` with so many workers, with threads as on a GPU or not."""
     started: list[Nursery] = []
 
-    def start(workers: int) -> Nursery:
-        started.append(Nursery(tiny_model, settings(), tmp_path / "out", workers))
+    def start(workers: int, in_thread: bool) -> Nursery:
+        started.append(Nursery(tiny_model, settings(), tmp_path / "out", workers, in_thread))
         return started[-1]
 
     yield start
@@ -95,20 +100,23 @@ def nursery(
         each.answers.close()
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, KILLS), (2, 3)])
+@pytest.mark.parametrize(
+    ("workers", "in_thread", "kills"), [(1, False, KILLS), (1, True, KILLS // 2), (2, False, 3)]
+)
 def test_killed_anywhere(
     tiny_model: Path,
     settings: Callable[..., PruneConfig],
     weights: Callable[[Path], dict[str, bytes]],
-    nursery: Callable[[int], Nursery],
+    nursery: Callable[[int, bool], Nursery],
     tmp_path: Path,
     workers: int,
+    in_thread: bool,
     kills: int,
 ) -> None:
     out = tmp_path / "out"
     armor.prune(tiny_model, settings(), tmp_path / "straight")
     expected = weights(tmp_path / "straight")
-    runs = nursery(workers)
+    runs = nursery(workers, in_thread)
     assert runs.run(None)  # the first one pays for the imports
     out.rename(tmp_path / "complete 0")
     begin = time.perf_counter()

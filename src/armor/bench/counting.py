@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,7 +21,7 @@ _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"),
     *("_unsafe_view", "_reshape_alias", "lift_fresh", "set_", "resize_"),
 }
-#: What the host waits for; on the meta device a stand-in for the answer is given.
+#: What the host waits for; on the meta device a stand-in for the answer is given: that all is well.
 _WAITS: dict[str, Any] = {"_local_scalar_dense": 0.0, "equal": True}
 _PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1}
 
@@ -57,11 +58,14 @@ class Counting(TorchDispatchMode):
 
     Attributes:
         counts: so far.
+        label: what is added to the names of products, for those of another kind.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
+        self.label = ""
+        self._every: Tensor | None = None  # whether all of something is so: the latest
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -72,8 +76,12 @@ class Counting(TorchDispatchMode):
         if name in _WAITS and any(_is_on_device(tensor) for tensor in given):
             self.counts.waits[name] += 1
             if any(tensor.is_meta for tensor in given):
-                return _WAITS[name]
-        result = function(*args, **kwargs)
+                return True if given[0] is self._every else _WAITS[name]
+        result = _to_host(name, args, kwargs)
+        if result is None:
+            result = function(*args, **kwargs)
+        if name == "all":
+            self._every = result
         if function.is_view or name in _FREE:
             return result
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -88,13 +96,27 @@ class Counting(TorchDispatchMode):
             where = "to the device" if _is_on_device(made[0]) else "to the host"
             self.counts.copied[where] += sum(tensor.nbytes for tensor in made)
             self.counts.waits[where] += 1
+        first = _PRODUCTS.get(name.rstrip("_"))
+        if first is not None:
+            name += self.label
         self.counts.launches[name] += 1
         written = {id(tensor): tensor.nbytes for tensor in made}
         read = {id(tensor): tensor.nbytes for tensor in given}
         self.counts.bytes[name] += sum(written.values()) + sum(read.values())
-        if (first := _PRODUCTS.get(name.rstrip("_"))) is not None:
+        if first is not None:
             left, right = args[first : first + 2]
             self.counts.flops[name] += 2 * prod(left.shape) * right.shape[-1]
+
+
+def _to_host(name: str, args: Any, kwargs: Any) -> Tensor | None:
+    """A copy to the host of what has no numbers: zeros; None for all else."""
+    if name == "copy_" and args[1].is_meta and not args[0].is_meta:
+        return args[0].zero_()
+    if name == "_to_copy" and args[0].is_meta:
+        where, dtype = kwargs.get("device"), kwargs.get("dtype") or args[0].dtype
+        if where is not None and where.type == "cpu":
+            return torch.zeros(args[0].shape, dtype=dtype, device="cpu")
+    return None
 
 
 def _is_on_device(tensor: Tensor) -> bool:

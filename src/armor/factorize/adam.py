@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from armor.factorize.gpu_workspace import workspace
 from armor.factorize.groups import Groups, pick
 from armor.factorize.inverses import pair_inverses
 from armor.factorize.masks import mask_from_choice
@@ -62,7 +63,7 @@ def factorize_adam(
         The factors, and the loss at the start, after every `RECORD_EVERY` iterations and after the
         last, relative to that of ``W_hat = 0``; it may rise now and then.
     """
-    work = Workspace(problem, block)
+    work = workspace(problem, block)
     zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     loop = _Loop(work, best.copy(), seed)

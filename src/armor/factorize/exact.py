@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from armor.factorize.gpu_workspace import workspace
 from armor.factorize.masks import mask_from_choice
 from armor.factorize.price import Price, fill_mask, project_to_count
 from armor.factorize.problem import Problem
 from armor.factorize.state import better_first
-from armor.factorize.workspace import Workspace
 from armor.sparse.factors import Factors
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -76,7 +76,7 @@ def factorize(
         The factors, and the loss of the best point at the start and after each iteration relative
         to that of ``W_hat = 0``: a sequence that never rises.
     """
-    work = Workspace(problem, block, pattern)
+    work = workspace(problem, block, pattern)
     zero = problem.zero_loss()
     best = min((work.start(start) for start in starts), key=lambda state: float(state.loss))
     trial = best.copy()

@@ -56,7 +56,7 @@ class Operand:
 
 
 def product(
-    left: Float[Tensor, "rows inner"],
+    left: Operand | Float[Tensor, "rows inner"],
     right: Operand | Float[Tensor, "inner cols"],
     out: Float[Tensor, "rows cols"] | None = None,
 ) -> Float[Tensor, "rows cols"]:
@@ -65,37 +65,33 @@ def product(
     if first.parts is None or second.parts is None:
         return torch.mm(first.matrix, second.matrix, out=out)
     if out is None:
-        out = left.new_empty(left.shape[0], second.matrix.shape[1])
-    return _add_parts(out.zero_(), first.parts, second.parts, 1.0)
+        out = first.matrix.new_empty(first.matrix.shape[0], second.matrix.shape[1])
+    (high, low), (right_high, right_low) = first.parts, second.parts
+    with _tf32():
+        torch.mm(low, right_high, out=out)
+        return out.addmm_(high, right_low).addmm_(high, right_high)
 
 
-def less_product(
+def add_product(
     matrix: Float[Tensor, "rows cols"],
     left: Operand | Float[Tensor, "rows inner"],
     right: Operand | Float[Tensor, "inner cols"],
-    out: Float[Tensor, "rows cols"],
-) -> Float[Tensor, "rows cols"]:
-    """``matrix - left @ right``; `out` may be `matrix`."""
+    sign: float = 1.0,
+) -> None:
+    """``matrix += sign * left @ right``, in place."""
     first, second = _operand(left), _operand(right)
     if first.parts is None or second.parts is None:
-        return torch.addmm(matrix, first.matrix, second.matrix, alpha=-1, out=out)
-    if out is not matrix:
-        out.copy_(matrix)
-    return _add_parts(out, first.parts, second.parts, -1.0)
+        matrix.addmm_(first.matrix, second.matrix, alpha=sign)
+        return
+    (high, low), (right_high, right_low) = first.parts, second.parts
+    with _tf32():
+        matrix.addmm_(low, right_high, alpha=sign)
+        matrix.addmm_(high, right_low, alpha=sign)
+        matrix.addmm_(high, right_high, alpha=sign)
 
 
 def _operand(matrix: Operand | Tensor) -> Operand:
     return matrix if isinstance(matrix, Operand) else Operand.of(matrix)
-
-
-def _add_parts(
-    out: Tensor, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], sign: float
-) -> Tensor:
-    (high, low), (right_high, right_low) = left, right
-    with _tf32():
-        out.addmm_(low, right_high, alpha=sign)
-        out.addmm_(high, right_low, alpha=sign)
-        return out.addmm_(high, right_high, alpha=sign)
 
 
 def _split(

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from armor.factorize.gpu_workspace import workspace
 from armor.factorize.grid import Grid
 from armor.factorize.masks import choice_from_mask, mask_from_choice
 from armor.factorize.problem import Problem
 from armor.factorize.state import State
-from armor.factorize.workspace import Workspace
 from armor.sparse.factors import Factors, with_wrappers
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import CORES, WRAPPERS, Levels
@@ -92,7 +92,7 @@ def round_factors(
     assert factors.left is not None
     assert factors.right is not None
     stored = _Stored(storage, row_scale, factors.left.shape[:2])
-    work = Workspace(problem, factors.left.shape[-1], factors.pattern)
+    work = workspace(problem, factors.left.shape[-1], factors.pattern)
     state = work.start(equalised(factors))
     stored.divide_left(state)
     stored.round_right(state)

@@ -49,12 +49,14 @@ class State:
 
 
 def better_first(best: State, new: State) -> tuple[State, State, Bool[Tensor, ""]]:
-    """``(better, other, whether new was better)``; on a GPU without waiting for the answer."""
+    """``(better, other, whether new was better)``; on a GPU without waiting for the answer.
+
+    What was given is not to be used any more.
+    """
     improved = new.loss < best.loss
     if improved.device.type == "cpu":
         return (new, best, improved) if improved else (best, new, improved)
-    for one, two in zip(best.tensors(), new.tensors(), strict=True):
-        better = torch.where(improved, two, one)
-        two.copy_(torch.where(improved, one, two))
-        one.copy_(better)
-    return best, new, improved
+    pairs = list(zip(best.tensors(), new.tensors(), strict=True))
+    better = State(*(torch.where(improved, two, one) for one, two in pairs))
+    other = State(*(torch.where(improved, one, two) for one, two in pairs))
+    return better, other, improved

@@ -198,3 +198,12 @@ def column_sweep(
         sweep(residual, core, choice, gram_left, own, pattern, price, backend, systems[blocks])
 
     return sweep_columns
+
+
+def sweep_gain(
+    change: Float[Tensor, "rows cols"],
+    residual: Float[Tensor, "rows cols"],
+    gram_change_gram: Float[Tensor, "rows cols"],
+) -> Float[Tensor, ""]:
+    """What a change dS of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``, float64."""
+    return (residual.mul(2.0) - gram_change_gram).mul_(change).sum(dtype=torch.float64)

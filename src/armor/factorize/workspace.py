@@ -16,17 +16,14 @@ from torch.nn.functional import pad
 from armor.factorize.grid import Grid
 from armor.factorize.masks import choice_from_mask, group_size
 from armor.factorize.problem import Problem
-from armor.factorize.products import Operand, less_product, product
 from armor.factorize.ridge import ridge_inverse
 from armor.factorize.state import State
-from armor.factorize.sweep import column_sweep
+from armor.factorize.sweep import SweepColumns, column_sweep, sweep_gain
 from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 _MIN_CHUNK = 2**16  # entries: fewer are not worth a call
-#: Columns that are coupled in products of their own: on the CPU, on a GPU.
-_PANEL, _PANEL_ON_GPU = 192, 512
 
 
 class Workspace:
@@ -38,8 +35,7 @@ class Workspace:
     at what the blocks before it changed.
 
     Besides the problem it holds two matrices of its size, for the full moment a third; products
-    pass through them, on the CPU a few rows at a time. Where tensor cores multiply, the parts of
-    the full moment and of one matrix are held, too.
+    pass through them a few rows at a time. `gpu_workspace` has the same steps for a GPU.
 
     Attributes:
         row_blocks, col_blocks: how many blocks down (i) and across (j), after padding.
@@ -49,6 +45,9 @@ class Workspace:
         scratch: what a step needs in passing, (i*b, j*b).
         error_moment: E X after `step_left`, for the steps of the core; else in passing, too.
     """
+
+    #: Parts that temporary products have; columns that are coupled in products of their own.
+    chunks, panel_columns = 8, 192
 
     def __init__(self, problem: Problem, block: int, pattern: Pattern = TWO_OF_FOUR) -> None:
         self.rows, self.cols = problem.target.shape
@@ -62,10 +61,9 @@ class Workspace:
         self.problem = Problem(target.contiguous(), moment.contiguous())
         self.row_blocks = target.shape[0] // block
         self.col_blocks = target.shape[1] // block
-        # Row blocks to a chunk: an eighth of the matrix, or what is worth a call; on a GPU all.
-        chunks = 8 if target.device.type == "cpu" else 1
+        # Row blocks to a chunk: a share of the matrix, or what is worth a call.
         self.chunk_blocks = max(
-            -(-self.row_blocks // chunks), _MIN_CHUNK // (block * target.shape[1]), 1
+            -(-self.row_blocks // self.chunks), _MIN_CHUNK // (block * target.shape[1]), 1
         )
         if problem.is_full:
             self.target_moment = self.problem.times_moment(target)
@@ -77,11 +75,6 @@ class Workspace:
         self.input_rms = self.problem.mean_square.clamp_min(0).sqrt()
         self.scratch = torch.empty_like(target)
         self.error_moment = torch.empty_like(target)
-        # On a GPU launches are dear; on the CPU strided columns are.
-        self._in_place = target.device.type != "cpu"
-        # What meets many panels: the moment, and changes that take the place of `scratch`.
-        self._moment = Operand.of(self.problem.moment) if problem.is_full else None
-        self._changes = Operand.growing(self.scratch) if problem.is_full else None
 
     def start(self, factors: Factors) -> State:
         """Factors as a state; without wrappers with identities around them."""
@@ -114,8 +107,7 @@ class Workspace:
 
     def iterate(self, state: State) -> None:
         """The three steps in turn, in place, and the loss they end at."""
-        self.step_right(state)
-        self.step_left(state)
+        self.step_wrappers(state)
         self.step_core(state)
 
     def anneal(
@@ -131,8 +123,7 @@ class Workspace:
         (root mean square); 0 for none. The loss left in the state is that before the core moved.
         Under a `price` of kept entries their number may change.
         """
-        self.step_right(state)
-        self.step_left(state)
+        self.step_wrappers(state)
         size = noise * (state.loss / (self.rows * self.cols)).sqrt()
         for chunk in self._chunks() if noise else ():
             rows = slice(chunk.start, min(chunk.stop, self.rows))  # padding stays zero
@@ -142,40 +133,61 @@ class Workspace:
             self.error_moment[rows].addcmul_(errors, self.input_rms * size)
         self._sweep_core(state, measure_gain=False, price=price)
 
+    def step_wrappers(self, state: State) -> None:
+        """`step_right`, then `step_left`."""
+        self.step_right(state)
+        self.step_left(state)
+
     def step_right(self, state: State) -> None:
         """Minimise over each B_j in turn."""
         left_core = self._by_col_blocks(self._times_left(state.left, state.core, self.scratch))
         inverse_curvature = ridge_inverse(torch.bmm(left_core.mT, left_core))
+        if self.problem.is_full:
+            self._right_in_turn(state, left_core, inverse_curvature)
+            return
+        for rows in self._chunks():  # E itself: D_j cancels, and the blocks do not meet
+            whole = self._times_right(self.scratch[rows], state.right)
+            torch.sub(self.problem.target[rows], whole, out=self.error_moment[rows])
+        right_residual = torch.bmm(left_core.mT, self._by_col_blocks(self.error_moment))
+        state.right += torch.bmm(inverse_curvature, right_residual)
+
+    def _right_in_turn(
+        self,
+        state: State,
+        left_core: Float[Tensor, "j rows b"],
+        inverse_curvature: Float[Tensor, "j b b"],
+    ) -> None:
+        """`step_right` of a full moment. `left_core` is A S, in `scratch`."""
+        moment = self.problem.moment
         for rows in self._chunks():
             whole = self._times_right(self.scratch[rows], state.right)  # A S B
-            if self._moment is not None:
-                out = self.error_moment[rows]
-                less_product(self.target_moment[rows], whole, self._moment, out=out)
-            else:  # E itself: D_j cancels, and the blocks do not meet
-                torch.sub(self.problem.target[rows], whole, out=self.error_moment[rows])
-        if self._moment is None or self._changes is None:
-            right_residual = torch.bmm(left_core.mT, self._by_col_blocks(self.error_moment))
-            state.right += torch.bmm(inverse_curvature, right_residual)
-            return
+            out = self.error_moment[rows]
+            torch.addmm(self.target_moment[rows], whole, moment, alpha=-1, out=out)
         product_change = self.scratch  # A S dB takes the place of A S block by block
         for panel in self._panels():
             first = panel.start * self.block
-            width = slice(first, panel.stop * self.block)
-            residual = self.error_moment[:, width]
-            before = self._changes[:, :first], self._moment[:first, width]
-            less_product(residual, *before, out=residual)
+            others = self.error_moment[:, first : panel.stop * self.block]
+            coupling = moment[:first, first : panel.stop * self.block]
+            torch.addmm(others, product_change[:, :first], coupling, alpha=-1, out=others)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
-                coupled = product_change[:, earlier], self.problem.moment[earlier, span]
-                right_residual = left_core[j].T @ self._less(self.error_moment[:, span], *coupled)
+                coupled = product_change[:, earlier] @ moment[earlier, span]
+                right_residual = left_core[j].T @ (self.error_moment[:, span] - coupled)
                 change = inverse_curvature[j] @ right_residual @ self.inverse_moment_blocks[j]
                 state.right[j] += change
                 product_change[:, span] = left_core[j] @ change
-            self._changes.refresh(width)
 
     def step_left(self, state: State) -> None:
         """Minimise over A; leaves E X in `error_moment` and the loss in the state."""
-        core_right, core_right_moment = self._core_right(state)
+        self._step_left(state, *self._core_right(state))
+
+    def _step_left(
+        self,
+        state: State,
+        core_right: Float[Tensor, "rows cols"],
+        core_right_moment: Float[Tensor, "rows cols"],
+    ) -> None:
+        """`step_left` with S B, and S B X, which may be in `error_moment`."""
         first, second = self.problem.target, core_right_moment
         if self.problem.is_full:
             first, second = self.target_moment, core_right
@@ -196,9 +208,8 @@ class Workspace:
     ) -> tuple[Float[Tensor, "rows cols"], Float[Tensor, "rows cols"]]:
         """S B in `scratch`, and S B X in `error_moment`."""
         core_right = self._times_right(state.core, state.right, self.scratch)
-        if self._moment is not None:
-            return core_right, product(core_right, self._moment, out=self.error_moment)
-        return core_right, torch.mul(core_right, self.problem.moment, out=self.error_moment)
+        multiply = torch.mm if self.problem.is_full else torch.mul
+        return core_right, multiply(core_right, self.problem.moment, out=self.error_moment)
 
     def _measure(
         self,
@@ -264,54 +275,50 @@ class Workspace:
             for rows in self._chunks() if measure_gain else ():
                 change = state.core[rows] - before[rows]
                 gram_change = self._times_left(self._left_of(gram_left, rows), change)
-                gain += _gain(change, residual[rows], self._times_right(gram_change, gram_right))
+                gain += sweep_gain(
+                    change, residual[rows], self._times_right(gram_change, gram_right)
+                )
             return gain
-        assert self._changes is not None  # here G dS, of the columns so far
-        first_core = state.core.clone() if self._in_place else None
+        return self._sweep_columns(
+            state, residual, gram_left, gram_right, sweep_blocks, measure_gain
+        )
+
+    def _sweep_columns(
+        self,
+        state: State,
+        residual: Float[Tensor, "rows cols"],
+        gram_left: Float[Tensor, "i b b"],
+        gram_right: Float[Tensor, "j b b"],
+        sweep_blocks: SweepColumns,
+        measure_gain: bool,
+    ) -> Float[Tensor, ""]:
+        """The sweep of a full moment: columns of blocks in turn. `residual` is R at the entry."""
+        gain = torch.zeros_like(state.loss)
         groups = self.block // group_size(self.pattern)
         for panel in self._panels():
             first = panel.start * self.block
             above = self._gram_right_above(state.right, panel)
-            width = slice(first, panel.stop * self.block)
-            others = residual[:, width]
-            less_product(others, self._changes[:, :first], above[:first], out=others)
+            others = residual[:, first : panel.stop * self.block]
+            # `scratch` holds G dS of the columns so far.
+            torch.addmm(others, self.scratch[:, :first], above[:first], alpha=-1, out=others)
             for j in panel:
                 span, earlier = self._span(j), slice(first, j * self.block)
                 own, codes = slice(j, j + 1), slice(j * groups, (j + 1) * groups)
                 coupled = above[earlier, span.start - first : span.stop - first]
-                running_residual = self._less(residual[:, span], self.scratch[:, earlier], coupled)
+                running_residual = residual[:, span] - self.scratch[:, earlier] @ coupled
+                # Copies, as strided columns are slow.
                 core, choice = state.core[:, span], state.choice[:, codes]
-                if first_core is not None:
-                    sweep_blocks(own, running_residual, core, choice, gram_left)
-                    change = self._by_row_blocks(core - first_core[:, span])
-                    torch.bmm(gram_left, change, out=self._by_row_blocks(self.scratch[:, span]))
-                    continue
                 new_core = core.clone(memory_format=torch.contiguous_format)
                 new_choice = choice.clone(memory_format=torch.contiguous_format)
                 sweep_blocks(own, running_residual, new_core, new_choice, gram_left)
                 change = new_core - core
                 gram_change = self._times_left(gram_left, change)
                 if measure_gain:
-                    gain += _gain(change, running_residual, gram_change @ gram_right[j])
+                    gain += sweep_gain(change, running_residual, gram_change @ gram_right[j])
                 self.scratch[:, span] = gram_change
                 core.copy_(new_core)
                 choice.copy_(new_choice)
-            self._changes.refresh(width)
-        if first_core is not None and measure_gain:
-            change = torch.sub(state.core, first_core, out=first_core)
-            gain = _gain(change, residual, self._times_right(self.scratch, gram_right))
         return gain
-
-    def _less(
-        self,
-        matrix: Float[Tensor, "rows cols"],
-        left: Float[Tensor, "rows inner"],
-        right: Float[Tensor, "inner cols"],
-    ) -> Float[Tensor, "rows cols"]:
-        """``matrix - left @ right`` of a few columns; where `_in_place`, `matrix` itself."""
-        if not self._in_place:
-            return matrix - left @ right
-        return matrix.addmm_(left, right, alpha=-1) if left.shape[1] else matrix
 
     def _gram_right_above(
         self, right: Float[Tensor, "j b b"], panel: range
@@ -328,8 +335,7 @@ class Workspace:
 
     def _panels(self) -> Iterator[range]:
         """The column blocks, as many at a time as make products wide enough to be fast."""
-        columns = _PANEL if self.scratch.device.type == "cpu" else _PANEL_ON_GPU
-        size = max(1, columns // self.block)
+        size = max(1, self.panel_columns // self.block)
         for start in range(0, self.col_blocks, size):
             yield range(start, min(start + size, self.col_blocks))
 
@@ -372,7 +378,7 @@ class Workspace:
         blocks: Float[Tensor, "j b b"],
         out: Float[Tensor, "rows cols"] | None = None,
     ) -> Float[Tensor, "rows cols"]:
-        """``matrix @ blockdiag(blocks)``; `out` may be `matrix`."""
+        """``matrix @ blockdiag(blocks)``."""
         out = torch.empty_like(matrix) if out is None else out
         height = self.chunk_blocks * self.block
         for start in range(0, matrix.shape[0], height):
@@ -380,12 +386,3 @@ class Workspace:
             product = torch.bmm(self._by_col_blocks(matrix[rows]), blocks)
             self._by_col_blocks(out[rows]).copy_(product)
         return out
-
-
-def _gain(
-    change: Float[Tensor, "rows cols"],
-    residual: Float[Tensor, "rows cols"],
-    gram_change_gram: Float[Tensor, "rows cols"],
-) -> Float[Tensor, ""]:
-    """What a change dS of the core takes off the loss: ``2 <dS, R> - <dS, G dS H>``, float64."""
-    return (residual.mul(2.0) - gram_change_gram).mul_(change).sum(dtype=torch.float64)

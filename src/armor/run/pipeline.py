@@ -22,6 +22,7 @@ from armor.run.forward import Forward, Passed
 from armor.run.layer_names import LayerNames
 from armor.run.manifest import hash_tensors
 from armor.run.plan import LayerPlan
+from armor.run.saving import is_on_gpu, later
 from armor.run.shared import DenseMoments
 from armor.run.store import Store
 from armor.run.streams import Streams
@@ -111,9 +112,9 @@ class Pipeline:
             streams.index += 1
             if self._store.activations_are_due():
                 parts = ((name, self._engine.fetch(handle)) for name, handle in streams.named())
-                self._store.save_activations(streams.index, parts)
-                self._store.drop_activations((self.missing() or [last])[0])
+                self._store.save_activations(streams.index, parts, (self.missing() or [last])[0])
         self._scheduler.wait()
+        self._store.stop_saving()
 
     def _dense_block(self, streams: Streams) -> None:
         """All stages at once: what they are given does not depend on what becomes of the others."""
@@ -219,19 +220,21 @@ class Pipeline:
         Args:
             together: how many solves can run at a time.
         """
-        digest = hash_tensors(means)
-        moments = self._engine.share(means)
         plans = [self._plans[self._names.name(index, linear)] for linear in stage]
         if reached is not None and any(layer.holds(stage[0]) for layer in self._routed(index)):
             seen, width = reached.get(stage[0], 0), plans[0].shape[1]
             if seen < width:
                 note = f"{FEW_TOKENS} {seen} tokens, fewer than its {width} inputs: others stand in"
                 plans = [replace(plan, note=note) for plan in plans]
-        left = {plan.name for plan in plans if self._store.lacks(plan.name, digest)}
+        is_new = all(self._lacks(plan.name) for plan in plans)
+        # Of a GPU it is made beside the solves, and asked for when the first of them is done.
+        digest = later(partial(hash_tensors, means), beside=is_new and is_on_gpu(means))
+        left = {plan.name for plan in plans if is_new or self._store.lacks(plan.name, digest())}
+        moments = self._engine.share(means)
 
         def keep(plan: LayerPlan, done: Done) -> None:
             (handle,) = done.handles
-            self._store.save(plan.name, self._engine.fetch(handle), done.value, digest)
+            self._store.save(plan.name, self._engine.fetch(handle), done.value, digest())
             for used in (handle, *self._extra.get(plan.name, {}).values()):
                 self._engine.drop(used)
             left.remove(plan.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from armor.checkpoint.folder import full_disk, sync_folder
 from armor.checkpoint.records import LayerRecord
 from armor.checkpoint.tensorfile import StoredTensor, read_file
 from armor.engines.job import Tensors
+from armor.run.saving import Parts, Saving, is_on_gpu, to_host
 from armor.run.unfinished import Unfinished
 
 #: The folder of a pass over the layers before the run itself, see `armor.run.size`.
@@ -43,6 +44,7 @@ class Store(Unfinished):
         self.layers: dict[str, Finished] = {}
         self.damaged: list[str] = []
         self._last_kept = (-math.inf, 0.0)  # activations: since when, and the seconds it took
+        self._saving = Saving()  # of activations
         super().__init__(out, manifest, fresh)
 
     def clear(self) -> None:
@@ -81,7 +83,13 @@ class Store(Unfinished):
         return read_file(self.layers[name].path)
 
     def save(self, name: str, tensors: Tensors, record: LayerRecord, moments: str) -> None:
-        """Keep a finished layer. Raises `ArmorError` if the disk is full, or the lock lost."""
+        """Keep a finished layer.
+
+        Raises:
+            ArmorError: the disk is full, maybe of the activations that are being saved, or the lock
+                is lost.
+        """
+        self._saving.check()
         self.check_lock()
         path = self.folder / "layers" / f"{name}.safetensors"
         about = {"layer": name, "record": record.to_dict(), "moments": moments}
@@ -91,26 +99,59 @@ class Store(Unfinished):
     def activations_are_due(self) -> bool:
         """Whether to keep activations is worth its time: what an interruption would cost."""
         since, took = self._last_kept
-        return time.monotonic() - since >= _RARELY * took
+        return not self._saving.is_busy() and time.monotonic() - since >= _RARELY * took
 
-    def save_activations(self, index: int, parts: Iterable[tuple[str, Tensors]]) -> None:
-        """Keep the activations at the input of block `index`, one file for each named part."""
+    def save_activations(self, index: int, parts: Parts, before: int) -> None:
+        """Keep the activations at the input of block `index`, one file for each named part.
+
+        What a GPU holds is copied, and written while the run goes on.
+
+        Args:
+            before: see `drop_activations`, which comes afterwards.
+        """
         begin = time.monotonic()
-        final = self.folder / "activations" / f"{index:05d}"
-        if final.exists():
+        given = list(parts)
+        if not any(is_on_gpu(tensors) for _, tensors in given):
+            self._write_activations(index, given, before, begin, lambda: None)
             return
-        self.check_lock()
-        partial = final.with_name(f"{final.name}.partial")
-        with full_disk(self.folder.parent):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-        for name, tensors in parts:
-            self.write(partial / f"{name}.safetensors", tensors, {"part": name, "index": index})
-        with full_disk(self.folder.parent):
-            sync_folder(partial)
-            partial.rename(final)
-            sync_folder(final.parent)
-        self._last_kept = time.monotonic(), time.monotonic() - begin
+        held = [(name, to_host(tensors)) for name, tensors in given]
+        self._saving.start(lambda go_on: self._write_activations(index, held, before, begin, go_on))
+
+    def stop_saving(self) -> None:
+        """Activations are of no use any more: what is still being written is given up."""
+        self._saving.stop()
+
+    def close(self) -> None:
+        """See `Unfinished`."""
+        self._saving.stop()
+        super().close()
+
+    def remove(self) -> None:
+        """See `Unfinished`."""
+        self._saving.stop()
+        super().remove()
+
+    def _write_activations(
+        self, index: int, parts: Parts, before: int, begin: float, go_on: Callable[[], None]
+    ) -> None:
+        final = self.folder / "activations" / f"{index:05d}"
+        if not final.exists():
+            self.check_lock()
+            partial = final.with_name(f"{final.name}.partial")
+            with full_disk(self.folder.parent):
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+            for name, tensors in parts:
+                go_on()
+                about = {"part": name, "index": index}
+                self.write(partial / f"{name}.safetensors", tensors, about)
+            go_on()
+            with full_disk(self.folder.parent):
+                sync_folder(partial)
+                partial.rename(final)
+                sync_folder(final.parent)
+            self._last_kept = time.monotonic(), time.monotonic() - begin
+        self.drop_activations(before)
 
     def drop_activations(self, before: int) -> None:
         """Forget all but the latest activations at or before block `before`, and later ones."""
