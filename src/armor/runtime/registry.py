@@ -43,7 +43,7 @@ BACKENDS: dict[str, Registered] = {
     "semi_structured": Registered(
         "armor.runtime.semi_structured.backend", ("cuda",), rows="many", only_prepared=True
     ),
-    "triton": Registered("armor.runtime.triton.backend", ("cuda",), rows="few"),
+    "triton": Registered("armor.runtime.triton.backend", ("cuda",), rows="few", rounded=True),
     "cpu": Registered("armor.runtime.cpu.backend", ("cpu",), rounded=True),
 }
 

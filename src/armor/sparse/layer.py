@@ -119,6 +119,12 @@ class PackedLayer:
         return self.core_values.shape[0] if self.pattern.is_unstructured else None
 
     @property
+    def kept(self) -> int:
+        """Kept values of a row of an N:M core."""
+        each = 1 if self.levels is None else self.levels.per_byte
+        return self.core_values.shape[1] * each
+
+    @property
     def block(self) -> int | None:
         """Wrapper block size b, None without wrappers."""
         return None if self.left is None else self.left.shape[-1]

@@ -80,12 +80,10 @@ def unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], in
 
 def _core(layer: PackedLayer) -> tuple[Any, int, Any, Any]:
     """Codes, kept values of a row, scales and positions."""
-    assert layer.levels is not None
     assert layer.core_scales is not None
-    kept = layer.core_values.shape[1] * layer.levels.per_byte
     arrays = map(as_array, (layer.core_values, layer.core_scales, layer.core_indices))
     codes, scales, indices = arrays
-    return codes, kept, scales, indices
+    return codes, layer.kept, scales, indices
 
 
 def _wrapper(blocks: Tensor | None, scales: Tensor | None) -> tuple[Any, Any]:
