@@ -12,6 +12,7 @@ from armor.runtime.cpu import bfloat16_kernels, rounded_kernels
 from armor.runtime.cpu.arrays import as_array
 from armor.runtime.cpu.choice import candidates
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import FP8
 
 #: The name of `packed_product` among kernels.
 KERNEL = "codes"
@@ -83,6 +84,8 @@ def _core(layer: PackedLayer) -> tuple[Any, int, Any, Any]:
     assert layer.core_scales is not None
     arrays = map(as_array, (layer.core_values, layer.core_scales, layer.core_indices))
     codes, scales, indices = arrays
+    if layer.levels == FP8:
+        codes = codes.view(bool)  # see `armor.simd.codes`
     return codes, layer.kept, scales, indices
 
 

@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         features, groups: of a row of x, and of 4 of them. index_bytes: of a row of positions.
-        scales: of a row of codes.
+        row_values, scales: of a row of the core, as many as are stored.
         x_stride: numbers from the input of one layer to that of the next, 0 if they have the same.
         steps: of GROUPS groups, that a program takes.
     """
@@ -74,6 +74,7 @@ class Inputs(NamedTuple):
     features: Any
     groups: Any
     index_bytes: Any
+    row_values: Any
     scales: Any
     x_stride: Any
     steps: Any

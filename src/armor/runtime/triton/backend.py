@@ -24,7 +24,7 @@ from armor.runtime.guard import on_device
 from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
 from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
-from armor.sparse.levels import SCALE_GROUP, scale_count
+from armor.sparse.levels import SCALE_GROUP
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 MOST_LAYERS = 3  # that the kernels take in one launch
@@ -195,9 +195,10 @@ def _launch_core(
     rows = [layer.shape[0] for layer in layers]
     block = layers[0].block or 0
     groups = layers[0].kept // 2
-    core = layers[0].core or ""
+    core = layers[0].core
+    scales = 0 if layers[0].core_scales is None else layers[0].core_scales.shape[1]
     step = block // 4 if tiling.fuse_right else tiling.groups
-    if core:
+    if core is not None:
         step = min(step, SCALE_GROUP // 2)
     items = min(64, power_of_two(batch))
     first_tile, tiles = _offsets(-(-out // tiling.rows) for out in rows)
@@ -209,7 +210,7 @@ def _launch_core(
     parts = -(-steps // steps_each)
     sums = torch.empty(parts, batch, width, dtype=torch.float32, device=x.device)
     values = [layer.core_values.contiguous() for layer in layers]
-    if x.element_size() == 2 and not core:
+    if x.element_size() == 2 and core is None:
         values = [each.view(torch.int32) for each in values]
     tensors = CoreTensors(
         core_values=tuple(values),
@@ -229,7 +230,15 @@ def _launch_core(
     core_kernel[(tiles, parts, columns)](
         x,
         tensors,
-        Inputs(features, groups, -(-groups // 2), scale_count(2 * groups), x_stride, steps_each),
+        Inputs(
+            features,
+            groups,
+            index_bytes=-(-groups // 2),
+            row_values=values[0].shape[1],
+            scales=scales,
+            x_stride=x_stride,
+            steps=steps_each,
+        ),
         sums,
         Sums(parts, batch, width),
         _zeroed_counters(x.device, tiles * columns) if tiling.fuse_left else None,

@@ -16,35 +16,38 @@ SCALE_GROUPS = tl.constexpr(SCALE_GROUP // 2)
 def _codes(  # type: ignore[no-untyped-def]
     values, first, there, inputs, CORE: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr
 ):
-    """int8 (ROWS, GROUPS), twice: both codes of each group from number `first` on.
+    """float32 (ROWS, GROUPS), twice: both codes of each group from number `first` on.
 
     Args:
-        values: pointers to the rows of stored codes, (ROWS, 1); of int4, which come out as twice
-            the level, two in a byte.
+        values: pointers to the rows of stored codes, (ROWS, 1); of int4 two in a byte.
     """
     if CORE == "int4":
         group = first + tl.arange(0, GROUPS)[None, :]
         both = tl.load(values + group, mask=there & (group < inputs.groups), other=0).to(tl.int32)
-        return (2 * (both & 15) - 15).to(tl.int8), (2 * (both >> 4) - 15).to(tl.int8)
+        return (both & 15).to(tl.float32) - 7.5, (both >> 4).to(tl.float32) - 7.5
     place = 2 * first + tl.arange(0, 2 * GROUPS)[None, :]
     codes = tl.load(values + place, mask=there & (place < 2 * inputs.groups), other=0)
-    return tl.split(tl.reshape(codes, (ROWS, GROUPS, 2)))
+    if CORE == "fp8":  # the upper bits of a float16, which is too small by a power of two
+        bits = codes.to(tl.uint16)
+        half = ((bits & 128) << 8) | ((bits & 127) << 7)
+        levels = half.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+    else:
+        levels = codes.to(tl.float32)
+    return tl.split(tl.reshape(levels, (ROWS, GROUPS, 2)))
 
 
 @triton.jit
-def _scale_of(scales, first, there, inputs, CORE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scale_of(scales, first, there, inputs):  # type: ignore[no-untyped-def]
     """float32 (ROWS, 1): the scale of all codes of a step that begins at group `first`."""
-    place = first // SCALE_GROUPS + tl.zeros((1, 1), tl.int32)
-    wanted = there & (place < inputs.scales)
-    scale = tl.load(scales + place, mask=wanted, other=0.0).to(tl.float32)
-    return 0.5 * scale if CORE == "int4" else scale
+    place = tl.minimum(first // SCALE_GROUPS + tl.zeros((1, 1), tl.int32), inputs.scales - 1)
+    return tl.load(scales + place, mask=there, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _pairs_of(low, high, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """int32: two codes as 16-bit floats, as `_unpacked` takes them."""
-    low = low.to(tl.float32).to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
-    high = high.to(tl.float32).to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+    low = low.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+    high = high.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
     return (low | (high << 16)).to(tl.int32, bitcast=True)
 
 
@@ -104,7 +107,7 @@ def _sums16(  # type: ignore[no-untyped-def]
         first = step * GROUPS
         group = first + tl.arange(0, GROUPS)[None, :]
         byte = first // 2 + tl.arange(0, GROUPS // 2)[None, :]
-        if CORE:
+        if CORE is not None:
             low, high = _codes(pairs, first, there, inputs, CORE, ROWS, GROUPS)
             pair = _pairs_of(low, high, x.dtype.element_ty)
         elif EVEN:
@@ -126,8 +129,8 @@ def _sums16(  # type: ignore[no-untyped-def]
             if right_scales is not None:
                 scale = tl.load(right_scales + feature, mask=feature < inputs.features, other=0.0)
                 vector *= scale.to(tl.float32)[:, None]
-        if CORE:
-            unit = _scale_of(scales, first, there, inputs, CORE)
+        if CORE is not None:
+            unit = _scale_of(scales, first, there, inputs)
             total += unit * tl.dot(dense.to(OPERAND), vector.to(OPERAND))
         else:
             total = tl.dot(dense.to(OPERAND), vector.to(OPERAND), total)
@@ -159,10 +162,10 @@ def _sums32(  # type: ignore[no-untyped-def]
         first = step * GROUPS
         group = first + tl.arange(0, GROUPS)
         valid = there & (group[None, :] < inputs.groups)
-        if CORE:
-            scale = _scale_of(scales, first, there, inputs, CORE)
+        if CORE is not None:
+            scale = _scale_of(scales, first, there, inputs)
             low, high = _codes(values, first, there, inputs, CORE, ROWS, GROUPS)
-            low, high = scale * low.to(tl.float32), scale * high.to(tl.float32)
+            low, high = scale * low, scale * high
         else:
             place = (2 * first + tl.arange(0, 2 * GROUPS))[None, :]
             both = tl.load(values + place, mask=there & (place < 2 * inputs.groups), other=0.0)
@@ -256,7 +259,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
         RIGHT: the block size of B, or 0: x is what B made of it. With it, B x is computed here, and
             GROUPS*4 = RIGHT.
         EVEN: whether no tile has rows or groups that do not exist.
-        CORE: what the core is rounded to, such as "int8", or "". With it, GROUPS divides
+        CORE: what the core is rounded to, such as "int8", or None. With it, GROUPS divides
             `SCALE_GROUPS`: products of codes, which are exact, take their scale after each step.
     """
     tile = tl.program_id(0)
@@ -270,19 +273,14 @@ def core_kernel(  # type: ignore[no-untyped-def]
     exists = item < shape.batch
     x += tl.cast(which, tl.int64) * inputs.x_stride + item[None, :] * inputs.features
     long = row.to(tl.int64)[:, None]
-    values = tensor_of(which, layers.core_values)
+    values = tensor_of(which, layers.core_values) + long * inputs.row_values
     codes = tensor_of(which, layers.core_indices) + long * inputs.index_bytes
     there = row[:, None] < rows
     first_step = part * inputs.steps
-    is_float32: tl.constexpr = x.dtype.element_ty == tl.float32
-    if CORE == "int8" or (is_float32 and not CORE):
-        values += long * (2 * inputs.groups)
-    else:
-        values += long * inputs.groups
     scales = None
-    if CORE:
+    if CORE is not None:
         scales = tensor_of(which, layers.core_scales) + long * inputs.scales
-    if is_float32:
+    if x.dtype.element_ty == tl.float32:
         total = _sums32(
             x,
             values,
