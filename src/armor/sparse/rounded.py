@@ -78,9 +78,7 @@ def store_codes(levels: Levels, codes: Shaped[Tensor, "rows kept"]) -> Shaped[Te
     return places[:, 0::2] | places[:, 1::2] << 4
 
 
-def load_codes(
-    levels: Levels, stored: Shaped[Tensor, "rows bytes"]
-) -> Shaped[Tensor, "rows kept"]:
+def load_codes(levels: Levels, stored: Shaped[Tensor, "rows bytes"]) -> Shaped[Tensor, "rows kept"]:
     """The inverse of `store_codes`: int8, or float32."""
     if levels.is_float:
         return stored.view(_FP8).float()
