@@ -126,7 +126,9 @@ def main() -> None:
         "torch int8": changed(dense, lambda _, module: TorchInt8(module.weight)),
         "torch int4": changed(dense, lambda _, module: TorchInt4(module.weight)),
     }
-    ids = torch.randint(1, dense.config.vocab_size, (1, args.prompt), dtype=torch.int64)
+    ids = torch.randint(
+        1, dense.config.vocab_size, (1, args.prompt), dtype=torch.int64, device="cpu"
+    )
     runs: dict[str, Callable[[], object]] = {}
     for name, network in contenders.items():
         for kind, count in (("short", 1), ("long", 1 + args.tokens)):

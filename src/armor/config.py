@@ -142,9 +142,8 @@ class PruneConfig:
         if self.wrappers is not None:
             _one_of("wrappers", self.wrappers, tuple(WRAPPERS))
             if not any(cores):
-                raise ArmorError(
-                    "rounded wrappers need a rounded core: add --core int8, int4 or fp8"
-                )
+                known = " or ".join(CORES)
+                raise ArmorError(f"rounded wrappers need a rounded core: add --core {known}")
         if any(cores) and patterns != {TWO_OF_FOUR}:
             raise ArmorError(
                 "a rounded core has the pattern 2:4: leave out the core or the pattern"

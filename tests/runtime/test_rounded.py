@@ -23,7 +23,7 @@ from armor.sparse.masks import nm_mask
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 FORMS = [(core, wrappers) for core in CORES for wrappers in (None, "int8")]
-READ = [name for name, backend in BACKENDS.items() if backend.rounded]
+READ = [name for name, backend in BACKENDS.items() if "int8" in backend.cores]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 

@@ -1,7 +1,8 @@
 """Rounded factors: their scales, and values as codes and back.
 
 A kept value of the core is ``(code + offset) * scale``; `SCALE_GROUP` neighbouring ones of a row
-share a scale, of 8-bit floats the whole row. A value of a wrapper is ``code * scale``, with a scale for each row of a block.
+share a scale, of 8-bit floats the whole row. A value of a wrapper is ``code * scale``, with a scale
+for each row of a block.
 """
 
 from __future__ import annotations

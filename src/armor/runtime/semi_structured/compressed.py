@@ -16,7 +16,11 @@ from torch.nn import functional
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack
 
-_TILES = {"cusparselt": (16, 16), "cutlass": (32, 64)}  # (out, in) are padded to multiples
+_TILES = {
+    "cusparselt": (16, 16),
+    "cutlass": (32, 64),
+    "float8": (32, 32),
+}  # (out, in) are padded to multiples
 _PADDING_BYTE = 0b01000100  # positions 0 and 1, twice
 
 # torch makes one handle of cuSPARSELt for each thread, on the GPU that is current then.
