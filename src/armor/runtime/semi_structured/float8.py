@@ -33,7 +33,7 @@ _ONE = 0b0_0111_000  # 1.0
 
 
 def is_available() -> Verdict:
-    """Needs an NVIDIA GPU from compute capability 8.9 on, and a cuSPARSELt that knows 8-bit floats."""
+    """Needs an NVIDIA GPU from compute capability 8.9 on, and a cuSPARSELt for 8-bit floats."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return Verdict("no NVIDIA GPU")
     return _found(torch.device("cuda"))
@@ -95,7 +95,7 @@ def compress(layer: PackedLayer) -> UInt8[Tensor, " compressed"]:
 
 
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
-    """See `Backend.matmul`; sums of S in float32, products rounded to bfloat16 before their scale."""
+    """See `Backend.matmul`; S times codes is summed in float32 and rounded to bfloat16."""
     layer = call.layer
     left, right = reference.plain_wrappers(layer)
     with on_device(x.device):
