@@ -16,11 +16,8 @@ from torch.nn import functional
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack
 
-_TILES = {
-    "cusparselt": (16, 16),
-    "cutlass": (32, 64),
-    "float8": (32, 32),
-}  # (out, in) are padded to multiples
+# (out, in) are padded to multiples; "float8" is cuSPARSELt with 8-bit floats.
+_TILES = {"cusparselt": (16, 16), "cutlass": (32, 64), "float8": (32, 32)}
 _PADDING_BYTE = 0b01000100  # positions 0 and 1, twice
 
 # torch makes one handle of cuSPARSELt for each thread, on the GPU that is current then.
