@@ -121,8 +121,12 @@ class PackedLayer:
     @property
     def kept(self) -> int:
         """Kept values of a row of an N:M core."""
-        each = 1 if self.levels is None else self.levels.per_byte
-        return self.core_values.shape[1] * each
+        return self.core_values.shape[1] * self.per_byte
+
+    @property
+    def per_byte(self) -> int:
+        """Kept values that `core_values` has in an entry: 2 of int4, else 1."""
+        return 1 if self.levels is None else self.levels.per_byte
 
     @property
     def block(self) -> int | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from armor.runtime.cpu import bfloat16_kernels, rounded_kernels
 from armor.runtime.cpu.arrays import as_array
-from armor.runtime.cpu.choice import candidates
+from armor.runtime.cpu.choice import ROW, candidates
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import FP8
 
@@ -27,6 +27,8 @@ _NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32), torch.empty(0, **_FLOAT32)
 
 def kernel_of(dtype: torch.dtype, batch: int) -> str:
     """The name of the kernel for so many rows of input."""
+    if batch == 1:
+        return ROW
     if batch >= LEAST_ROWS_DOT and "dot" in candidates(dtype, batch):
         return "dot"
     return KERNEL if batch <= _MOST_ROWS else "panels"
@@ -36,7 +38,7 @@ def packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """``A S B x`` by one pass over the codes; everything between the wrappers stays float32."""
     batch, cols = x.shape
     rows, _ = layer.shape
-    tile = 1 if batch == 1 else -(-batch // 4) * 4
+    tile = -(-batch // 4) * 4
     width = cols + -cols % _COLUMNS
     if layer.right is not None:
         width = max(width, len(layer.right) * layer.right.shape[1])

@@ -53,7 +53,7 @@ def _end_of_row(codes, kept, scales, indices, x, row, item):  # type: ignore[no-
 
 
 @njit(forceinline=True, **_JIT)
-def _one_row(codes, kept, scales, indices, x, y, row):  # type: ignore[no-untyped-def]
+def one_row(codes, kept, scales, indices, x, y, row):  # type: ignore[no-untyped-def]
     """y[0, row] = S x[0]."""
     total = zero16()
     at, v, p, s = 0, row * kept, row * indices.shape[1], row * scales.shape[1]
@@ -138,7 +138,7 @@ def rounded_product(  # type: ignore[no-untyped-def]
             scales: (out, n). indices: packed positions. kept: values of a row.
         left, right: the wrappers, int8 or floats, or arrays without elements; with a scale for each
             row, which of floats is 1.
-        x: float32 (1 or a multiple of 4, at least 32*ceil(kept/16) and len(right)*b), zero beyond
+        x: float32 (a multiple of 4, at least 32*ceil(kept/16) and len(right)*b), zero beyond
             the layer's inputs. y: float32 of zeros (as many, out or len(left)*b).
     """
     if right.shape[0]:
@@ -148,13 +148,9 @@ def rounded_product(  # type: ignore[no-untyped-def]
     else:
         inputs = x
     outputs = y.copy() if left.shape[0] else y
-    if x.shape[0] > 1:
-        for row in prange(codes.shape[0]):
-            for item in range(0, x.shape[0], 4):
-                _four_inputs(codes, kept, scales, indices, inputs, outputs, np.intp(row), item)
-    else:
-        for row in prange(codes.shape[0]):
-            _one_row(codes, kept, scales, indices, inputs, outputs, np.intp(row))
+    for row in prange(codes.shape[0]):
+        for item in range(0, x.shape[0], 4):
+            _four_inputs(codes, kept, scales, indices, inputs, outputs, np.intp(row), item)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
             _block_row(left, left_scales, outputs, y, np.intp(row))
