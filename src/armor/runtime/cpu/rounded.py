@@ -17,9 +17,9 @@ from armor.sparse.levels import FP8
 #: The name of `packed_product` among kernels.
 KERNEL = "codes"
 #: From so many rows on codes are turned into bfloat16 first, where the processor multiplies it.
-LEAST_ROWS_DOT = 8
+LEAST_ROWS_DOT = 12
 _MOST_ROWS = 64  # that read codes one by one
-_PANEL_ROWS = 128  # that are turned at a time: they stay in a second level cache
+_PANEL_VALUES = 2**21  # that are turned at a time: so many that starting the threads is worth it
 _COLUMNS = 64  # inputs are padded to a multiple of this
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
 _NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32), torch.empty(0, **_FLOAT32)
@@ -59,9 +59,10 @@ def core_product_bfloat16(layer: PackedLayer, x: Tensor, y: Tensor) -> None:
     """
     codes, kept, scales, indices = _core(layer)
     rows, given = y.shape[0], as_array(x)
-    panel = torch.empty(min(rows, _PANEL_ROWS), kept, **_FLOAT32)
-    for start in range(0, rows, _PANEL_ROWS):
-        stop = min(rows, start + _PANEL_ROWS)
+    height = min(rows, max(1, _PANEL_VALUES // kept))
+    panel = torch.empty(height, kept, **_FLOAT32)
+    for start in range(0, rows, height):
+        stop = min(rows, start + height)
         rounded_kernels.decode_rows(codes, scales, start, stop, panel.numpy())
         values = as_array(panel[: stop - start].to(torch.bfloat16))
         bfloat16_kernels.core_product(values, indices[start:stop], given, y[start:stop].numpy())
