@@ -9,7 +9,7 @@ from __future__ import annotations
 from threading import local
 
 import torch
-from jaxtyping import Float, Int16, Shaped, UInt8
+from jaxtyping import Int16, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,7 +69,7 @@ def compress(layer: PackedLayer) -> Shaped[Tensor, " compressed"]:
 
 def padded(
     layer: PackedLayer, engine: str
-) -> tuple[Float[Tensor, "rows kept"], UInt8[Tensor, "rows bytes"]]:
+) -> tuple[Shaped[Tensor, "rows kept"], UInt8[Tensor, "rows bytes"]]:
     """Values and indices of the core padded with zeros to the engine's multiples."""
     rows, cols = padded_shape(layer.shape, engine)
     values, indices = layer.core_values, layer.core_indices
