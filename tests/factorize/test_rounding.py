@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from armor.baselines.nowag import nowag
+from armor.checkpoint.format import LayerSpec
 from armor.factorize.exact import factorize
 from armor.factorize.grid import Grid, kept_values, put_values
 from armor.factorize.kernels import rounding_numba, rounding_reference
@@ -139,6 +140,16 @@ def test_rounded_factors_are_what_is_stored(
     assert torch.equal(back.mask, found.mask)
     again = PackedLayer.from_factors(back).tensors()
     assert all(torch.equal(own, again[part]) for part, own in packed.tensors().items())
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_padding_has_no_scales_of_its_own(core: str) -> None:
+    """A last block that ends far beyond the matrix."""
+    problem, factors = make(40, 68, 64)
+    found, _, _ = round_factors(problem, factors, Storage(core, "int8", torch.float32), None, 1)
+    shapes = LayerSpec((40, 68), 64, core=core, wrappers="int8").tensor_shapes()
+    stored = PackedLayer.from_factors(found).tensors()
+    assert {part: tuple(tensor.shape) for part, tensor in stored.items()} == shapes
 
 
 def test_rounding_inside_loses_less_than_half_of_rounding_afterwards() -> None:
