@@ -145,9 +145,9 @@ def test_rounded_factors_are_what_is_stored(
 @pytest.mark.parametrize("core", CORES)
 def test_padding_has_no_scales_of_its_own(core: str) -> None:
     """A last block that ends far beyond the matrix."""
-    problem, factors = make(40, 68, 64)
+    problem, factors = make(100, 128, 96)
     found, _, _ = round_factors(problem, factors, Storage(core, "int8", torch.float32), None, 1)
-    shapes = LayerSpec((40, 68), 64, core=core, wrappers="int8").tensor_shapes()
+    shapes = LayerSpec((100, 128), 96, core=core, wrappers="int8").tensor_shapes()
     stored = PackedLayer.from_factors(found).tensors()
     assert {part: tuple(tensor.shape) for part, tensor in stored.items()} == shapes
 
