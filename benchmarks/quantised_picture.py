@@ -57,7 +57,7 @@ def draw(axes: Any, title: str, data: dict[str, Any]) -> None:
             *zip(*places, strict=True), marker, color=colour, label=name, markersize=6, alpha=0.9
         )
         for label, place in zip(there, places, strict=True):
-            above = label not in ("fp8",)
+            above = label != "fp8" and not label.startswith("plain")
             axes.annotate(
                 labels[label],
                 place,
@@ -67,6 +67,7 @@ def draw(axes: Any, title: str, data: dict[str, Any]) -> None:
                 color=colour,
             )
     axes.set_xscale("log")
+    axes.set_xlim(0.085, 0.95)
     axes.set_yscale("log")
     axes.set_xticks([0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
