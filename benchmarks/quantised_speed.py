@@ -38,12 +38,12 @@ def main() -> None:
     args = parse()
     import torch
     from common import revision, use_threads, write_result
+    from random_codes import random_codes
 
     from armor.bench.layers import random_layer
     from armor.bench.shapes import parse_shapes
     from armor.bench.timing import interleaved
     from armor.linear import ArmorLinear
-    from armor.sparse.layer import PackedLayer
 
     use_threads(args.threads)
     torch.manual_seed(0)
@@ -52,27 +52,7 @@ def main() -> None:
     half = random_layer(shape, torch.bfloat16, cpu)
 
     def rounded(core: str, wrappers: bool) -> ArmorLinear:
-        """A layer of random codes: their values do not change the time."""
-        packed = half.packed()
-        rows, kept = packed.core_values.shape
-        int8: dict[str, Any] = {"dtype": torch.int8, "device": "cpu"}
-        floats: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cpu"}
-        if core == "int8":
-            values = torch.randint(-127, 128, (rows, kept), **int8)
-        else:
-            values = torch.randint(0, 256, (rows, kept // 2), dtype=torch.uint8, device="cpu")
-        parts = {
-            "core_values": values,
-            "core_indices": packed.core_indices,
-            "core_scales": torch.rand(rows, -(-kept // 64), **floats) / 127,
-        }
-        for name, blocks in (("left", packed.left), ("right", packed.right)):
-            assert blocks is not None
-            parts[name] = blocks
-            if wrappers:
-                parts[name] = torch.randint(-127, 128, blocks.shape, **int8)
-                parts[f"{name}_scales"] = torch.rand(blocks.shape[:2], **floats) / 127
-        return ArmorLinear.from_packed(PackedLayer.of(shape.in_features, parts))
+        return random_codes(half.packed(), core, wrappers)
 
     def linear(dtype: torch.dtype) -> torch.nn.Linear:
         return torch.nn.Linear(
@@ -86,6 +66,7 @@ def main() -> None:
         "int8 core": rounded("int8", wrappers=False),
         "int8": rounded("int8", wrappers=True),
         "int4": rounded("int4", wrappers=True),
+        "fp8": rounded("fp8", wrappers=True),
     }
     rows = []
     for batch in map(int, args.batches.split(",")):

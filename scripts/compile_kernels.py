@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from armor.baselines import obs_triton
+from armor.checkpoint.format import LayerSpec
+from armor.checkpoint.tensorfile import DTYPES as DTYPES_BY_NAME
 from armor.factorize.kernels import triton as sweeps
 from armor.runtime import Call
 from armor.runtime.triton import backend
 from armor.sparse.layer import PackedLayer
-from armor.sparse.pack import packed_shapes
+from armor.sparse.levels import CORES
 
 #: Compute capability: multiprocessors of a GPU that has it, and its tensor-core instruction.
 ARCHITECTURES = {
@@ -106,34 +109,43 @@ def runtime_cases(quick: bool) -> Iterator[tuple[str, list[Call], torch.Tensor]]
     for model in models:
         for outs, cols in LAUNCHES[model]:
             for dtype in dtypes:
-                for block in blocks:
-                    calls = [
-                        _call(out, cols, block, dtype, model.startswith("Qwen")) for out in outs
-                    ]
+                forms = [(block, core) for block in blocks for core in (None, *CORES)]
+                for block, core in forms:
+                    if core is not None and dtype != torch.bfloat16:
+                        continue
+                    bias = model.startswith("Qwen")
+                    calls = [_call(out, cols, block, dtype, bias, core) for out in outs]
                     for rows in (1, 16) if quick else ROWS:
                         name = (
                             f"{model} {'+'.join(map(str, outs))}x{cols} block {block} rows {rows}"
                         )
                         x = torch.empty(rows, cols, dtype=dtype, device="meta")
-                        yield f"{name} {dtype}", calls, x
+                        yield f"{name} {dtype} {core or ''}".rstrip(), calls, x
     for out, cols, block in ((1, 6, 4), (37, 6, 48), (5, 52, 4)):  # partial tiles, sizes of 1
-        for dtype in DTYPES:
+        for dtype, core in product(DTYPES, (None, *CORES)):
             x = torch.empty(1, cols, dtype=dtype, device="meta")
             yield (
-                f"{out}x{cols} block {block} {dtype}",
-                [_call(out, cols, block, dtype, True)] * 3,
+                f"{out}x{cols} block {block} {dtype} {core or ''}".rstrip(),
+                [_call(out, cols, block, dtype, True, core)] * 3,
                 x,
             )
 
 
-def _call(out: int, cols: int, block: int, dtype: torch.dtype, bias: bool) -> Call:
+def _call(
+    out: int, cols: int, block: int, dtype: torch.dtype, bias: bool, core: str | None
+) -> Call:
+    """A layer without numbers; wrappers of a rounded core are int8."""
+
     def empty(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=kind, device="meta")
 
-    values, indices = packed_shapes(out, cols)
-    left, right = (empty(-(-size // block), block, block) for size in (out, cols))
-    layer = PackedLayer(cols, empty(*values), empty(*indices, kind=torch.uint8), left, right)
-    return Call(layer, empty(out) if bias else None)
+    spec = LayerSpec((out, cols), block, core=core, wrappers=None if core is None else "int8")
+    codes = {part: DTYPES_BY_NAME[kind] for part, kind in spec.code_dtypes().items()}
+    parts = {
+        part: empty(*shape, kind=codes.get(part, dtype))
+        for part, shape in spec.tensor_shapes().items()
+    }
+    return Call(PackedLayer.of(cols, parts), empty(out) if bias else None)
 
 
 def compile_runtime(quick: bool) -> Iterator[dict[str, Any]]:

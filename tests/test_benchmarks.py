@@ -340,3 +340,45 @@ def test_quantised_speed_times_every_form_of_a_layer(tmp_path: Path) -> None:
     assert result["rows"][0]["seconds"].keys() == result["bytes"].keys()
     assert result["bytes"]["int8"] == 64 * 64 + 64 * 32 // 2 + 64 * 2 + 192 * 16 + 192 * 2
     assert result["bytes"]["int4"] == result["bytes"]["int8"] - 64 * 32
+
+
+def test_quantised_rounds_a_finished_layer_and_writes_its_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import torch
+    from quantised import page, rounded_afterwards
+
+    from armor.factorize.rounding import Storage
+    from armor.sparse.factors import Factors
+    from armor.sparse.layer import PackedLayer
+    from armor.sparse.masks import nm_mask
+
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    mask = nm_mask(weight.abs())
+    eye = torch.eye(16).repeat(4, 1, 1)
+    plain = Factors(weight * mask, mask)
+    for factors in (plain, Factors(plain.core, mask, eye[:1], eye)):
+        layer = PackedLayer.from_factors(factors)
+        found = rounded_afterwards(layer, Storage("int4", "int8", torch.float32))
+        assert found.core == "int4"
+        assert (found.left_scales is None) == (factors.left is None)
+        assert torch.equal(found.core_indices, layer.core_indices)
+        error = (found.dense() - layer.dense()).norm() / layer.dense().norm()
+        assert 0.02 < error < 0.15
+    row = {"label": "int8", "size": 0.2, "perplexity": {"a": 2.5, "b": 3.0}}
+    data = {
+        "model": "m",
+        "date": "today",
+        "machine": {"cpu": "c"},
+        "revision": "r",
+        "pruned": "",
+        "rows": [
+            row | {"label": "dense", "size": 1.0, "kl": None},
+            row | {"kl": {"a": 0.1, "b": 0.2}},
+        ],
+    }
+    assert page(data).splitlines()[-2:] == [
+        "| dense | 1.000 | 2.500 | - | 3.000 | - |",
+        "| int8 | 0.200 | 2.500 | 0.1000 | 3.000 | 0.2000 |",
+    ]

@@ -33,15 +33,16 @@ class PruneConfig:
     Attributes:
         calibration: text file, .jsonl file, ``hf:NAME[:CONFIG]`` or a tuple of strings.
         method: "armor", a baseline ("nowag", "wanda", "sparsegpt", "magnitude"), or one only to
-            compare with ("sparsegpt-lowrank", "int8", "int4": weights are stored dense).
+            compare with ("sparsegpt-lowrank", "int8", "int4", "int3": weights are
+            stored dense).
         objective: "full" (second moment of the inputs) or "diag" (their mean squares; the paper's).
         target: "compensated" (undo the error of the layers before) or "dense" (the paper's).
         solver: "exact" (closed-form steps) or "adam" (the paper's loop).
         iterations: ceiling on solver iterations; None takes the solver's own default.
         pattern: sparsity of the core: "N:M" with M 2, 4 or 8, or a share of zeros such as "50%"
             (unstructured). "adam" knows 2:4 only.
-        core: what the kept values are rounded to, inside the solver: "int8" or "int4" (2:4 only);
-            None keeps the model's dtype.
+        core: what the kept values are rounded to, inside the solver: "int8", "int4" or "fp8" (2:4
+            only); None keeps the model's dtype.
         wrappers: what A and B of a rounded core are rounded to: "int8", or None.
         block_size: wrapper block, a multiple of 4; None chooses per layer from `overhead_budget`.
         overhead_budget: share of the dense parameters that the wrappers may add.
@@ -141,7 +142,8 @@ class PruneConfig:
         if self.wrappers is not None:
             _one_of("wrappers", self.wrappers, tuple(WRAPPERS))
             if not any(cores):
-                raise ArmorError("rounded wrappers need a rounded core: add --core int8 or int4")
+                known = " or ".join(CORES)
+                raise ArmorError(f"rounded wrappers need a rounded core: add --core {known}")
         if any(cores) and patterns != {TWO_OF_FOUR}:
             raise ArmorError(
                 "a rounded core has the pattern 2:4: leave out the core or the pattern"

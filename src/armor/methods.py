@@ -75,4 +75,5 @@ METHODS: dict[str, Method] = {
     ),
     "int8": Method("armor.baselines.quantised:int8", statistics="dense", bits=8),
     "int4": Method("armor.baselines.quantised:int4", statistics="dense", bits=4),
+    "int3": Method("armor.baselines.quantised:int3", statistics="dense", bits=3),
 }

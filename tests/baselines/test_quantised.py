@@ -1,10 +1,10 @@
-"""Rounding to int8 and int4, on cases worked by hand."""
+"""Rounding to int8, int4 and int3, on cases worked by hand."""
 
 from __future__ import annotations
 
 import torch
 
-from armor.baselines.quantised import int4, int8, rounded, rounded_bytes
+from armor.baselines.quantised import int3, int4, int8, rounded, rounded_bytes
 from armor.factorize.problem import Problem
 from armor.sparse.pattern import EVERYTHING
 
@@ -31,7 +31,7 @@ def test_every_group_has_its_scale_and_the_last_may_be_shorter() -> None:
 
 def test_the_error_is_half_a_step_at_most() -> None:
     weight = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
-    for bits, function in ((8, int8), (4, int4)):
+    for bits, function in ((8, int8), (4, int4), (3, int3)):
         factors = function(Problem(weight, torch.ones(300)))
         assert factors.pattern == EVERYTHING
         step = weight.abs().max() / (2 ** (bits - 1) - 1)
@@ -41,5 +41,6 @@ def test_the_error_is_half_a_step_at_most() -> None:
 def test_bytes() -> None:
     assert rounded_bytes((10, 256), 8) == 10 * (256 + 4)
     assert rounded_bytes((10, 256), 4) == 10 * (128 + 4)
+    assert rounded_bytes((10, 256), 3) == 10 * (96 + 4)
     assert rounded_bytes((10, 129), 8) == 10 * (129 + 4)  # a group of one
     assert rounded_bytes((1, 5), 4) == 3 + 2

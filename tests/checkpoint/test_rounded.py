@@ -26,7 +26,7 @@ from armor.vllm.degrees import degrees
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoint.md").read_text(encoding="utf-8")
 UP = "model.layers.0.mlp.up_proj"
-GATE = "model.layers.0.mlp.gate_proj"
+KEY = "model.layers.0.self_attn.k_proj"
 MISSING = object()
 
 
@@ -57,11 +57,14 @@ def made(
 ) -> tuple[Path, Path, dict[str, PackedLayer]]:
     """The dense model, a checkpoint with every kind of layer, and its layers."""
     whole = make(request.param)
-    forms = [("int8", 16, None), ("int4", 16, "int8"), ("int8", None, None), ("int4", 8, None)]
+    forms = [
+        *(("fp8", None, None), ("fp8", 8, "int8"), ("int8", None, None)),
+        *(("int4", 8, None), ("int8", 16, None), ("int4", 16, "int8")),
+    ]
     layers: dict[str, PackedLayer] = dict(whole.layers)
     files = ModelFiles.read(whole.source)
     for number, name in enumerate(list(layers)[:-1]):  # the last one stays as it is
-        core, block, wrappers = forms[number % 4]
+        core, block, wrappers = forms[number % 6]
         weight = files.tensors[f"{name}.weight"].load()
         layers[name] = rounded(weight, core, block, wrappers)
     folder = tmp_path_factory.mktemp("rounded") / "packed"
@@ -168,6 +171,13 @@ def test_metadata_that_lies_is_refused(
     assert re.search(message, refusal(folder))
 
 
+def test_codes_that_are_no_numbers_are_refused(folder: Path) -> None:
+    change(folder, lambda tensors: tensors[f"{KEY}.core_values"][3].fill_(255))
+    assert f"layer '{KEY}': core_values has codes that are no numbers" in refusal(folder)
+    with pytest.raises(ArmorError, match="no numbers"):
+        armor.load(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_scales_that_are_none_are_refused(folder: Path, value: float) -> None:
     change(folder, lambda tensors: tensors[f"{UP}.core_scales"][2].fill_(value))
@@ -197,7 +207,7 @@ def test_a_truncated_file_is_refused(folder: Path) -> None:
 
 
 def test_vllm_and_tensor_parallelism_refuse_it(made: tuple[Path, Path, Any]) -> None:
-    with pytest.raises(ArmorError, match="reads no int8 cores yet"):
+    with pytest.raises(ArmorError, match="reads no fp8 cores yet"):
         degrees(armor.checkpoint.Checkpoint.open(made[1]))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from armor.baselines.nowag import nowag
+from armor.checkpoint.format import LayerSpec
 from armor.factorize.exact import factorize
 from armor.factorize.grid import Grid, kept_values, put_values
 from armor.factorize.kernels import rounding_numba, rounding_reference
@@ -23,10 +24,10 @@ from armor.factorize.rounding import (
 )
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
-from armor.sparse.levels import INT4, INT8, SCALE_GROUP, Levels
+from armor.sparse.levels import CORES, FP8, INT4, INT8, SCALE_GROUP, Levels
 from armor.sparse.masks import nm_mask
 
-FORMS = [("int8", None), ("int8", "int8"), ("int4", None), ("int4", "int8")]
+FORMS = [(core, wrappers) for core in CORES for wrappers in (None, "int8")]
 
 
 def random_block(size: int, levels: Levels, seed: int) -> list[np.ndarray]:
@@ -39,14 +40,14 @@ def random_block(size: int, levels: Levels, seed: int) -> list[np.ndarray]:
     core = torch.from_numpy(draw.normal(size=(size, size)))
     mask = nm_mask(core.abs())
     choice = choice_from_mask(mask)
-    codes = draw.integers(levels.lowest, levels.highest + 1, (size, size // 2))
-    values = torch.from_numpy((codes + levels.offset) * steps.repeat(2, axis=1))
+    values = draw.choice(levels.all(), (size, size // 2)) * steps.repeat(2, axis=1)
+    values = torch.from_numpy(values)
     core = put_values(values, choice, core).numpy()
     residual = draw.normal(size=(size, size)) * 3
     return [residual, core, choice.numpy(), steps, gram_left, gram_right]
 
 
-@pytest.mark.parametrize("levels", [INT8, INT4], ids=["int8", "int4"])
+@pytest.mark.parametrize("levels", [INT8, INT4, FP8], ids=["int8", "int4", "fp8"])
 @pytest.mark.parametrize("size", [4, 8, 20])
 def test_the_kernel_does_what_its_oracle_does(size: int, levels: Levels) -> None:
     for seed in range(8):
@@ -60,7 +61,7 @@ def test_the_kernel_does_what_its_oracle_does(size: int, levels: Levels) -> None
         np.testing.assert_allclose(core, given[1], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("levels", [INT8, INT4], ids=["int8", "int4"])
+@pytest.mark.parametrize("levels", [INT8, INT4, FP8], ids=["int8", "int4", "fp8"])
 def test_a_sweep_lowers_the_loss_and_stays_on_the_grid(levels: Levels) -> None:
     residual, core, choice, steps, gram_left, gram_right = random_block(16, levels, 3)
     before = core.copy()
@@ -71,11 +72,10 @@ def test_a_sweep_lowers_the_loss_and_stays_on_the_grid(levels: Levels) -> None:
     assert ((core != 0).reshape(16, 4, 4).sum(-1) <= 2).all()
     with np.errstate(invalid="ignore"):
         codes = kept_values(torch.from_numpy(core), torch.from_numpy(choice)).numpy()
-        codes = codes / steps.repeat(2, axis=1) - levels.offset
-    codes = codes[np.isfinite(codes)]
-    np.testing.assert_allclose(codes, codes.round(), atol=1e-9)
-    assert codes.min() >= levels.lowest - 1e-9
-    assert codes.max() <= levels.highest + 1e-9
+        codes = codes / steps.repeat(2, axis=1)
+    codes = codes[np.isfinite(codes), None]
+    distances = np.abs(codes - levels.all()).min(axis=1)
+    np.testing.assert_allclose(distances, 0, atol=1e-9)
 
 
 def test_a_group_takes_the_best_of_all_its_values() -> None:
@@ -142,6 +142,16 @@ def test_rounded_factors_are_what_is_stored(
     assert all(torch.equal(own, again[part]) for part, own in packed.tensors().items())
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_padding_has_no_scales_of_its_own(core: str) -> None:
+    """A last block that ends far beyond the matrix."""
+    problem, factors = make(100, 128, 96)
+    found, _, _ = round_factors(problem, factors, Storage(core, "int8", torch.float32), None, 1)
+    shapes = LayerSpec((100, 128), 96, core=core, wrappers="int8").tensor_shapes()
+    stored = PackedLayer.from_factors(found).tensors()
+    assert {part: tuple(tensor.shape) for part, tensor in stored.items()} == shapes
+
+
 def test_rounding_inside_loses_less_than_half_of_rounding_afterwards() -> None:
     problem, factors = make(64, 128, 16)
     before = problem.loss(factors.dense()) / problem.zero_loss()
@@ -171,7 +181,7 @@ def test_equal_columns_are_the_same_matrix() -> None:
     torch.testing.assert_close(sizes, sizes[:1].expand_as(sizes), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("core", ["int8", "int4"])
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_identities_around_a_rounded_core_change_nothing(core: str, dtype: torch.dtype) -> None:
     problem, _ = make(24, 150, 8)

@@ -28,8 +28,8 @@ RECORD = {"loss": 0.02, "nowag_loss": 0.1, "certificate": True, "seconds": 1.5}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of five pruned layers: 2:4, unstructured without wrappers, 4:8 of a fused, an
-    int4 core with int8 wrappers, an int8 core without."""
+    """A checkpoint of six pruned layers: 2:4, unstructured without wrappers, 4:8 of a fused, an
+    int4 core with int8 wrappers, an int8 core and an fp8 core without."""
     generator = torch.Generator().manual_seed(0)
     names = ("model.layers.0.up", "model.layers.0.down", "model.layers.0.fused.a")
     tensors = {"model.norm.weight": torch.ones(12), "model.layers.0.fused.weight": torch.ones(9, 8)}
@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
     for name, core, block in (
         ("model.layers.0.int4", "int4", 4),
         ("model.layers.0.int8", "int8", 0),
+        ("model.layers.0.fp8", "fp8", 0),
     ):
         weight = torch.randn((8, 12), generator=generator)
         tensors[f"{name}.weight"] = weight
@@ -113,6 +114,7 @@ HOSTILE = (
         "core_scales",
         "int8",
         "int4",
+        "fp8",
         "I8",
         "F64",
         "U8",

@@ -18,10 +18,11 @@ from armor.recipe import read_recipe, write_recipe
 from armor.run.plan import LayerPlan, make_plan, packed_size
 from armor.run.solve import LayerInputs, solve_certified, solve_layer
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import CORES
 from armor.sparse.masks import nm_mask
 
 Settings = Callable[..., PruneConfig]
-FORMS = [("int8", None), ("int8", "int8"), ("int4", None), ("int4", "int8")]
+FORMS = [(core, wrappers) for core in CORES for wrappers in (None, "int8")]
 
 
 def inputs(rows: int, cols: int) -> LayerInputs:
@@ -58,7 +59,7 @@ def test_the_certificate_is_on_what_is_stored(
         assert record.output_error == pytest.approx(error, rel=1e-3)
 
 
-@pytest.mark.parametrize("core", ["int8", "int4"])
+@pytest.mark.parametrize("core", CORES)
 def test_a_layer_that_is_all_but_sparse_already_keeps_a_start(core: str) -> None:
     """Nothing is left to win: what is kept is as good as the best start, rounded the same way."""
     given = inputs(16, 32)

@@ -20,7 +20,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
 
 def test_backends_says_why_not() -> None:
     found = {status.name: status for status in backends()}
-    assert list(found) == ["cpu", "triton", "semi_structured", "reference"]
+    assert list(found) == ["cpu", "triton", "float8", "semi_structured", "reference"]
     assert found["reference"].usable
     assert found["cpu"].usable
     for status in found.values():

@@ -15,14 +15,16 @@ from armor.factorize.problem import Problem
 from armor.factorize.rounding import Storage, round_core, round_factors
 from armor.linear import ArmorLinear, prepare
 from armor.runtime import Call, backends, linear, use
+from armor.runtime.api import linears
 from armor.runtime.registry import BACKENDS
 from armor.sparse.factors import Factors
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import CORES
 from armor.sparse.masks import nm_mask
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
-FORMS = [("int8", None), ("int8", "int8"), ("int4", None), ("int4", "int8")]
-READ = [name for name, backend in BACKENDS.items() if backend.rounded]
+FORMS = [(core, wrappers) for core in CORES for wrappers in (None, "int8")]
+READ = [name for name, backend in BACKENDS.items() if "int8" in backend.cores]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -70,6 +72,27 @@ def test_products(
         assert (y.double() - expected).norm() <= TOLERANCE[dtype] * expected.norm()
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=["f32", "bf16", "f16"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_layers_of_one_input_each_in_its_own_form(batch: int, dtype: torch.dtype) -> None:
+    """In one start of the threads on the CPU, but for the last, which is not rounded."""
+    forms = [(16, "int8", "int8"), (16, "int4", None), (8, "fp8", "int8"), (None, "int4", None)]
+    rounded = [
+        make(rows, 128, block, core, wrappers, dtype)
+        for rows, (block, core, wrappers) in zip((64, 32, 48, 40), forms, strict=True)
+    ]
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
+    mask = nm_mask(weight.abs())
+    plain = PackedLayer.from_factors(Factors(weight * mask, mask).cast(dtype))
+    x = torch.randn(batch, 128, generator=torch.Generator().manual_seed(batch)).to(dtype)
+    for layers in (rounded, [*rounded, plain]):
+        with use("cpu"):
+            found = linears(x, [Call(layer) for layer in layers])
+        for layer, y in zip(layers, found, strict=True):
+            expected = x.double() @ layer.to_factors().cast(torch.float64).dense().T
+            assert (y.double() - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
 def test_products_without_avx512() -> None:
     """The portable instructions, in a process that compiles for the plainest processor."""
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
@@ -81,7 +104,7 @@ def test_products_without_avx512() -> None:
         text=True,
         check=False,
     )
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert f"{len(FORMS)} passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(set(BACKENDS) - set(READ)))

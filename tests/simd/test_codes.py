@@ -11,7 +11,7 @@ from numba import njit
 
 from armor.simd.codes import LEVELS, load_code1, load_codes16
 from armor.simd.vectors import store16
-from armor.sparse.levels import INT4, INT8, Levels
+from armor.sparse.levels import CORES, FP8, INT4, Levels
 from armor.sparse.rounded import decode, store_codes
 
 
@@ -26,11 +26,12 @@ def _loaded(stored: Any, count: Any) -> Any:  # type: ignore[no-untyped-def]
     return by_vector, alone
 
 
-@pytest.mark.parametrize("levels", [INT8, INT4], ids=["int8", "int4"])
+@pytest.mark.parametrize("levels", CORES.values(), ids=CORES.keys())
 def test_every_code_is_loaded_as_its_level(levels: Levels) -> None:
-    codes = torch.arange(levels.lowest, levels.highest + 1).repeat(16).unsqueeze(0)
+    codes = (torch.tensor(levels.all()) - levels.offset).repeat(16).unsqueeze(0)
     expected = decode(levels, codes, torch.ones(())).numpy()[0]
-    for found in _loaded(store_codes(levels, codes).numpy()[0], codes.shape[1]):
+    stored = store_codes(levels, codes).numpy()[0]
+    for found in _loaded(stored.view(bool) if levels == FP8 else stored, codes.shape[1]):
         assert np.array_equal(found, expected)
 
 

@@ -28,6 +28,11 @@ def int4(problem: Problem, _pattern: Pattern = TWO_OF_FOUR) -> Factors:
     return everything(rounded(problem.target, 4))
 
 
+def int3(problem: Problem, _pattern: Pattern = TWO_OF_FOUR) -> Factors:
+    """7 levels."""
+    return everything(rounded(problem.target, 3))
+
+
 def rounded(weight: Float[Tensor, "out in"], bits: int) -> Float[Tensor, "out in"]:
     """`weight` as its codes and scales give it back; the last group of a row may be shorter."""
     levels = 2 ** (bits - 1) - 1

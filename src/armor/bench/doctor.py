@@ -19,7 +19,8 @@ from armor.factorize.sweep import BACKENDS as SWEEPS
 from armor.factorize.sweep import sweep
 from armor.runtime import Call, backends, use
 from armor.runtime.api import linear
-from armor.runtime.registry import REFERENCE, load
+from armor.runtime.dispatch import supports
+from armor.runtime.registry import REFERENCE
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR
 from armor.versions import versions
@@ -100,7 +101,7 @@ def _check_layer(
     wide = _wide(layer)
     for rows in ROWS:
         where = f"{shape.name}, {rows} rows, {kind}"
-        verdict = load(name).is_supported(size, dtype, device, rows, TWO_OF_FOUR)
+        verdict = supports(name, size, dtype, device, rows, TWO_OF_FOUR)
         if not verdict:
             continue
         x = torch.randn(rows, shape.in_features, dtype=torch.float32, device=device).to(dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
-from armor.sparse.levels import CORES, INT8, SCALE_GROUP, WRAPPERS, scale_count
+from armor.sparse.levels import CORES, INT8, SCALE_GROUP, WRAPPERS
 from armor.sparse.pack import packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -64,7 +64,7 @@ class LayerSpec:
             shapes["right"] = (-(-cols // size), size, size)
         if self.core is not None:
             shapes["core_values"] = (rows, values[1] // CORES[self.core].per_byte)
-            shapes["core_scales"] = (rows, scale_count(values[1]))
+            shapes["core_scales"] = (rows, CORES[self.core].scale_count(values[1]))
         if self.wrappers is not None:
             shapes["left_scales"] = shapes["left"][:2]
             shapes["right_scales"] = shapes["right"][:2]
@@ -74,7 +74,7 @@ class LayerSpec:
         """The dtypes of the stored tensors that are no floats, as safetensors names them."""
         dtypes = {"core_indices": "U8"}
         if self.core is not None:
-            dtypes["core_values"] = "I8" if CORES[self.core].per_byte == 1 else "U8"
+            dtypes["core_values"] = "I8" if self.core == INT8.name else "U8"
         if self.wrappers is not None:
             dtypes |= {"left": "I8", "right": "I8"}
         return dtypes

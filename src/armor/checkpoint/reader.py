@@ -21,6 +21,7 @@ from armor.checkpoint.tensorfile import DTYPES, FLOATS, StoredTensor
 from armor.checkpoint.weights import read_weights, safe_path
 from armor.errors import ArmorError
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import FP8
 from armor.sparse.pack import valid_indices
 from armor.sparse.positions import code_bits, count_ones
 
@@ -69,7 +70,7 @@ class Checkpoint:
         """One pruned layer, loaded.
 
         Raises:
-            ArmorError: indices that do not fit its pattern, or scales that are no scales.
+            ArmorError: indices that do not fit its pattern, scales that are no scales, or NaN.
         """
         self.check_pattern(name)
         spec = self.layers[name]
@@ -79,8 +80,8 @@ class Checkpoint:
     def check_pattern(self, name: str) -> None:
         """Raise `ArmorError` unless the indices of this layer fit its pattern, group by group.
 
-        And unless its scales are finite and not negative. Only a piece of either is in memory at a
-        time, whatever size the file claims.
+        And unless its scales are finite and not negative, and its 8-bit floats numbers. Only a
+        piece of these is in memory at a time, whatever size the file claims.
         """
         spec, stored = self.layers[name], self.tensors[f"{name}.core_indices"]
         kept = 0
@@ -90,6 +91,10 @@ class Checkpoint:
             kept += count_ones(piece) if spec.count is not None else 0
         if spec.count not in (None, kept):
             raise ArmorError(f"{self.folder}: {_bad_indices(name, spec)}")
+        if spec.core == FP8.name:
+            values = self.tensors[f"{name}.core_values"]
+            if not all(_are_numbers(_bytes(piece)) for piece in values.chunks(_PIECE)):
+                raise ArmorError(f"{self.folder}: {_not_numbers(name)}")
         for part in spec.tensor_shapes().keys() & set(_SCALES):
             scales = self.tensors[f"{name}.{part}"]
             step = _PIECE * (scales.nbytes // max(1, prod(scales.shape)))
@@ -127,6 +132,8 @@ def check_layer(name: str, layer: PackedLayer) -> None:
     sound = valid_indices(indices, layer.pattern, layer.in_features)
     if not sound or (layer.count is not None and count_ones(indices) != layer.count):
         raise ArmorError(_bad_indices(name, LayerSpec.of(layer)))
+    if layer.levels == FP8 and not _are_numbers(layer.core_values):
+        raise ArmorError(_not_numbers(name))
     for part, tensor in layer.tensors().items():
         if part in _SCALES and not _are_scales(tensor):
             raise ArmorError(_bad_scales(name, part))
@@ -134,6 +141,15 @@ def check_layer(name: str, layer: PackedLayer) -> None:
 
 def _are_scales(scales: Tensor) -> bool:
     return bool((torch.isfinite(scales) & (scales >= 0)).all())
+
+
+def _are_numbers(codes: Tensor) -> bool:
+    """Whether no 8-bit float is NaN, which has all bits but the sign's."""
+    return bool(((codes & 127) != 127).all())
+
+
+def _not_numbers(name: str) -> str:
+    return f"layer {short(name)}: core_values has codes that are no numbers; {DAMAGED}"
 
 
 def _bad_scales(name: str, part: str) -> str:

@@ -23,7 +23,7 @@ class Grid:
     """Levels, and what each group of four takes as their unit.
 
     Attributes:
-        scales: (rows, ceil(groups/32)), one for `SCALE_GROUP` kept values; 0: all values are 0.
+        scales: (rows, n), n as `Levels.scale_count` says; 0: all values are 0.
     """
 
     levels: Levels
@@ -40,14 +40,15 @@ class Grid:
     ) -> Grid:
         """The scales with the least squared errors of rounding `core`, weighted by column.
 
-        Of `SHRINKS`, for each row and `SCALE_GROUP` kept values; as `dtype` has them.
+        Of `SHRINKS`, for each row and the values that share one; as `dtype` has them.
         """
         values = kept_values(core, choice)
         importance = kept_values(weights.expand_as(core), choice)
         found = []
-        for start in range(0, values.shape[1], SCALE_GROUP):
-            own = values[:, start : start + SCALE_GROUP]
-            weight = importance[:, start : start + SCALE_GROUP]
+        size = values.shape[1] if levels.is_float else SCALE_GROUP
+        for start in range(0, values.shape[1], size):
+            own = values[:, start : start + size]
+            weight = importance[:, start : start + size]
             whole = own.abs().amax(dim=1, keepdim=True) / levels.largest
             best = torch.zeros_like(whole)
             least = torch.full_like(whole, torch.inf)
@@ -75,7 +76,7 @@ class Grid:
         from armor.factorize.kernels.rounding_numba import sweep
 
         groups = gram_right.shape[1] // 4
-        step = self.scales.repeat_interleave(SCALE_GROUP // 2, dim=1)  # of each group of four
+        step = steps(self.scales, 2 * groups * len(gram_right))[:, ::2]  # of each group of four
 
         def sweep_columns(
             blocks: slice, residual: Tensor, core: Tensor, choice: Tensor, gram_left: Tensor

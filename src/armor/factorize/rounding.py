@@ -201,7 +201,8 @@ class _Stored:
     def factors(self, state: State, grid: Grid, given: Factors) -> Factors:
         """What is stored of a state, in float32; of the shape of `given`."""
         rows, cols = given.core.shape
-        scales = grid.scales[:rows].to(self._storage.dtype)
+        count = grid.levels.scale_count(2 * -(-cols // 4))  # padding has its own
+        scales = grid.scales[:rows, :count].to(self._storage.dtype)
         left = state.left if self._rows is None else state.left * self._rows
         mask = mask_from_choice(state.choice, given.pattern)
         found = replace(

@@ -14,7 +14,7 @@ from armor.config import AUTO_BLOCKS, PruneConfig
 from armor.errors import ArmorError
 from armor.methods import METHODS
 from armor.recipe import OWN_DTYPE
-from armor.sparse.levels import CORES, scale_count
+from armor.sparse.levels import CORES
 from armor.sparse.pack import packed_shapes
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -207,7 +207,7 @@ def packed_size(
     core_bytes: float = prod(values) * itemsize
     if core is not None:
         core_bytes = prod(values) // CORES[core].per_byte
-        core_bytes += shape[0] * scale_count(values[1]) * itemsize
+        core_bytes += shape[0] * CORES[core].scale_count(values[1]) * itemsize
     added = 0.0 if block is None else overhead(shape, block)
     if wrappers is not None and block is not None:
         scales = sum(-(-size // block) for size in shape) * block

@@ -95,8 +95,8 @@ def supports(
         core: what its core is rounded to, or None.
     """
     backend = load(name)
-    if core is not None and not BACKENDS[name].rounded:
-        return Verdict(f"it does not read {core} cores")
+    if core not in BACKENDS[name].cores:
+        return Verdict(f"it does not read {core or 'unrounded'} cores")
     return backend.is_available() and backend.is_supported(shape, dtype, device, batch, pattern)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from armor.errors import ArmorError
 from armor.runtime.backend import Backend
+from armor.sparse.levels import CORES, FP8
 
 FEW_ROWS = 32  # on a GPU, up to here a call is bound by memory
 REFERENCE = "reference"
@@ -22,29 +23,34 @@ class Registered:
     Attributes:
         backend: a module (or another object) with the functions of `Backend`; or the dotted name of
             such a module, which is then imported when it is first needed.
-        devices: the types of device on which it is tried.
+        devices: the types of device on which it is tried, unless it is only for who asks for it.
         rows: the numbers of input rows it is made for, "few" (up to `FEW_ROWS`) or "many"; with
             others it is tried after the backends that are made for them.
         only_prepared: whether it is tried only for layers that it has prepared, because preparing
             takes longer than a call.
-        rounded: whether it reads layers with codes for values (`PackedLayer.levels`), too.
+        cores: what the cores that it reads are rounded to (`PackedLayer.core`), None: not at all.
     """
 
     backend: Backend | str
     devices: tuple[str, ...]
     rows: Literal["any", "few", "many"] = "any"
     only_prepared: bool = False
-    rounded: bool = False
+    cores: tuple[str | None, ...] = (None,)
 
+
+_EVERY = (None, *CORES)
 
 #: The backend that was added last is tried first; the reference takes what is left.
 BACKENDS: dict[str, Registered] = {
-    REFERENCE: Registered("armor.runtime.reference", devices=(), rounded=True),
+    REFERENCE: Registered("armor.runtime.reference", devices=(), cores=_EVERY),
     "semi_structured": Registered(
         "armor.runtime.semi_structured.backend", ("cuda",), rows="many", only_prepared=True
     ),
-    "triton": Registered("armor.runtime.triton.backend", ("cuda",), rows="few"),
-    "cpu": Registered("armor.runtime.cpu.backend", ("cpu",), rounded=True),
+    "float8": Registered(
+        "armor.runtime.semi_structured.float8", devices=(), rows="many", cores=(FP8.name,)
+    ),
+    "triton": Registered("armor.runtime.triton.backend", ("cuda",), rows="few", cores=_EVERY),
+    "cpu": Registered("armor.runtime.cpu.backend", ("cpu",), cores=_EVERY),
 }
 
 

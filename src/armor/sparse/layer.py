@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from armor.sparse.factors import Factors, everything
-from armor.sparse.levels import INT4, INT8, Levels
+from armor.sparse.levels import FP8, INT4, INT8, Levels
 from armor.sparse.pack import pack, unpack, unpack_mask
 from armor.sparse.pattern import EVERYTHING, TWO_OF_FOUR, Pattern
 from armor.sparse.rounded import (
@@ -54,7 +54,7 @@ class PackedLayer:
     Attributes:
         in_features: columns of W_hat (the values of a last partial group are padded).
         core_values: kept values of S: of N:M (out, N*ceil(in/M)), of an unstructured core flat. Of
-            a rounded core codes: int8, or uint8 with two of int4 each.
+            a rounded core codes: int8, or uint8 with two of int4 or one 8-bit float each.
         core_indices: uint8, their positions: of 2:4 (out, ceil(ceil(in/4)/2)), else of as many
             bytes a row as their bits need (`armor.sparse.pack.pack`).
         left: A, (ceil(out/b), b, b), or None without wrappers. right: B, (ceil(in/b), b, b). Codes,
@@ -119,6 +119,16 @@ class PackedLayer:
         return self.core_values.shape[0] if self.pattern.is_unstructured else None
 
     @property
+    def kept(self) -> int:
+        """Kept values of a row of an N:M core."""
+        return self.core_values.shape[1] * self.per_byte
+
+    @property
+    def per_byte(self) -> int:
+        """Kept values that `core_values` has in an entry: 2 of int4, else 1."""
+        return 1 if self.levels is None else self.levels.per_byte
+
+    @property
     def block(self) -> int | None:
         """Wrapper block size b, None without wrappers."""
         return None if self.left is None else self.left.shape[-1]
@@ -133,7 +143,9 @@ class PackedLayer:
         """What the core is rounded to, None if it is not."""
         if self.core_scales is None:
             return None
-        return INT8 if self.core_values.dtype == torch.int8 else INT4
+        if self.core_values.dtype == torch.int8:
+            return INT8
+        return FP8 if self.core_values.shape[1] == 2 * -(-self.in_features // 4) else INT4
 
     @property
     def core(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,31 @@ from torch import Tensor
 from armor.simd.cache import is_kept
 from armor.sparse.levels import Levels
 
+_LOWEST = 5  # the smallest normal 8-bit float is 0.5 times two to minus so much
 _JIT: dict[str, Any] = {"cache": is_kept(), "error_model": "numpy", "nogil": True}
 _FAST: dict[str, Any] = {**_JIT, "fastmath": {"contract", "reassoc"}}
 
 
 @njit(forceinline=True, **_FAST)
-def _level(wanted, step, offset, lowest, highest):  # type: ignore[no-untyped-def]
+def _unit(ratio, units):  # type: ignore[no-untyped-def]
+    """From the level at or below `ratio` to the next, see `Levels.units`."""
+    if len(units) == 1:
+        return units[0]
+    return units[min(max(math.frexp(ratio)[1] + _LOWEST, 0), len(units) - 1)]
+
+
+@njit(forceinline=True, **_FAST)
+def _level(wanted, step, offset, lowest, highest, units):  # type: ignore[no-untyped-def]
     """The value nearest to `wanted`."""
-    code = np.rint(wanted / step - offset)
+    ratio = wanted / step
+    unit = _unit(ratio, units)
+    code = np.rint(ratio / unit - offset) * unit
     return (min(max(code, lowest), highest) + offset) * step
 
 
 @njit(**_FAST)
 def _sweep_block(  # type: ignore[no-untyped-def]
-    residual, core, choice, steps, gram_left, gram_right, grid, change_gram, running
+    residual, core, choice, steps, gram_left, gram_right, grid, units, change_gram, running
 ):
     """`rounding_reference.sweep_block`; `grid`: lowest and highest code, offset; two scratches."""
     size = residual.shape[0]
@@ -74,14 +86,16 @@ def _sweep_block(  # type: ignore[no-untyped-def]
                     wanted = (h22 * p1 - h12 * p2) / det
                 elif h11 > none:
                     wanted = p1 / h11
-                below = np.floor(wanted / step - offset)
-                below = min(max(below, lowest), highest - grid[5])
+                ratio = min(max(wanted / step, lowest + offset), highest + offset)
+                unit = _unit(ratio, units)
+                below = np.floor(ratio / unit - offset) * unit
+                below = min(max(below, lowest), highest - unit)
                 for up in range(2):
-                    v1 = (below + (grid[5] if up else none) + offset) * step
+                    v1 = (below + (unit if up else none) + offset) * step
                     rest = (p2 - h12 * v1) / h22 if h22 > none else none
-                    v2 = _level(rest, step, offset, lowest, highest)
+                    v2 = _level(rest, step, offset, lowest, highest, units)
                     gain = (p1 + p1 - h11 * v1) * v1 + (
-                        p2 + p2 - h12 * v1 * grid[6] - h22 * v2
+                        p2 + p2 - h12 * v1 * grid[5] - h22 * v2
                     ) * v2
                     if gain > best:
                         best, code, n1, n2 = gain, pair, v1, v2
@@ -119,17 +133,18 @@ def sweep(
         gram_left: (i, b, b). gram_right: (j, b, b).
     """
     dtype = np.dtype(str(core.dtype).removeprefix("torch."))
-    grid = np.array([levels.lowest, levels.highest, levels.offset, 0, 1e-3, 1, 2], dtype)
+    grid = np.array([levels.lowest, levels.highest, levels.offset, 0, 1e-3, 2], dtype)
+    units = np.array(levels.units, dtype)
     given = (residual, core, choice, steps, gram_left, gram_right)
     on_cpu = [each.cpu().contiguous() for each in given]
-    _sweep_blocks(*(each.numpy() for each in on_cpu), grid)
+    _sweep_blocks(*(each.numpy() for each in on_cpu), grid, units)
     core.copy_(on_cpu[1])
     choice.copy_(on_cpu[2])
 
 
 @njit(parallel=True, **_JIT)
 def _sweep_blocks(  # type: ignore[no-untyped-def]
-    residual, core, choice, steps, gram_left, gram_right, grid
+    residual, core, choice, steps, gram_left, gram_right, grid, units
 ):
     size = gram_left.shape[1]
     col_blocks = gram_right.shape[0]
@@ -146,6 +161,7 @@ def _sweep_blocks(  # type: ignore[no-untyped-def]
             gram_left[i],
             gram_right[j],
             grid,
+            units,
             np.empty((size, size), residual.dtype),
             np.empty(size, residual.dtype),
         )

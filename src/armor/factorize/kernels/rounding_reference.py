@@ -78,13 +78,12 @@ def candidates(
         wanted = (h22 * p1 - h12 * p2) / (h11 * h22 - h12 * h12)
     else:
         wanted = p1 / h11 if h11 > 0 else 0.0 * p1
-    below = np.clip(np.floor(wanted / step - levels.offset), levels.lowest, levels.highest - 1)
+    grid = np.array(levels.all())
+    below = np.clip(np.searchsorted(grid, wanted / step, "right") - 1, 0, len(grid) - 2)
     found = []
-    for code in (below, below + 1):
-        first = (code + levels.offset) * step
+    for first in grid[[below, below + 1]] * step:
         rest = (p2 - h12 * first) / h22 if h22 > 0 else 0.0 * p2
-        other = np.clip(np.rint(rest / step - levels.offset), levels.lowest, levels.highest)
         values = np.zeros_like(partial)
-        values[one], values[two] = first, (other + levels.offset) * step
+        values[one], values[two] = first, grid[np.abs(grid - rest / step).argmin()] * step
         found.append(values)
     return found

@@ -80,6 +80,7 @@ def _core(tag, job, at, first, last, group, count, dtype):  # type: ignore[no-un
 
 @njit(forceinline=True, **JIT)
 def _task(address, dtype):  # type: ignore[no-untyped-def]
+    """Several rows of input and cores of any pattern."""
     job = numbers_of(address)
     mix_items(address, job, dtype)
     groups = (job[BATCH] + job[ITEMS] - 1) // job[ITEMS]

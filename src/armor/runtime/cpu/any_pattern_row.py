@@ -90,7 +90,7 @@ def _one_row(values, starts, codes, table, width, cols, x, y, row):  # type: ign
 
 @njit(forceinline=True, **JIT)
 def _task(address, dtype):  # type: ignore[no-untyped-def]
-    """One row of input."""
+    """One row of input and cores of any pattern."""
     job = numbers_of(address)
     mix_row(address, job, dtype)
     while True:

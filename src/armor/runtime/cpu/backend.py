@@ -68,10 +68,12 @@ def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
     """See `Sharing.matmul_shared`: one start of the threads for all."""
-    if any(call.layer.core_scales is not None for call in calls):
-        return [_run(rounded.kernel_of(x.dtype, len(x)), x, call) for call in calls]
-    kernel = kernel_of(x.dtype, len(x))
-    if kernel in tasks.TASKS and len({call.layer.pattern == TWO_OF_FOUR for call in calls}) == 1:
+    kinds = {tasks.kind_of(call.layer) for call in calls}
+    if len(kinds) > 1:
+        return [matmul(x, call) for call in calls]
+    named = rounded.kernel_of if "codes" in kinds else kernel_of
+    kernel = named(x.dtype, len(x))
+    if kernel in tasks.TASKS:
         return tasks.run(kernel, x, calls)
     return [_run(kernel, x, call) for call in calls]
 

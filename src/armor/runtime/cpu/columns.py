@@ -1,4 +1,4 @@
-"""Several rows of input: what kernels for all patterns share. A lane of a vector is an item.
+"""Several rows of input: what kernels for all patterns share. Each lane of a vector is an item.
 
 Inputs are held in groups of up to 32 items, column by column, so that a kept value of the core is
 multiplied with its column of all items of the group at once: no input has to be picked out of a

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from armor.runtime.backend import Call
 from armor.runtime.cpu.arrays import core_arrays
+from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import CORES
 from armor.sparse.pattern import TWO_OF_FOUR
 
 # Counters, each on a cache line of its own; then the sizes; then LAYER numbers for each layer.
@@ -28,7 +30,10 @@ FIRST_LAYER = 32
 (OUT, KEPT, BYTES, ROOM, LEFT_BLOCK, RIGHT_BLOCK, RIGHT_COUNT) = range(8, 15)
 (MIX_FIRST, CORE_FIRST, BLOCKS_A_TICKET, ROWS_A_TICKET, CHUNKS) = range(15, 20)
 (STARTS, TABLE, WIDTH, CODED) = range(20, 24)  # not of 2:4, see `any_pattern_kernels`
-LAYER = 24
+# Of a rounded core: its scales, how many a row has, what it is rounded to (a place in `CORES`); the
+# scales of wrappers that are rounded, too.
+(CORE_SCALES, SCALES, CODES, LEFT_SCALES, RIGHT_SCALES) = range(24, 29)
+LAYER = 32
 
 
 class Sizes(NamedTuple):
@@ -93,9 +98,18 @@ def make_job(x: Tensor, calls: Sequence[Call], sizes: Sizes, threads: int) -> Jo
             [
                 *(values.data_ptr(), indices.data_ptr(), _address(left), _address(right)),
                 *(_address(_ready(call.bias, kept)), y.data_ptr(), 4 * mixed, 4 * sums),
-                *(out, values.shape[-1], width, room, 0 if left is None else height, block, count),
+                *(
+                    out,
+                    values.shape[-1] * layer.per_byte,
+                    width,
+                    room,
+                    0 if left is None else height,
+                    block,
+                    count,
+                ),
                 *(mix_tickets, core_tickets, step, rows, chunks),
                 *others,
+                *_of_codes(layer, kept),
             ]
         )
         mix_tickets += (-(-count // step) if block else 1) * items
@@ -112,6 +126,17 @@ def make_job(x: Tensor, calls: Sequence[Call], sizes: Sizes, threads: int) -> Jo
         numbers[SUMS] += first
         head += numbers
     return Job(array("q", head), outputs, kept)
+
+
+def _of_codes(layer: PackedLayer, kept: list[Any]) -> list[int]:
+    """The numbers from `CORE_SCALES` on: zeros where nothing is rounded."""
+    found = [0] * (LAYER - CORE_SCALES)
+    if (scales := layer.core_scales) is not None:
+        others = (_ready(layer.left_scales, kept), _ready(layer.right_scales, kept))
+        codes = list(CORES).index(str(layer.core))
+        found[:3] = [_address(_ready(scales, kept)), scales.shape[1], codes]
+        found[3:5] = map(_address, others)
+    return found
 
 
 @overload

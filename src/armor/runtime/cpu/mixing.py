@@ -11,6 +11,7 @@ from armor.runtime.cpu.job import (
     COLS,
     LEFT,
     LEFT_BLOCK,
+    LEFT_SCALES,
     MIX_FIRST,
     MIX_NEXT,
     MIX_TICKETS,
@@ -19,6 +20,7 @@ from armor.runtime.cpu.job import (
     RIGHT,
     RIGHT_BLOCK,
     RIGHT_COUNT,
+    RIGHT_SCALES,
     ROOM,
     ROWS_A_TICKET,
     SUMS,
@@ -33,6 +35,7 @@ from armor.runtime.cpu.tickets import (
     next_ticket,
     wait_for_mixing,
 )
+from armor.simd.codes import load_code1, load_codes16
 from armor.simd.vectors import (
     load1,
     load16,
@@ -46,31 +49,34 @@ from armor.simd.vectors import (
 
 @njit(forceinline=True, **JIT)
 def _times_block(blocks, place, size, x, col, y, row):  # type: ignore[no-untyped-def]
-    """y[row .. row+size-1] = the block at blocks[place], (size, size), times x[col ..]."""
+    """y[row .. row+size-1] = the block at blocks[place], (size, size), times x[col ..].
+
+    Of codes in units of their scales.
+    """
     if size % 16 == 0:
         for line in range(0, size, 4):
             a, b, c, d = zero16(), zero16(), zero16(), zero16()
             at = place + line * size
             for k in range(0, size, 16):
                 there = load16(x, col + k)
-                a = multiply_add16(a, load16(blocks, at + k), there)
-                b = multiply_add16(b, load16(blocks, at + size + k), there)
-                c = multiply_add16(c, load16(blocks, at + 2 * size + k), there)
-                d = multiply_add16(d, load16(blocks, at + 3 * size + k), there)
+                a = multiply_add16(a, load_codes16(blocks, at + k), there)
+                b = multiply_add16(b, load_codes16(blocks, at + size + k), there)
+                c = multiply_add16(c, load_codes16(blocks, at + 2 * size + k), there)
+                d = multiply_add16(d, load_codes16(blocks, at + 3 * size + k), there)
             store_sums(y, row + line, a, b, c, d)
     elif size == 8:
         twice = np.empty(16, np.float32)
         for k in range(8):
             twice[k] = twice[k + 8] = x[col + k]
         there = load16(twice, 0)
-        a, b = load16(blocks, place) * there, load16(blocks, place + 16) * there
-        c, d = load16(blocks, place + 32) * there, load16(blocks, place + 48) * there
+        a, b = load_codes16(blocks, place) * there, load_codes16(blocks, place + 16) * there
+        c, d = load_codes16(blocks, place + 32) * there, load_codes16(blocks, place + 48) * there
         store_half_sums(y, row, a, b, c, d)
     else:
         for line in range(size):
             total = np.float32(0)
             for k in range(size):
-                total += load1(blocks, place + line * size + k) * x[col + k]
+                total += load_code1(blocks, place + line * size + k) * x[col + k]
             y[row + line] = total
 
 
@@ -85,15 +91,22 @@ def _mix(job, at, ticket, dtype):  # type: ignore[no-untyped-def]
             mixed[col] = load1(x, col)
         mixed[cols:] = 0
         return
-    blocks = array_at(job[at + RIGHT], dtype, count * size * size)
     first = ticket * job[at + BLOCKS_A_TICKET]
     last = min(count, first + job[at + BLOCKS_A_TICKET])
     floats = np.zeros((last - first) * size, np.float32)
     for place in range(min(len(floats), cols - first * size)):
         floats[place] = load1(x, first * size + place)
-    for block in range(first, last):
-        place = block * size
-        _times_block(blocks, place * size, size, floats, place - first * size, mixed, place)
+    if job[at + RIGHT_SCALES]:
+        codes = array_at(job[at + RIGHT], np.int8, count * size * size)
+        scales = array_at(job[at + RIGHT_SCALES], dtype, count * size)
+        for place in range(first * size, last * size, size):
+            _times_block(codes, place * size, size, floats, place - first * size, mixed, place)
+        for row in range(first * size, last * size):
+            mixed[row] *= load1(scales, row)
+    else:
+        blocks = array_at(job[at + RIGHT], dtype, count * size * size)
+        for place in range(first * size, last * size, size):
+            _times_block(blocks, place * size, size, floats, place - first * size, mixed, place)
     if last == count:
         mixed[count * size :] = 0
 
@@ -119,11 +132,20 @@ def finish_row(job, at, first, last, dtype):  # type: ignore[no-untyped-def]
     sums = array_at(job[at + SUMS] + 4 * first, np.float32, height)
     y, bias = array_at(job[at + Y], dtype, out), array_at(job[at + BIAS], dtype, out)
     if size:
-        left = array_at(job[at + LEFT], dtype, (out + size - 1) // size * size * size)
+        padded = (out + size - 1) // size * size
         done = np.empty(height, np.float32)
         sums[last - first : (last - first + size - 1) // size * size] = 0
-        for row in range(0, last - first, size):
-            _times_block(left, (first + row) * size, size, sums, row, done, row)
+        if job[at + LEFT_SCALES]:
+            codes = array_at(job[at + LEFT], np.int8, padded * size)
+            scales = array_at(job[at + LEFT_SCALES], dtype, padded)
+            for row in range(0, last - first, size):
+                _times_block(codes, (first + row) * size, size, sums, row, done, row)
+            for row in range(last - first):
+                done[row] *= load1(scales, first + row)
+        else:
+            left = array_at(job[at + LEFT], dtype, padded * size)
+            for row in range(0, last - first, size):
+                _times_block(left, (first + row) * size, size, sums, row, done, row)
     else:
         done = sums
     if job[at + BIAS]:

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from armor.runtime.cpu import bfloat16_kernels, rounded_kernels
 from armor.runtime.cpu.arrays import as_array
-from armor.runtime.cpu.choice import candidates
+from armor.runtime.cpu.choice import ROW, candidates
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import FP8
 
 #: The name of `packed_product` among kernels.
 KERNEL = "codes"
 #: From so many rows on codes are turned into bfloat16 first, where the processor multiplies it.
-LEAST_ROWS_DOT = 8
+LEAST_ROWS_DOT = 12
 _MOST_ROWS = 64  # that read codes one by one
-_PANEL_ROWS = 128  # that are turned at a time: they stay in a second level cache
+_PANEL_VALUES = 2**21  # that are turned at a time: so many that starting the threads is worth it
 _COLUMNS = 64  # inputs are padded to a multiple of this
 _FLOAT32: Any = {"dtype": torch.float32, "device": "cpu"}
 _NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32), torch.empty(0, **_FLOAT32)
@@ -26,6 +27,8 @@ _NO_WRAPPER = torch.empty(0, 0, 0, **_FLOAT32), torch.empty(0, **_FLOAT32)
 
 def kernel_of(dtype: torch.dtype, batch: int) -> str:
     """The name of the kernel for so many rows of input."""
+    if batch == 1:
+        return ROW
     if batch >= LEAST_ROWS_DOT and "dot" in candidates(dtype, batch):
         return "dot"
     return KERNEL if batch <= _MOST_ROWS else "panels"
@@ -35,7 +38,7 @@ def packed_product(x: Tensor, layer: PackedLayer) -> Tensor:
     """``A S B x`` by one pass over the codes; everything between the wrappers stays float32."""
     batch, cols = x.shape
     rows, _ = layer.shape
-    tile = 1 if batch == 1 else -(-batch // 4) * 4
+    tile = -(-batch // 4) * 4
     width = cols + -cols % _COLUMNS
     if layer.right is not None:
         width = max(width, len(layer.right) * layer.right.shape[1])
@@ -56,9 +59,10 @@ def core_product_bfloat16(layer: PackedLayer, x: Tensor, y: Tensor) -> None:
     """
     codes, kept, scales, indices = _core(layer)
     rows, given = y.shape[0], as_array(x)
-    panel = torch.empty(min(rows, _PANEL_ROWS), kept, **_FLOAT32)
-    for start in range(0, rows, _PANEL_ROWS):
-        stop = min(rows, start + _PANEL_ROWS)
+    height = min(rows, max(1, _PANEL_VALUES // kept))
+    panel = torch.empty(height, kept, **_FLOAT32)
+    for start in range(0, rows, height):
+        stop = min(rows, start + height)
         rounded_kernels.decode_rows(codes, scales, start, stop, panel.numpy())
         values = as_array(panel[: stop - start].to(torch.bfloat16))
         bfloat16_kernels.core_product(values, indices[start:stop], given, y[start:stop].numpy())
@@ -80,12 +84,12 @@ def unpacker(layer: PackedLayer) -> tuple[Callable[[int, int, Tensor], None], in
 
 def _core(layer: PackedLayer) -> tuple[Any, int, Any, Any]:
     """Codes, kept values of a row, scales and positions."""
-    assert layer.levels is not None
     assert layer.core_scales is not None
-    kept = layer.core_values.shape[1] * layer.levels.per_byte
     arrays = map(as_array, (layer.core_values, layer.core_scales, layer.core_indices))
     codes, scales, indices = arrays
-    return codes, kept, scales, indices
+    if layer.levels == FP8:
+        codes = codes.view(bool)  # see `armor.simd.codes`
+    return codes, layer.kept, scales, indices
 
 
 def _wrapper(blocks: Tensor | None, scales: Tensor | None) -> tuple[Any, Any]:

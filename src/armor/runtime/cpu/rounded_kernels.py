@@ -25,6 +25,13 @@ def _picked(x, at, indices, p):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True, **_JIT)
+def _scale_of(scales, row, number):  # type: ignore[no-untyped-def]
+    """Where the scale of value `number` of `row` is: one for a row, or for each `_GROUP`."""
+    count = scales.shape[1]
+    return row * count + (number // _GROUP if count > 1 else 0)
+
+
+@njit(forceinline=True, **_JIT)
 def _end_of_row(codes, kept, scales, indices, x, row, item):  # type: ignore[no-untyped-def]
     """What the kept values of `row` after its last full 64 add to the product with x[item]."""
     begin = kept // _GROUP * _GROUP
@@ -42,14 +49,15 @@ def _end_of_row(codes, kept, scales, indices, x, row, item):  # type: ignore[no-
         position = indices[row, place // 4] >> (2 * (place % 4)) & 3
         rest += load_code1(codes, row * kept + place) * x[item, place // 2 * 4 + position]
         place += 1
-    return rest * load1(scales, row * scales.shape[1] + begin // _GROUP)
+    return rest * load1(scales, _scale_of(scales, row, begin))
 
 
 @njit(forceinline=True, **_JIT)
-def _one_row(codes, kept, scales, indices, x, y, row):  # type: ignore[no-untyped-def]
+def one_row(codes, kept, scales, indices, x, y, row):  # type: ignore[no-untyped-def]
     """y[0, row] = S x[0]."""
     total = zero16()
     at, v, p, s = 0, row * kept, row * indices.shape[1], row * scales.shape[1]
+    each = 1 if scales.shape[1] > 1 else 0
     end = v + kept // _GROUP * _GROUP
     while v < end:
         a0 = load_codes16(codes, v) * _picked(x, at, indices, p)
@@ -57,7 +65,7 @@ def _one_row(codes, kept, scales, indices, x, y, row):  # type: ignore[no-untype
         a0 = multiply_add16(a0, load_codes16(codes, v + 32), _picked(x, at + 64, indices, p + 8))
         a1 = multiply_add16(a1, load_codes16(codes, v + 48), _picked(x, at + 96, indices, p + 12))
         total = multiply_add16(total, every16(load1(scales, s)), a0 + a1)
-        at, v, p, s = at + 128, v + 64, p + 16, s + 1
+        at, v, p, s = at + 128, v + 64, p + 16, s + each
     y[0, row] = sum16(total) + _end_of_row(codes, kept, scales, indices, x, row, 0)
 
 
@@ -67,6 +75,7 @@ def _four_inputs(codes, kept, scales, indices, x, y, row, item):  # type: ignore
     length = x.shape[1]
     t0, t1, t2, t3 = zero16(), zero16(), zero16(), zero16()
     at, v, p, s = item * length, row * kept, row * indices.shape[1], row * scales.shape[1]
+    each = 1 if scales.shape[1] > 1 else 0
     end = v + kept // _GROUP * _GROUP
     while v < end:
         a0, a1, a2, a3 = zero16(), zero16(), zero16(), zero16()
@@ -92,7 +101,7 @@ def _four_inputs(codes, kept, scales, indices, x, y, row, item):  # type: ignore
         scale = every16(load1(scales, s))
         t0, t1 = multiply_add16(t0, scale, a0), multiply_add16(t1, scale, a1)
         t2, t3 = multiply_add16(t2, scale, a2), multiply_add16(t3, scale, a3)
-        s += 1
+        s += each
     y[item, row] = sum16(t0) + _end_of_row(codes, kept, scales, indices, x, row, item)
     y[item + 1, row] = sum16(t1) + _end_of_row(codes, kept, scales, indices, x, row, item + 1)
     y[item + 2, row] = sum16(t2) + _end_of_row(codes, kept, scales, indices, x, row, item + 2)
@@ -125,11 +134,11 @@ def rounded_product(  # type: ignore[no-untyped-def]
     """``y = A S B x`` in one call, so that the threads start once for each factor only.
 
     Args:
-        codes: int8 (out, kept), or uint8 (out, kept/2) of two. scales: (out, n). indices: packed
-            positions. kept: values of a row.
+        codes: int8 (out, kept), uint8 (out, kept/2) of two, or bool (out, kept), see `simd.codes`.
+            scales: (out, n). indices: packed positions. kept: values of a row.
         left, right: the wrappers, int8 or floats, or arrays without elements; with a scale for each
             row, which of floats is 1.
-        x: float32 (1 or a multiple of 4, at least 32*ceil(kept/16) and len(right)*b), zero beyond
+        x: float32 (a multiple of 4, at least 32*ceil(kept/16) and len(right)*b), zero beyond
             the layer's inputs. y: float32 of zeros (as many, out or len(left)*b).
     """
     if right.shape[0]:
@@ -139,13 +148,9 @@ def rounded_product(  # type: ignore[no-untyped-def]
     else:
         inputs = x
     outputs = y.copy() if left.shape[0] else y
-    if x.shape[0] > 1:
-        for row in prange(codes.shape[0]):
-            for item in range(0, x.shape[0], 4):
-                _four_inputs(codes, kept, scales, indices, inputs, outputs, np.intp(row), item)
-    else:
-        for row in prange(codes.shape[0]):
-            _one_row(codes, kept, scales, indices, inputs, outputs, np.intp(row))
+    for row in prange(codes.shape[0]):
+        for item in range(0, x.shape[0], 4):
+            _four_inputs(codes, kept, scales, indices, inputs, outputs, np.intp(row), item)
     if left.shape[0]:
         for row in prange(left.shape[0] * left.shape[1]):
             _block_row(left, left_scales, outputs, y, np.intp(row))
@@ -160,11 +165,11 @@ def decode_rows(codes, scales, start, stop, panel):  # type: ignore[no-untyped-d
         at, full = row * kept, kept // 16 * 16
         there = np.intp(place) * kept
         for number in range(0, full, 16):
-            scale = load1(scales, row * scales.shape[1] + number // _GROUP)
+            scale = load1(scales, _scale_of(scales, row, number))
             values = load_codes16(codes, at + number) * every16(scale)
             store16(panel, there + number, values)
         for number in range(full, kept):
-            scale = load1(scales, row * scales.shape[1] + number // _GROUP)
+            scale = load1(scales, _scale_of(scales, row, number))
             panel[row - start, number] = load_code1(codes, at + number) * scale
 
 
@@ -176,6 +181,6 @@ def unpack_rounded(codes, kept, scales, indices, start, stop, panel):  # type: i
         panel[row - start] = 0
         for number in range(kept):
             position = indices[row, number // 4] >> (2 * (number % 4)) & 3
-            scale = load1(scales, row * scales.shape[1] + number // _GROUP)
+            scale = load1(scales, _scale_of(scales, row, number))
             value = load_code1(codes, row * kept + number) * scale
             panel[row - start, number // 2 * 4 + position] = value

@@ -1,4 +1,8 @@
-"""The parts of a job that all kernels share: taking tickets, finding their layer."""
+"""The parts of a job that all kernels share: taking tickets, finding their layer.
+
+Numba keeps a compiled kernel until its own file changes. So where the numbers of `job` move, every
+file with a kernel that reads them has to change, too.
+"""
 
 from __future__ import annotations
 

@@ -146,6 +146,7 @@ def _core(tag, job, at, first, last, group, count, dtype):  # type: ignore[no-un
 
 @njit(forceinline=True, **JIT)
 def _task(address, dtype):  # type: ignore[no-untyped-def]
+    """Several rows of input and 2:4 cores."""
     job = numbers_of(address)
     mix_items(address, job, dtype)
     groups = (job[BATCH] + job[ITEMS] - 1) // job[ITEMS]

@@ -99,7 +99,7 @@ def _four_rows(values, indices, x, y, row, rows):  # type: ignore[no-untyped-def
 
 @njit(forceinline=True, **JIT)
 def _task(address, dtype):  # type: ignore[no-untyped-def]
-    """One row of input."""
+    """One row of input and 2:4 cores."""
     job = numbers_of(address)
     mix_row(address, job, dtype)
     while True:

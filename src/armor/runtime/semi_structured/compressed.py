@@ -9,14 +9,15 @@ from __future__ import annotations
 from threading import local
 
 import torch
-from jaxtyping import Float, Int16, Shaped, UInt8
+from jaxtyping import Int16, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pack import unpack
 
-_TILES = {"cusparselt": (16, 16), "cutlass": (32, 64)}  # (out, in) are padded to multiples
+# (out, in) are padded to multiples; "float8" is cuSPARSELt with 8-bit floats.
+_TILES = {"cusparselt": (16, 16), "cutlass": (32, 64), "float8": (32, 32)}
 _PADDING_BYTE = 0b01000100  # positions 0 and 1, twice
 
 # torch makes one handle of cuSPARSELt for each thread, on the GPU that is current then.
@@ -68,7 +69,7 @@ def compress(layer: PackedLayer) -> Shaped[Tensor, " compressed"]:
 
 def padded(
     layer: PackedLayer, engine: str
-) -> tuple[Float[Tensor, "rows kept"], UInt8[Tensor, "rows bytes"]]:
+) -> tuple[Shaped[Tensor, "rows kept"], UInt8[Tensor, "rows bytes"]]:
     """Values and indices of the core padded with zeros to the engine's multiples."""
     rows, cols = padded_shape(layer.shape, engine)
     values, indices = layer.core_values, layer.core_indices

@@ -13,12 +13,13 @@ class BlockTensors(NamedTuple):
     """The layers of `blocks_kernel`, an entry for each in every tuple.
 
     Attributes:
-        blocks: (count, SIZE, SIZE). bias: (features,), or None instead of the tuple. y: (batch,
-            features). features: of the layer.
+        blocks: (count, SIZE, SIZE). scales: (count, SIZE), of blocks of codes, else None instead of
+            the tuple. bias: (features,), or None. y: (batch, features). features: of the layer.
         first_tile: the first of the layer's programs. first_feature: where it begins to read x.
     """
 
     blocks: Any
+    scales: Any
     bias: Any
     y: Any
     features: Any
@@ -30,16 +31,21 @@ class CoreTensors(NamedTuple):
     """The layers of `core_kernel`, an entry for each in every tuple.
 
     Attributes:
-        core_values: (rows, 2*groups), of 16-bit numbers two as one int32. core_indices: (rows,
-            ceil(groups/2)). left, right: the wrappers, None where not multiplied here. bias:
-            (rows,), or None. y: (batch, rows), None where the sums are the result. rows: outputs.
+        core_values: (rows, 2*groups), of 16-bit numbers two as one int32; codes as they are stored.
+        core_indices: (rows, ceil(groups/2)). core_scales: (rows, n), of codes, else None.
+        left, right: the wrappers, None where not multiplied here. left_scales, right_scales: of
+            wrappers of codes, else None.
+        bias: (rows,), or None. y: (batch, rows), None where the sums are the result. rows: outputs.
         first_tile: the first of the layer's programs. first_row: where its sums begin.
     """
 
     core_values: Any
     core_indices: Any
+    core_scales: Any
     left: Any
+    left_scales: Any
     right: Any
+    right_scales: Any
     bias: Any
     y: Any
     rows: Any
@@ -60,6 +66,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         features, groups: of a row of x, and of 4 of them. index_bytes: of a row of positions.
+        row_values, scales: of a row of the core, as many as are stored.
         x_stride: numbers from the input of one layer to that of the next, 0 if they have the same.
         steps: of GROUPS groups, that a program takes.
     """
@@ -67,5 +74,7 @@ class Inputs(NamedTuple):
     features: Any
     groups: Any
     index_bytes: Any
+    row_values: Any
+    scales: Any
     x_stride: Any
     steps: Any

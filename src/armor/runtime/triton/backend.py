@@ -1,4 +1,5 @@
-"""The Triton backend: reads the stored values and 2-bit positions once, nothing is repacked.
+"""The Triton backend: reads the stored values or codes, and 2-bit positions, once; nothing is
+repacked.
 
 A few rows are bound by memory: the input side is split until there are a few programs for each
 multiprocessor. Layers with the same input share their launches: B x for all of them, then S and,
@@ -23,6 +24,7 @@ from armor.runtime.guard import on_device
 from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
 from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
+from armor.sparse.levels import SCALE_GROUP
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
 MOST_LAYERS = 3  # that the kernels take in one launch
@@ -48,7 +50,7 @@ def is_available() -> Verdict:
 def is_supported(
     shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
-    """2:4 in float32, bfloat16 and float16, any shape and batch."""
+    """2:4 in float32, bfloat16 and float16, or in codes, any shape and batch."""
     if device.type != "cuda" and not (device.type == "cpu" and _interpreted()):
         return Verdict(f"the tensors are on {device.type}")
     if dtype not in _DTYPES:
@@ -83,7 +85,7 @@ def matmul_shared(
     found: list[Tensor] = []
     for start in range(0, len(calls), MOST_LAYERS):
         launch = calls[start : start + MOST_LAYERS]
-        if len({(call.layer.block, call.bias is None) for call in launch}) == 1:
+        if len({_kind(call) for call in launch}) == 1:
             found += product(x, launch)
         else:
             found += [matmul(x, call) for call in launch]
@@ -93,7 +95,7 @@ def matmul_shared(
 def product(
     x: Float[Tensor, "batch in"], calls: Sequence[Call], tiling: Tiling | None = None
 ) -> list[Float[Tensor, "batch _"]]:
-    """``A S B x + bias`` of layers that are alike: the block size, whether there is a bias.
+    """``A S B x + bias`` of layers that are alike, see `_kind`.
 
     Args:
         tiling: how to cut the work, None for `choose_tiling`.
@@ -110,7 +112,8 @@ def product(
         rights = [layer.right for layer in layers if layer.right is not None]
         if rights and not tiling.fuse_right:
             inputs = x.new_empty(len(layers), *x.shape)
-            times_blocks(x, rights, [None] * len(layers), list(inputs))
+            scales = [layer.right_scales for layer in layers]
+            times_blocks(x, rights, [None] * len(layers), list(inputs), scales)
         if tiling.fuse_left:
             results = [x.new_empty(len(x), out) for out in rows]
             _launch_core(inputs, calls, tiling, results)
@@ -119,7 +122,7 @@ def product(
         lefts = [layer.left for layer in layers if layer.left is not None]
         if lefts:
             results = [x.new_empty(len(x), out) for out in rows]
-            times_blocks(sums, lefts, biases, results)
+            times_blocks(sums, lefts, biases, results, [layer.left_scales for layer in layers])
             return results
         parts = sums.sum(0).to(x.dtype).split(rows, dim=1)
         return [
@@ -133,6 +136,7 @@ def times_blocks(
     blocks: Sequence[Float[Tensor, "_ b b"]],
     biases: Sequence[Float[Tensor, " _"] | None],
     results: Sequence[Float[Tensor, "batch _"]],
+    scales: Sequence[Float[Tensor, "_ b"] | None] = (),
 ) -> None:
     """``blockdiag(blocks) x + bias`` for up to three layers in one launch, into `results`.
 
@@ -140,7 +144,7 @@ def times_blocks(
         x: the same for all; or parts to be added first, of which each layer takes its columns in
             turn.
         blocks: (count, b, b) with (count - 1)*b < n <= count*b, one b. biases: (n,), all or none.
-        results: contiguous, (batch, n).
+        results: contiguous, (batch, n). scales: of the rows of blocks of codes, all or none.
     """
     from armor.runtime.triton.blocks_kernel import blocks_kernel
     from armor.runtime.triton.device_functions import operand, power_of_two
@@ -154,6 +158,7 @@ def times_blocks(
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
     layers = BlockTensors(
         blocks=tuple(factor.contiguous() for factor in blocks),
+        scales=_all_or_none(scales),
         bias=_all_or_none(biases),
         y=tuple(results),
         features=tuple(features),
@@ -169,7 +174,7 @@ def times_blocks(
             ROWS=rows,
             ITEMS=items,
             STEP=min(64, power_of_two(size)),
-            OPERAND=operand(blocks[0].dtype),
+            OPERAND=operand(results[0].dtype),
         )
 
 
@@ -189,8 +194,12 @@ def _launch_core(
     layers = [call.layer for call in calls]
     rows = [layer.shape[0] for layer in layers]
     block = layers[0].block or 0
-    groups = layers[0].core_values.shape[1] // 2
+    groups = layers[0].kept // 2
+    core = layers[0].core
+    scales = 0 if layers[0].core_scales is None else layers[0].core_scales.shape[1]
     step = block // 4 if tiling.fuse_right else tiling.groups
+    if core is not None:
+        step = min(step, SCALE_GROUP // 2)
     items = min(64, power_of_two(batch))
     first_tile, tiles = _offsets(-(-out // tiling.rows) for out in rows)
     first_row, width = _offsets(rows)
@@ -201,13 +210,16 @@ def _launch_core(
     parts = -(-steps // steps_each)
     sums = torch.empty(parts, batch, width, dtype=torch.float32, device=x.device)
     values = [layer.core_values.contiguous() for layer in layers]
-    if x.element_size() == 2:
+    if x.element_size() == 2 and core is None:
         values = [each.view(torch.int32) for each in values]
     tensors = CoreTensors(
         core_values=tuple(values),
         core_indices=tuple(layer.core_indices.contiguous() for layer in layers),
+        core_scales=_all_or_none([layer.core_scales for layer in layers]),
         left=_all_or_none([layer.left for layer in layers]) if tiling.fuse_left else None,
+        left_scales=_all_or_none([layer.left_scales for layer in layers]),
         right=_all_or_none([layer.right for layer in layers]) if tiling.fuse_right else None,
+        right_scales=_all_or_none([layer.right_scales for layer in layers]),
         bias=_all_or_none([call.bias for call in calls]) if tiling.fuse_left else None,
         y=None if results is None else tuple(results),
         rows=tuple(rows),
@@ -218,7 +230,15 @@ def _launch_core(
     core_kernel[(tiles, parts, columns)](
         x,
         tensors,
-        Inputs(features, groups, -(-groups // 2), x_stride, steps_each),
+        Inputs(
+            features,
+            groups,
+            index_bytes=-(-groups // 2),
+            row_values=values[0].shape[1],
+            scales=scales,
+            x_stride=x_stride,
+            steps=steps_each,
+        ),
         sums,
         Sums(parts, batch, width),
         _zeroed_counters(x.device, tiles * columns) if tiling.fuse_left else None,
@@ -230,9 +250,16 @@ def _launch_core(
         EVEN=all(out % tiling.rows == 0 for out in rows) and groups % (step * steps_each) == 0,
         STAGES=tiling.stages,
         OPERAND=operand(x.dtype),
+        CORE=core,
         num_warps=tiling.warps,
     )
     return sums
+
+
+def _kind(call: Call) -> tuple[object, ...]:
+    """What layers of one launch have in common."""
+    layer = call.layer
+    return layer.block, call.bias is None, layer.core, layer.left_scales is None
 
 
 def _offsets(sizes: Iterable[int]) -> tuple[tuple[int, ...], int]:

@@ -52,6 +52,9 @@ def blocks_kernel(  # type: ignore[no-untyped-def]
         total = tl.dot(factor.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
     out = block * SIZE + row
     valid = (row < SIZE) & (out < features)
+    if layers.scales is not None:
+        scale = tl.load(tensor_of(which, layers.scales) + out, mask=valid, other=0.0)
+        total *= scale.to(tl.float32)[:, None]
     if layers.bias is not None:
         bias = tensor_of(which, layers.bias)
         total += tl.load(bias + out, mask=valid, other=0.0).to(tl.float32)[:, None]

@@ -6,6 +6,49 @@ import triton
 import triton.language as tl
 
 from armor.runtime.triton.device_functions import layer_of, number_of, sum_of_parts, tensor_of
+from armor.sparse.levels import SCALE_GROUP
+
+#: Groups of four whose codes share a scale.
+SCALE_GROUPS = tl.constexpr(SCALE_GROUP // 2)
+
+
+@triton.jit
+def _codes(  # type: ignore[no-untyped-def]
+    values, first, there, inputs, CORE: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr
+):
+    """float32 (ROWS, GROUPS), twice: both codes of each group from number `first` on.
+
+    Args:
+        values: pointers to the rows of stored codes, (ROWS, 1); of int4 two in a byte.
+    """
+    if CORE == "int4":
+        group = first + tl.arange(0, GROUPS)[None, :]
+        both = tl.load(values + group, mask=there & (group < inputs.groups), other=0).to(tl.int32)
+        return (both & 15).to(tl.float32) - 7.5, (both >> 4).to(tl.float32) - 7.5
+    place = 2 * first + tl.arange(0, 2 * GROUPS)[None, :]
+    codes = tl.load(values + place, mask=there & (place < 2 * inputs.groups), other=0)
+    if CORE == "fp8":  # the upper bits of a float16, which is too small by a power of two
+        bits = codes.to(tl.uint16)
+        half = ((bits & 128) << 8) | ((bits & 127) << 7)
+        levels = half.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+    else:
+        levels = codes.to(tl.float32)
+    return tl.split(tl.reshape(levels, (ROWS, GROUPS, 2)))
+
+
+@triton.jit
+def _scale_of(scales, first, there, inputs):  # type: ignore[no-untyped-def]
+    """float32 (ROWS, 1): the scale of all codes of a step that begins at group `first`."""
+    place = tl.minimum(first // SCALE_GROUPS + tl.zeros((1, 1), tl.int32), inputs.scales - 1)
+    return tl.load(scales + place, mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _pairs_of(low, high, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """int32: two codes as 16-bit floats, as `_unpacked` takes them."""
+    low = low.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+    high = high.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+    return (low | (high << 16)).to(tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -37,7 +80,9 @@ def _sums16(  # type: ignore[no-untyped-def]
     x,
     pairs,
     codes,
+    scales,
     right,
+    right_scales,
     there,
     exists,
     first_step,
@@ -49,11 +94,12 @@ def _sums16(  # type: ignore[no-untyped-def]
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
     OPERAND: tl.constexpr,
+    CORE: tl.constexpr,
 ):
     """float32 (ROWS, ITEMS): `inputs.steps` steps of S (B x) for 16-bit numbers.
 
     Args:
-        x: pointers to the items, (1, ITEMS). pairs, codes: pointers to the rows, (ROWS, 1).
+        x: pointers to the items, (1, ITEMS). pairs, codes, scales: pointers to the rows, (ROWS, 1).
         there: which rows there are, (ROWS, 1). exists: which items.
     """
     total = tl.zeros((ROWS, ITEMS), tl.float32)
@@ -61,11 +107,16 @@ def _sums16(  # type: ignore[no-untyped-def]
         first = step * GROUPS
         group = first + tl.arange(0, GROUPS)[None, :]
         byte = first // 2 + tl.arange(0, GROUPS // 2)[None, :]
-        if EVEN:
+        if CORE is not None:
+            low, high = _codes(pairs, first, there, inputs, CORE, ROWS, GROUPS)
+            pair = _pairs_of(low, high, x.dtype.element_ty)
+        elif EVEN:
             pair = tl.load(pairs + group)
-            code = tl.load(codes + byte)
         else:
             pair = tl.load(pairs + group, mask=there & (group < inputs.groups), other=0)
+        if EVEN:
+            code = tl.load(codes + byte)
+        else:
             code = tl.load(codes + byte, mask=there & (byte < inputs.index_bytes), other=0)
         dense = _unpacked(pair, code, ROWS, GROUPS, x.dtype.element_ty)
         feature = 4 * first + tl.arange(0, 4 * GROUPS)
@@ -75,7 +126,14 @@ def _sums16(  # type: ignore[no-untyped-def]
             place = right + (feature.to(tl.int64) * RIGHT)[:, None] + tl.arange(0, RIGHT)[None, :]
             factor = tl.load(place, mask=inside, other=0.0)
             vector = tl.dot(factor.to(OPERAND), vector.to(OPERAND))
-        total = tl.dot(dense.to(OPERAND), vector.to(OPERAND), total)
+            if right_scales is not None:
+                scale = tl.load(right_scales + feature, mask=feature < inputs.features, other=0.0)
+                vector *= scale.to(tl.float32)[:, None]
+        if CORE is not None:
+            unit = _scale_of(scales, first, there, inputs)
+            total += unit * tl.dot(dense.to(OPERAND), vector.to(OPERAND))
+        else:
+            total = tl.dot(dense.to(OPERAND), vector.to(OPERAND), total)
     return total
 
 
@@ -84,6 +142,7 @@ def _sums32(  # type: ignore[no-untyped-def]
     x,
     values,
     codes,
+    scales,
     there,
     exists,
     first_step,
@@ -92,6 +151,7 @@ def _sums32(  # type: ignore[no-untyped-def]
     ITEMS: tl.constexpr,
     GROUPS: tl.constexpr,
     STAGES: tl.constexpr,
+    CORE: tl.constexpr,
 ):
     """`_sums16` of S x for float32.
 
@@ -102,9 +162,14 @@ def _sums32(  # type: ignore[no-untyped-def]
         first = step * GROUPS
         group = first + tl.arange(0, GROUPS)
         valid = there & (group[None, :] < inputs.groups)
-        place = (2 * first + tl.arange(0, 2 * GROUPS))[None, :]
-        both = tl.load(values + place, mask=there & (place < 2 * inputs.groups), other=0.0)
-        low, high = tl.split(tl.reshape(both, (ROWS, GROUPS, 2)))
+        if CORE is not None:
+            scale = _scale_of(scales, first, there, inputs)
+            low, high = _codes(values, first, there, inputs, CORE, ROWS, GROUPS)
+            low, high = scale * low, scale * high
+        else:
+            place = (2 * first + tl.arange(0, 2 * GROUPS))[None, :]
+            both = tl.load(values + place, mask=there & (place < 2 * inputs.groups), other=0.0)
+            low, high = tl.split(tl.reshape(both, (ROWS, GROUPS, 2)))
         packed = tl.load(codes + group[None, :] // 2, mask=valid, other=0).to(tl.int32)
         nibble = packed >> (group[None, :] % 2 * 4)
         one = nibble & 3
@@ -145,6 +210,10 @@ def _times_left(  # type: ignore[no-untyped-def]
         place = left + (out.to(tl.int64) * LEFT)[:, None] + (col % LEFT)[None, :]
         factor = tl.load(place, mask=same & (out < rows)[:, None], other=0.0)
         product = tl.dot(factor.to(OPERAND), vector, input_precision="ieee")
+        if layers.left_scales is not None:
+            scales = tensor_of(which, layers.left_scales)
+            scale = tl.load(scales + out, mask=out < rows, other=0.0)
+            product *= scale.to(tl.float32)[:, None]
         if layers.bias is not None:
             bias = tensor_of(which, layers.bias)
             added = tl.load(bias + out, mask=out < rows, other=0.0)
@@ -172,6 +241,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
     OPERAND: tl.constexpr,
+    CORE: tl.constexpr,
 ):
     """y (batch, rows) = A (S (B x)) + bias, with LEFT and RIGHT; the sums of S x without.
 
@@ -189,6 +259,8 @@ def core_kernel(  # type: ignore[no-untyped-def]
         RIGHT: the block size of B, or 0: x is what B made of it. With it, B x is computed here, and
             GROUPS*4 = RIGHT.
         EVEN: whether no tile has rows or groups that do not exist.
+        CORE: what the core is rounded to, such as "int8", or None. With it, GROUPS divides
+            `SCALE_GROUPS`: products of codes, which are exact, take their scale after each step.
     """
     tile = tl.program_id(0)
     part = tl.program_id(1)
@@ -201,23 +273,41 @@ def core_kernel(  # type: ignore[no-untyped-def]
     exists = item < shape.batch
     x += tl.cast(which, tl.int64) * inputs.x_stride + item[None, :] * inputs.features
     long = row.to(tl.int64)[:, None]
-    values = tensor_of(which, layers.core_values)
+    values = tensor_of(which, layers.core_values) + long * inputs.row_values
     codes = tensor_of(which, layers.core_indices) + long * inputs.index_bytes
     there = row[:, None] < rows
     first_step = part * inputs.steps
+    scales = None
+    if CORE is not None:
+        scales = tensor_of(which, layers.core_scales) + long * inputs.scales
     if x.dtype.element_ty == tl.float32:
-        values += long * (2 * inputs.groups)
         total = _sums32(
-            x, values, codes, there, exists, first_step, inputs, ROWS, ITEMS, GROUPS, STAGES
+            x,
+            values,
+            codes,
+            scales,
+            there,
+            exists,
+            first_step,
+            inputs,
+            ROWS,
+            ITEMS,
+            GROUPS,
+            STAGES,
+            CORE,
         )
     else:
-        values += long * inputs.groups
         right = tensor_of(which, layers.right) if RIGHT else None
+        right_scales = None
+        if layers.right_scales is not None:
+            right_scales = tensor_of(which, layers.right_scales)
         total = _sums16(
             x,
             values,
             codes,
+            scales,
             right,
+            right_scales,
             there,
             exists,
             first_step,
@@ -229,6 +319,7 @@ def core_kernel(  # type: ignore[no-untyped-def]
             EVEN,
             STAGES,
             OPERAND,
+            CORE,
         )
     sums += number_of(which, layers.first_row)
     part_stride = tl.cast(shape.batch, tl.int64) * shape.width
