@@ -32,7 +32,9 @@ from armor.checkpoint.inspect import Inspection
 from armor.checkpoint.jsonfile import write_text
 from armor.compare.compare import measurement
 from armor.config import PruneConfig
+from armor.models.folder import ModelFolder
 from armor.report.numbers import geometric_mean
+from armor.text.windows import context_length, default_window
 
 CALIBRATION = "data/wikitext2/wikitext2-valid.txt"
 #: What the predictions are compared on, and how much of it.
@@ -64,7 +66,8 @@ def measure(model: Path, config: PruneConfig, work: Path) -> dict[str, Any]:
     records = [layer.record for layer in found.layers.values()]
     last = max(int(name.split(".")[2]) for name in found.layers)
     texts = measurement(work, name, str(model), "cpu", "never")
-    judged = texts.perplexity(shared_folder() / TEXT, 512, MAX_CHARS)
+    window = default_window(context_length(ModelFolder.open(model).config), 512)
+    judged = texts.perplexity(shared_folder() / TEXT, window, MAX_CHARS)
     final = [r for n, r in zip(found.layers, records, strict=True) if f".{last}.mlp.down" in n]
     return {
         "fitted": geometric_mean(record.fitted_error or 0.0 for record in records),

@@ -309,12 +309,13 @@ def test_the_page_of_generalisation_has_a_row_for_each_setting(
 
     figures = {"fitted": 0.1, "held_out": 0.2, "ratio": 2.0, "last_fitted": 0.3}
     rows = [
-        {"settings": one, **figures, "last_held_out": 0.45, "seconds": 7.4}
+        {"settings": one, **figures, "last_held_out": 0.45, "kl": 0.06, "seconds": 7.4}
         for one in STUDIES["damping of the target"]
     ]
     made = page({"damping of the target": rows}, "about")
     assert (
-        "| samples 32, target_damping 0.3 | 0.1000 | 0.2000 | 2.00 | 0.3000 | 0.4500 | 7 |" in made
+        "| samples 32, target_damping 0.3 | 0.1000 | 0.2000 | 2.00 | 0.3000 | 0.4500 | 0.0600 | 7 |"
+        in made
     )
     assert made.count("| samples 32") == len(rows)
 
@@ -327,7 +328,7 @@ def test_generalisation_runs_on_a_small_model(shared: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "generalisation.json").read_text())["studies"]["seed"]
     assert [row["settings"]["seed"] for row in rows] == [0, 1, 2]
-    assert all(row["fitted"] > 0 and row["held_out"] > 0 for row in rows)
+    assert all(row["fitted"] > 0 and row["held_out"] > 0 and row["kl"] > 0 for row in rows)
     assert len({row["held_out"] for row in rows}) == 3
 
 
