@@ -12,6 +12,7 @@ from torch import Tensor
 
 from armor.checkpoint.reader import Checkpoint
 from armor.engines.job import Tensors
+from armor.memory import keep_freed_memory
 from armor.models.folder import ModelFolder
 from armor.models.load import load_model
 from armor.run.machine import check_machine
@@ -82,6 +83,8 @@ class Learner:
         self.student = spec.student(device)
         if plan.checkpointed:
             self.student.keep_less()
+        if device == "cpu":
+            keep_freed_memory()
         self._lowered = spec.lowered(device)
 
     def gradients(self, windows: Tensor, share: float) -> tuple[float, Tensors]:

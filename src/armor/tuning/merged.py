@@ -52,7 +52,7 @@ class MergedLinear(nn.Module):
     def factors(self) -> Factors:
         """A, S and B, with gradients where they are on."""
         mask = self._mask
-        core = self.values.new_zeros(mask.numel()).index_put((self._at,), self.values)
+        core = self.values.new_zeros(mask.numel()).scatter(0, self._at, self.values)
         return Factors(core.view(mask.shape), mask, self.left, self.right, self._pattern)
 
     @torch.no_grad()

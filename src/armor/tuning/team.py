@@ -16,6 +16,7 @@ from torch import Tensor
 from armor.engines.engine import Done, Engine, Scheduler
 from armor.engines.job import Job, Result, Tensors
 from armor.engines.registry import Setup, open_engine
+from armor.memory import give_freed_memory
 from armor.tuning.learner import Learner, Spec, open_learner
 from armor.tuning.student import Student
 
@@ -53,7 +54,7 @@ class Alone:
         return (self._learner.divergence(part) for part in parts)
 
     def close(self) -> None:
-        """There is nothing to stop."""
+        give_freed_memory()
 
 
 class Crew:

@@ -18,7 +18,7 @@ from armor.checkpoint.tuning import Curve, TuningRecord
 from armor.config import PruneConfig
 from armor.device import kind_of_device
 from armor.errors import ArmorError
-from armor.memory import peak_memory
+from armor.memory import give_freed_memory, keep_freed_memory, peak_memory
 from armor.models.digest import digest_weights
 from armor.models.folder import ModelFolder
 from armor.models.load import load_tokenizer
@@ -268,9 +268,14 @@ class _Work:
         progress.planned(plan)
         names = LayerNames(model, self.checkpoint.layers)
         text = Text(self.windows[:cut], self.windows[cut:])
-        return BlockTuning(
-            model, self.checkpoint, names, text, self.config, device, state, progress.stepped
-        ).run()
+        if device == "cpu":
+            keep_freed_memory()
+        try:
+            return BlockTuning(
+                model, self.checkpoint, names, text, self.config, device, state, progress.stepped
+            ).run()
+        finally:
+            give_freed_memory()
 
     def _streamed(self) -> StreamedModel:
         """The dense model with the linears that the checkpoint has, read as the pruning run did.
