@@ -48,7 +48,7 @@ def parse_methods(text: str, **common: Any) -> dict[str, PruneConfig]:
     return found
 
 
-_READABLE = ("str", "int", "float", "int | None")
+_READABLE = ("str", "int", "float", "int | None", "float | None")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -62,6 +62,6 @@ def _setting(text: str) -> tuple[str, Any]:
     if word == "auto" and "None" in kind:
         return name, None
     try:
-        return name, int(word) if "int" in kind else float(word) if kind == "float" else word
+        return name, int(word) if "int" in kind else float(word) if "float" in kind else word
     except ValueError:
         raise ArmorError(f"{text!r}: {word!r} is not a number") from None
