@@ -27,7 +27,7 @@ def test_names_and_settings() -> None:
     assert (small.block_size, small.damping, small.samples) == (8, 0.5, 4)
     assert found["armor-block_size=auto"].block_size is None
     assert found["armor-target=dense"].target == "dense"
-    sized = parse_methods("armor:size=0.65,armor:size=auto", overhead_budget=0.2)
+    sized = parse_methods("armor:size=0.65,armor:size=auto")
     assert [config.size for config in sized.values()] == [0.65, None]
     eight = parse_methods("nowag:pattern=4:8:seed=1,armor:pattern=50%")
     assert list(eight) == ["nowag-pattern=4of8-seed=1", "armor-pattern=50%"]
