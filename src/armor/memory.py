@@ -59,8 +59,8 @@ def trim_memory() -> None:
 def keep_freed_memory() -> None:
     """From now on memory that is freed is kept for what comes next (glibc; else nothing).
 
-    Large tensors otherwise come from the system each time, page by page and filled with zeros: a
-    third of a step of tuning on a CPU.
+    Large tensors otherwise come from the system each time, page by page and filled with zeros; a
+    step of tuning makes gigabytes of them.
     """
     _allocator(0, -1)
 
