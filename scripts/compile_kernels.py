@@ -37,7 +37,9 @@ from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.tensorfile import DTYPES as DTYPES_BY_NAME
 from armor.factorize.kernels import triton as sweeps
 from armor.runtime import Call
+from armor.runtime.gated import ACTIVATIONS, Gated
 from armor.runtime.triton import backend
+from armor.runtime.triton.gated import between_cores, takes_gated
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import CORES
 
@@ -49,7 +51,7 @@ ARCHITECTURES = {
     100: (148, "UTCHMMA"),
     120: (170, "HMMA"),
 }
-RUNTIME = ("core_kernel", "blocks_kernel")
+RUNTIME = ("core_kernel", "blocks_kernel", "gated_kernel")
 SHARED_BYTES = 99 * 1024  # what a program can have on all of them
 #: Layers that share an input: (outputs of each, inputs, bias).
 LAUNCHES = {
@@ -152,6 +154,24 @@ def compile_runtime(quick: bool) -> Iterator[dict[str, Any]]:
     """What became of each launch of the runtime."""
     for name, calls, x in runtime_cases(quick):
         yield from _compiled(name, lambda calls=calls, x=x: backend.product(x, calls))
+
+
+def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
+    """What became of the launch between the cores of an MLP, of either backend."""
+    forms = product(LAUNCHES, DTYPES[:2], BLOCKS)
+    for number, (model, dtype, block) in enumerate([*forms][: 1 if quick else None]):
+        ((inner, _), cols), bias = LAUNCHES[model][-2], model.startswith("Qwen")
+        up = _call(inner, cols, block, dtype, bias, None)
+        down = _call(cols, inner, block, dtype, bias, None)
+        cores = torch.empty(4096, inner, dtype=dtype, device="meta")
+        sums = torch.empty(1, 4096, 2 * inner, dtype=torch.float32, device="meta")
+        for activation in [*ACTIVATIONS][: 2 if quick else None if number == 0 else 1]:
+            gated = Gated(up, up, down, activation)
+            assert takes_gated(gated)
+            for kind, given in (("cores", (cores, cores)), ("sums", sums.split(inner, 2))):
+                name = f"{model} MLP {inner} block {block} {activation} {kind} {dtype}"
+                arguments = (*given, gated, dtype)
+                yield from _compiled(name, lambda arguments=arguments: between_cores(*arguments))
 
 
 def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:
@@ -273,6 +293,7 @@ def main() -> None:
         _known.clear()
         found = [
             *compile_runtime(options.quick),
+            *compile_gated(options.quick),
             *compile_sweeps(options.quick),
             *compile_sparsegpt(),
         ]

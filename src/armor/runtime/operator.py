@@ -56,8 +56,9 @@ def call_gated(x: Tensor, gated: Gated) -> Tensor:
 
 def gated_arguments(gated: Gated) -> tuple[Any, ...]:
     """What ``armor::gated`` takes after x: of gate, up and down in turn, and the activation."""
-    columns = zip(*map(arguments, gated.calls), strict=True)
-    return *map(list, columns), gated.activation
+    gate, up, down, activation = gated
+    columns = zip(arguments(gate), arguments(up), arguments(down), strict=True)
+    return *map(list, columns), activation
 
 
 def arguments(call: Call) -> tuple[Any, ...]:
