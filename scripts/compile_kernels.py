@@ -52,6 +52,7 @@ ARCHITECTURES = {
     120: (170, "HMMA"),
 }
 RUNTIME = ("core_kernel", "blocks_kernel", "gated_kernel")
+WIDE_ROWS = 64  # of a tile that the instructions of 9.0 and later take
 SHARED_BYTES = 99 * 1024  # what a program can have on all of them
 #: Layers that share an input: (outputs of each, inputs, bias).
 LAUNCHES = {
@@ -269,6 +270,9 @@ def fault(row: dict[str, Any], instruction: str) -> str | None:
         return None
     if row["kernel"] == "core_kernel" and not row["wide loads"]:
         return "narrow loads"
+    block = re.search(r"block (\d+)", row["launch"])
+    if row["kernel"] != "core_kernel" and block and int(block[1]) < WIDE_ROWS:
+        instruction = "HMMA"  # what there is for tiles of fewer rows
     if not any(name.startswith(instruction) for name in row["tensor cores"]):
         return f"no {instruction}: {row['tensor cores'] or 'no tensor cores at all'}"
     return None
