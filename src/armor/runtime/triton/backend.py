@@ -183,8 +183,10 @@ def times_blocks(
     is_one_input = x.dim() == 2
     shape = Sums(1, *x.shape) if is_one_input else Sums(*x.shape)
     size = blocks[0].shape[-1]
-    rows = min(64, power_of_two(size))
     items = min(64, power_of_two(shape.batch))
+    # Many rows are bound by what the caches hand out: a block whole, so that they are read once.
+    whole = items == 64 < size <= 128 and results[0].element_size() == 2
+    rows = step = 128 if whole else min(64, power_of_two(size))
     features = [result.shape[-1] for result in results]
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
     layers = BlockTensors(
@@ -204,8 +206,9 @@ def times_blocks(
             SIZE=size,
             ROWS=rows,
             ITEMS=items,
-            STEP=min(64, power_of_two(size)),
+            STEP=step,
             OPERAND=operand(results[0].dtype),
+            num_warps=8 if whole else 4,
         )
 
 
