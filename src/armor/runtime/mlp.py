@@ -75,6 +75,12 @@ def recognise(module: nn.Module, layers: Mapping[str, Member]) -> None:
     module.__class__ = _fused_class(kind)
 
 
+def runs_as_one(module: nn.Module, x: Tensor) -> bool:
+    """Whether `module`, once called, runs as one for inputs like x."""
+    plan: Plan | None = getattr(module, _PLAN, None)
+    return plan is not None and plan.chosen is not None and _is_for_one(module, x)
+
+
 def _fits(gate: Member, up: Member, down: Member) -> bool:
     one, two, three = (member.call().layer for member in (gate, up, down))
     return one.shape == two.shape and three.in_features == one.shape[0]
@@ -140,11 +146,7 @@ def _empty(base: Any) -> nn.Module:
 def _as_one(module: nn.Module, x: Tensor, own: Callable[..., Any]) -> Tensor | None:
     """What `module` computes, or None where its own forward has to."""
     plan: Plan | None = getattr(module, _PLAN, None)
-    if plan is None or x.numel() <= FEW_ROWS * x.shape[-1]:
-        return None
-    if module.training or torch.is_autocast_enabled(x.device.type):
-        return None
-    if torch.is_grad_enabled() and x.requires_grad:
+    if plan is None or not _is_for_one(module, x):
         return None
     if not plan.is_judged:
         if torch.compiler.is_compiling() or _is_capturing(x):
@@ -152,6 +154,15 @@ def _as_one(module: nn.Module, x: Tensor, own: Callable[..., Any]) -> Tensor | N
         _judge(module, plan, x, own)
     layers = None if plan.chosen is None else _layers(module, plan, plan.chosen, x)
     return None if layers is None else gated(x, layers)
+
+
+def _is_for_one(module: nn.Module, x: Tensor) -> bool:
+    """Many rows, and nothing but the result is wanted."""
+    if module.training or torch.is_autocast_enabled(x.device.type):
+        return False
+    if torch.is_grad_enabled() and x.requires_grad:
+        return False
+    return x.numel() > FEW_ROWS * x.shape[-1]
 
 
 def _is_capturing(x: Tensor) -> bool:
