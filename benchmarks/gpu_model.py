@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import torch
 from common import add_common, write_result
+from gpu_mlp import LAUNCH, count_mlp, prefill_seconds
 from torch import Tensor
 
 from armor.bench.counting import Counting, Counts
@@ -38,10 +39,10 @@ SAMPLED = 2048  # tokens held out, and as many others, see `armor.calibrate.held
 #: Of a step of the sweep: instructions of a warp (SASS of sm_90, inner loop), and cycles that each
 #: set of rows takes besides. Eight warps share four schedulers.
 STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
-#: Assumed: a launch that has nothing to do; a batched float64 factorisation or triangular solve.
-LAUNCH, FACTORISATION = 2e-6, 2.5e-4
-#: Assumed: what cuSPARSELt makes of dense time; bytes a second to a disk, hashed; to the host.
-CORE_GAIN, DISK, TO_HOST = 1.5, 0.5e9, 6e9
+#: Assumed: a batched float64 factorisation or triangular solve.
+FACTORISATION = 2.5e-4
+#: Assumed: bytes a second to a disk, hashed; to the host.
+DISK, TO_HOST = 0.5e9, 6e9
 TF32 = " in TF32"
 _FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
 
@@ -51,6 +52,7 @@ class Gpu:
     """What a GPU is expected to reach, not its data sheet: bytes and FLOPs a second, cycles."""
 
     bandwidth: float
+    cache: float = 5.5e12  # what L2 hands out
     float32: float = 50e12
     tf32: float = 350e12
     bfloat16: float = 600e12
@@ -199,27 +201,6 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
     return minutes
 
 
-def prefill_seconds(gpu: Gpu, rows: int = 4096) -> dict[str, float]:
-    """The MLP of Llama-2-7B in bfloat16: dense; pruned, with every wrapper a pass of its own; and
-    with one pass between the cores, for A of gate and up, silu(gate) * up, and B of down."""
-    width, inner = 4096, 11008
-
-    def one(read: int, written: int, products: int) -> float:
-        """A pass over so many numbers a row, of which `products` are sums over a block."""
-        moved = 2 * rows * (read + written) / gpu.bandwidth
-        return max(moved, 2 * rows * products * BLOCK / gpu.blocks) + LAUNCH
-
-    dense = 2 * rows * 3 * width * inner / gpu.bfloat16
-    between = one(2 * inner, inner, 0)
-    outside = one(width, 2 * width, 2 * width) + one(width, width, width)
-    core = dense / CORE_GAIN
-    return {
-        "dense": dense + between,
-        "pruned": core + outside + 3 * one(inner, inner, inner) + between,
-        "pruned, one pass between": core + outside + one(2 * inner, inner, 3 * inner),
-    }
-
-
 def siblings(seconds: dict[tuple[int, int], float], gpu: Gpu) -> float:
     """What q, k and v of Llama-2-7B swept in one launch would take off the solver, as a share.
 
@@ -257,6 +238,7 @@ def main() -> None:
                 flush=True,
             )
     whole, shared, prefill = {}, {}, {}
+    one, other = (count_mlp(as_one) for as_one in (True, False))
     for name, gpu in GPUS.items():
         times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
         whole[name] = llama(times, gpu)
@@ -264,7 +246,7 @@ def main() -> None:
         for part, minutes in whole[name].items():
             print(f"  {part}: {minutes:.2f}")
         shared[name] = siblings(times, gpu)
-        prefill[name] = prefill_seconds(gpu)
+        prefill[name] = prefill_seconds(one, other, gpu)
         dense = prefill[name]["dense"]
         print(f"  q, k and v swept together: {shared[name]:.1%} of the solver")
         print(
@@ -272,6 +254,7 @@ def main() -> None:
             + ", ".join(f"{k} {dense / v:.2f}" for k, v in prefill[name].items())
         )
     found = {"iterations": rows, "llama": whole, "siblings": shared, "prefill": prefill}
+    found["prefill_counts"] = {"as one": as_dict(one), "layer by layer": as_dict(other)}
     path = write_result(arguments, torch.device("cpu"), found)
     print(f"wrote {path}")
 
