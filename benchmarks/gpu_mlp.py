@@ -97,15 +97,15 @@ def _call(out: int, into: int) -> Call:
 
 def count_mlp(as_one: bool) -> Counts:
     """Of a prompt of `ROWS`, but for the activation and the product where these are apart."""
-    up, down = _call(INNER, WIDTH), _call(WIDTH, INNER)
+    gate, up, down = (_call(*size) for size in ((INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)))
     x = torch.empty(ROWS, WIDTH, dtype=torch.bfloat16, device="meta")
     between = torch.empty(ROWS, INNER, dtype=torch.bfloat16, device="meta")
     counting = Counting()
     with _as_on_gpu(counting), counting:
         if as_one:
-            semi_structured.matmul_gated(x, Gated(up, up, down, "silu"))
+            semi_structured.matmul_gated(x, Gated(gate, up, down, "silu"))
         else:
-            semi_structured.matmul_shared(x, [up, up])
+            semi_structured.matmul_shared(x, [gate, up])
             semi_structured.matmul(between, down)
     return counting.counts
 
