@@ -2,10 +2,11 @@
 
     python benchmarks/solver_study.py
 
-Four questions, each matrix in one process: what the noise takes off the final loss (against as
+Five questions, each matrix in one process: what the noise takes off the final loss (against as
 many iterations without it, and against the same seconds without it); how far final losses in
 float32 and float64 lie apart; what it costs that a GPU moves rows by sets and multiplies in parts
-(played on the CPU); how much faster two threads are than one on the largest matrices.
+(played on the CPU), and what it would cost to move columns of blocks by sets, too; how much faster
+two threads are than one on the largest matrices.
 Writes solver_study.json; `--questions threads` wants an idle machine.
 """
 
@@ -20,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from column_sets import ColumnSets
 from common import add_common, shared_folder, use_threads, write_result
 from problems import Matrix, as_matrix, model_inputs
 from solver import without_noise
@@ -92,8 +94,23 @@ def gpu(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str,
     return rows
 
 
+def columns(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Two columns of blocks of the full objective at once, next to a GPU's own order."""
+    rows = []
+    for matrix in matrices:
+        with as_on_gpu():
+            one, *_ = solve(matrix, arguments.block, arguments.iterations)
+        ColumnSets.kept = ColumnSets.swept = 0
+        with as_on_gpu(ColumnSets):
+            two, *_ = solve(matrix, arguments.block, arguments.iterations)
+        kept = ColumnSets.kept / max(1, ColumnSets.swept)
+        found = {"one": one, "two": two, "higher_by_sets": two / one - 1, "kept": kept}
+        rows.append(about(matrix) | found)
+    return rows
+
+
 @contextmanager
-def as_on_gpu() -> Iterator[None]:
+def as_on_gpu(kind: type[GpuWorkspace] = GpuWorkspace) -> Iterator[None]:
     """A GPU's steps, rows by sets, products of leading bits and rests, these cut to TF32's."""
     backends, split, test = sweeps.BACKENDS, products._split, products._by_tensor_cores
     workspace = exact.workspace
@@ -104,7 +121,7 @@ def as_on_gpu() -> Iterator[None]:
         high, low = split(matrix, out)
         return high, low.copy_(split(low.contiguous())[0])
 
-    exact.workspace = GpuWorkspace
+    exact.workspace = kind
     sweeps.BACKENDS = tuple(each for each in backends if each.name == "torch")
     products._split = cut
     products._by_tensor_cores = lambda matrix: matrix.dtype == torch.float32
@@ -134,7 +151,13 @@ def about(matrix: Matrix) -> dict[str, Any]:
     return {"matrix": matrix.name, "shape": list(matrix.shape)}
 
 
-QUESTIONS = {"noise": noise, "precision": precision, "gpu": gpu, "threads": threads}
+QUESTIONS = {
+    "noise": noise,
+    "precision": precision,
+    "gpu": gpu,
+    "columns": columns,
+    "threads": threads,
+}
 #: The rows' figures that are summed up, in words.
 FIGURES = {
     "lower": "loss lower than without noise",
@@ -142,6 +165,8 @@ FIGURES = {
     "lower_than_longer": f"and than {LONGER} times the iterations without noise",
     "apart": "float32 apart from float64",
     "higher": "loss higher the GPU's way",
+    "higher_by_sets": "loss higher with two columns of blocks at once",
+    "kept": "share of changed blocks of second columns that is kept",
     "faster": "two threads faster than one",
 }
 
@@ -159,6 +184,7 @@ def main() -> None:
     parser.add_argument(
         "--text", type=Path, default=shared / "data/tinystories/tinystories_train_sample.txt"
     )
+    parser.add_argument("--every", type=int, default=1, help="matrix is taken (%(default)s: all)")
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--block", type=int, default=16)
@@ -174,11 +200,14 @@ def main() -> None:
             arguments.models_dir / name, arguments.text, arguments.samples, arguments.seq_len
         )
     ]
+    inputs = inputs[:: arguments.every]
     found: dict[str, Any] = {}
     for objective in arguments.objectives:
         matrices = [as_matrix(name, layer, objective) for name, layer in inputs]
         solve(matrices[0], arguments.block, 5)  # compiles
         for question in arguments.questions:
+            if question == "columns" and objective != "full":
+                continue  # all columns are one launch as it is
             rows = QUESTIONS[question](matrices, arguments)
             figures = [key for key in rows[0] if key in FIGURES]
             found[f"{objective}_{question}"] = {

@@ -309,8 +309,8 @@ def main() -> None:
                 print(f"sm_{architecture}: {row['launch']}: {row.get('kernel')}: {row['fault']}")
         rows += found
         print(summary(architecture, found), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if options.json:  # each time: a run of hours may be stopped
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if faults else 0)
 
 
