@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any
 from unittest.mock import patch
 
@@ -237,7 +238,7 @@ def main() -> None:
                 f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
                 flush=True,
             )
-    whole, shared, prefill = {}, {}, {}
+    whole, shared, prefill, of_memory = {}, {}, {}, {}
     one, other = (count_mlp(as_one) for as_one in (True, False))
     for name, gpu in GPUS.items():
         times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
@@ -247,13 +248,13 @@ def main() -> None:
             print(f"  {part}: {minutes:.2f}")
         shared[name] = siblings(times, gpu)
         prefill[name] = prefill_seconds(one, other, gpu)
-        dense = prefill[name]["dense"]
+        of_memory[name] = prefill_seconds(one, other, replace(gpu, cache=inf))
         print(f"  q, k and v swept together: {shared[name]:.1%} of the solver")
-        print(
-            "  an MLP's prefill: "
-            + ", ".join(f"{k} {dense / v:.2f}" for k, v in prefill[name].items())
-        )
-    found = {"iterations": rows, "llama": whole, "siblings": shared, "prefill": prefill}
+        for kind, each in (("", of_memory[name]), (", caches counted", prefill[name])):
+            ratios = ", ".join(f"{k} {each['dense'] / v:.2f}" for k, v in each.items())
+            print(f"  an MLP's prefill{kind}: {ratios}")
+    found = {"iterations": rows, "llama": whole, "siblings": shared}
+    found |= {"prefill": of_memory, "prefill_caches_counted": prefill}
     found["prefill_counts"] = {"as one": as_dict(one), "layer by layer": as_dict(other)}
     path = write_result(arguments, torch.device("cpu"), found)
     print(f"wrote {path}")

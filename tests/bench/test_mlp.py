@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from armor.bench.mlp import GatedMlp, layers_of, measure_mlp, random_mlp
+from armor.bench.layers import measure_shape
+from armor.bench.mlp import GatedMlp, MlpSpeed, layers_of, measure_mlp, random_mlp
+from armor.bench.shapes import Shape
 from armor.runtime import use
 from armor.runtime.dispatch import run_gated
 from armor.runtime.registry import load
@@ -39,3 +43,20 @@ def test_a_random_mlp_is_what_its_layers_say() -> None:
     with use("reference"):
         expected = run_gated(x, layers_of(module))
         torch.testing.assert_close(GatedMlp.forward(module, x), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_the_worst_mlp_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import runtime
+
+    layer = Shape("64x64", 64, 64, 16)
+    rows = measure_shape(layer, [1], torch.float32, torch.device("cpu"), 1)
+    speeds = [
+        MlpSpeed(32, 48, 16, 2048, dense=3.0, layers=2.5, whole=2.0, is_one=True),
+        MlpSpeed(32, 48, 16, 4096, dense=5.6, layers=4.0, whole=4.0, is_one=False),
+    ]
+    found = runtime.claims(rows, speeds, [], gpu=True)
+    assert found["GPU prefill of 2048 to 8192 rows, MLP as one, speed-up (target 1.35)"] == 1.4
+    assert found["the same layer by layer"] == 1.2
+    assert found["all of these MLPs ran as one"] is False
+    assert runtime.claims(rows, [], [], gpu=False)["the same layer by layer"] == "not measured yet"
