@@ -176,11 +176,11 @@ def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:
-    """What became of the solver's sweeps: of all blocks (diagonal), of a column of them (full)."""
+    """What became of the solver's sweeps: of all blocks (diagonal), of two columns or one (full)."""
     for rows, cols in MATRICES[:1] if quick else MATRICES:
         for block in (128,) if quick else BLOCKS:
             for dtype in (torch.float32,) if quick else (torch.float32, torch.float64):
-                for width in (cols, block):
+                for width in (cols, 2 * block, block):
                     name = f"sweep {rows}x{cols} block {block} {width} columns {dtype}"
                     sizes = (rows, width, block, dtype)
                     yield from _compiled(name, lambda sizes=sizes: _sweep(*sizes))
