@@ -4,9 +4,9 @@
 
 Five questions, each matrix in one process: what the noise takes off the final loss (against as
 many iterations without it, and against the same seconds without it); how far final losses in
-float32 and float64 lie apart; what it costs that a GPU moves rows by sets and multiplies in parts
-(played on the CPU), and what it would cost to move columns of blocks by sets, too; how much faster
-two threads are than one on the largest matrices.
+float32 and float64 lie apart; what it costs that a GPU moves rows by sets, columns of blocks by
+twos, and multiplies in parts (played on the CPU); what of that the columns are; how much faster two
+threads are than one on the largest matrices.
 Writes solver_study.json; `--questions threads` wants an idle machine.
 """
 
@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from column_sets import ColumnSets
 from common import add_common, shared_folder, use_threads, write_result
 from problems import Matrix, as_matrix, model_inputs
 from solver import without_noise
@@ -95,22 +95,19 @@ def gpu(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str,
 
 
 def columns(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Two columns of blocks of the full objective at once, next to a GPU's own order."""
+    """Two columns of blocks of the full objective at once, as a GPU has them, against one."""
     rows = []
     for matrix in matrices:
-        with as_on_gpu():
+        with as_on_gpu(), patch.object(GpuWorkspace, "most_blocks", 0):
             one, *_ = solve(matrix, arguments.block, arguments.iterations)
-        ColumnSets.kept = ColumnSets.swept = 0
-        with as_on_gpu(ColumnSets):
+        with as_on_gpu():
             two, *_ = solve(matrix, arguments.block, arguments.iterations)
-        kept = ColumnSets.kept / max(1, ColumnSets.swept)
-        found = {"one": one, "two": two, "higher_by_sets": two / one - 1, "kept": kept}
-        rows.append(about(matrix) | found)
+        rows.append(about(matrix) | {"one": one, "two": two, "higher_by_sets": two / one - 1})
     return rows
 
 
 @contextmanager
-def as_on_gpu(kind: type[GpuWorkspace] = GpuWorkspace) -> Iterator[None]:
+def as_on_gpu() -> Iterator[None]:
     """A GPU's steps, rows by sets, products of leading bits and rests, these cut to TF32's."""
     backends, split, test = sweeps.BACKENDS, products._split, products._by_tensor_cores
     workspace = exact.workspace
@@ -121,7 +118,7 @@ def as_on_gpu(kind: type[GpuWorkspace] = GpuWorkspace) -> Iterator[None]:
         high, low = split(matrix, out)
         return high, low.copy_(split(low.contiguous())[0])
 
-    exact.workspace = kind
+    exact.workspace = GpuWorkspace
     sweeps.BACKENDS = tuple(each for each in backends if each.name == "torch")
     products._split = cut
     products._by_tensor_cores = lambda matrix: matrix.dtype == torch.float32
@@ -166,7 +163,6 @@ FIGURES = {
     "apart": "float32 apart from float64",
     "higher": "loss higher the GPU's way",
     "higher_by_sets": "loss higher with two columns of blocks at once",
-    "kept": "share of changed blocks of second columns that is kept",
     "faster": "two threads faster than one",
 }
 

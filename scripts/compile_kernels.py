@@ -176,7 +176,7 @@ def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:
-    """What became of the solver's sweeps: of all blocks (diagonal), of two columns or one (full)."""
+    """What became of the solver's sweeps: of all blocks (diag), two columns or one (full)."""
     for rows, cols in MATRICES[:1] if quick else MATRICES:
         for block in (128,) if quick else BLOCKS:
             for dtype in (torch.float32,) if quick else (torch.float32, torch.float64):
