@@ -27,6 +27,7 @@ from armor.bench.counting import Counting, Counts
 from armor.factorize import exact, products
 from armor.factorize import sweep as sweeps
 from armor.factorize.exact import DEFAULT_ITERATIONS
+from armor.factorize.gpu_workspace import GpuWorkspace
 from armor.factorize.kernels import triton
 from armor.factorize.kernels.rows import ROWS_TOGETHER
 from armor.factorize.problem import Problem
@@ -147,6 +148,8 @@ def sweep_seconds(shape: tuple[int, int], full: bool, gpu: Gpu, block: int = BLO
     """Of the sweeps of an iteration: their chain, or what all programs of a processor issue."""
     rows, cols = (-(-size // block) for size in shape)
     launches, blocks = (cols, rows) if full else (1, rows * cols)
+    if full and 2 * rows <= GpuWorkspace.most_blocks:
+        launches, blocks = -(-cols // 2), 2 * rows
     step = STEP_INSTRUCTIONS * WARPS_EACH
     chain = block // ROWS_TOGETHER * (block // 4 * step + SET_CYCLES)
     return launches * -(-blocks // gpu.processors) * chain / gpu.clock
@@ -205,10 +208,11 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
 def siblings(seconds: dict[tuple[int, int], float], gpu: Gpu) -> float:
     """What q, k and v of Llama-2-7B swept in one launch would take off the solver, as a share.
 
-    They have 96 blocks to a column together; gate and up have 172, more than there are processors.
+    They have 96 blocks to a column together, where two columns of one of them have 64: two thirds of
+    the time. Gate and up have 172, more than there are processors.
     """
     whole = sum(seconds[shape] * n for shape, n in LLAMA_2_7B.items())
-    return 2 * sweep_seconds((4096, 4096), True, gpu) / whole
+    return sweep_seconds((4096, 4096), True, gpu) / whole
 
 
 def as_dict(counts: Counts) -> dict[str, dict[str, int]]:

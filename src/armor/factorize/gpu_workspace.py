@@ -133,24 +133,17 @@ class GpuWorkspace(Workspace):
                     earlier, done = slice(first, span.start), span.start - first
                     running_residual.addmm_(self.scratch[:, earlier], coupled[:done], alpha=-1)
                 choice = state.choice[:, some.start * groups : some.stop * groups]
-                old_core, old_choice = first_core[:, span], choice.clone()
-                sweep_blocks(
-                    slice(some.start, some.stop), running_residual, core, choice, gram_left
-                )
-                change = core - old_core
+                old_choice = choice.clone() if len(some) > 1 else None
+                blocks = slice(some.start, some.stop)
+                sweep_blocks(blocks, running_residual, core, choice, gram_left)
+                change = core - first_core[:, span]
                 gram_change = self._times_left(gram_left, change, self.scratch[:, span])
-                if len(some) == 1:
-                    continue
-                own = coupled[span.start - first :, self.block :]
-                stays = self._second_stays(change, gram_change, running_residual, own)
-                for new, old in ((core, old_core), (choice, old_choice)):
-                    half = new.shape[1] // 2
-                    new, old = (
-                        self._in_row_blocks(new[:, half:]),
-                        self._in_row_blocks(old[:, half:]),
-                    )
-                    new.copy_(torch.where(stays, new, old))
-                self._in_row_blocks(gram_change[:, self.block :]).mul_(stays)
+                if old_choice is not None:
+                    own = coupled[span.start - first :, self.block :]
+                    stays = self._second_stays(change, gram_change, running_residual, own)
+                    self._take_back(stays, core, first_core[:, span])
+                    self._take_back(stays, choice, old_choice)
+                    self._in_row_blocks(gram_change[:, self.block :]).mul_(stays)
             if panel.stop < self.col_blocks:
                 self._changes.refresh(width)
         if not measure_gain:
@@ -185,6 +178,17 @@ class GpuWorkspace(Workspace):
         gain = own.mul(2.0).addmm_(gram_change[:, second], coupled[second], alpha=-1)
         gain = self._in_row_blocks(gain.mul_(change[:, second]))
         return gain.sum((1, 2), keepdim=True) >= 0
+
+    def _take_back(
+        self,
+        stays: Bool[Tensor, "i 1 1"],
+        new: Shaped[Tensor, "rows width"],
+        old: Shaped[Tensor, "rows width"],
+    ) -> None:
+        """The right half of `new` becomes that of `old` where it does not stay."""
+        second = slice(new.shape[1] // 2, None)
+        right = self._in_row_blocks(new[:, second])
+        right.copy_(torch.where(stays, right, self._in_row_blocks(old[:, second])))
 
     def _in_row_blocks(self, matrix: Shaped[Tensor, "rows width"]) -> Shaped[Tensor, "i b width"]:
         """Of any strides, seen as (i, b, width)."""
