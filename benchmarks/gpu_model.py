@@ -208,8 +208,8 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
 def siblings(seconds: dict[tuple[int, int], float], gpu: Gpu) -> float:
     """What q, k and v of Llama-2-7B swept in one launch would take off the solver, as a share.
 
-    They have 96 blocks to a column together, where two columns of one of them have 64: two thirds of
-    the time. Gate and up have 172, more than there are processors.
+    They have 96 blocks to a column together, where two columns of one of them have 64: two thirds
+    of the time. Gate and up have 172, more than there are processors.
     """
     whole = sum(seconds[shape] * n for shape, n in LLAMA_2_7B.items())
     return sweep_seconds((4096, 4096), True, gpu) / whole
