@@ -14,17 +14,20 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from common import add_common, write_result
+from gpu_mlp import LAUNCH, count_mlp, prefill_seconds
 from torch import Tensor
 
 from armor.bench.counting import Counting, Counts
 from armor.factorize import exact, products
 from armor.factorize import sweep as sweeps
 from armor.factorize.exact import DEFAULT_ITERATIONS
+from armor.factorize.gpu_workspace import GpuWorkspace
 from armor.factorize.kernels import triton
 from armor.factorize.kernels.rows import ROWS_TOGETHER
 from armor.factorize.problem import Problem
@@ -38,10 +41,10 @@ SAMPLED = 2048  # tokens held out, and as many others, see `armor.calibrate.held
 #: Of a step of the sweep: instructions of a warp (SASS of sm_90, inner loop), and cycles that each
 #: set of rows takes besides. Eight warps share four schedulers.
 STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
-#: Assumed: a launch that has nothing to do; a batched float64 factorisation or triangular solve.
-LAUNCH, FACTORISATION = 2e-6, 2.5e-4
-#: Assumed: what cuSPARSELt makes of dense time; bytes a second to a disk, hashed; to the host.
-CORE_GAIN, DISK, TO_HOST = 1.5, 0.5e9, 6e9
+#: Assumed: a batched float64 factorisation or triangular solve.
+FACTORISATION = 2.5e-4
+#: Assumed: bytes a second to a disk, hashed; to the host.
+DISK, TO_HOST = 0.5e9, 6e9
 TF32 = " in TF32"
 _FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
 
@@ -51,6 +54,7 @@ class Gpu:
     """What a GPU is expected to reach, not its data sheet: bytes and FLOPs a second, cycles."""
 
     bandwidth: float
+    cache: float = 5.5e12  # what L2 hands out
     float32: float = 50e12
     tf32: float = 350e12
     bfloat16: float = 600e12
@@ -144,6 +148,8 @@ def sweep_seconds(shape: tuple[int, int], full: bool, gpu: Gpu, block: int = BLO
     """Of the sweeps of an iteration: their chain, or what all programs of a processor issue."""
     rows, cols = (-(-size // block) for size in shape)
     launches, blocks = (cols, rows) if full else (1, rows * cols)
+    if full and 2 * rows <= GpuWorkspace.most_blocks:
+        launches, blocks = -(-cols // 2), 2 * rows
     step = STEP_INSTRUCTIONS * WARPS_EACH
     chain = block // ROWS_TOGETHER * (block // 4 * step + SET_CYCLES)
     return launches * -(-blocks // gpu.processors) * chain / gpu.clock
@@ -199,34 +205,14 @@ def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
     return minutes
 
 
-def prefill_seconds(gpu: Gpu, rows: int = 4096) -> dict[str, float]:
-    """The MLP of Llama-2-7B in bfloat16: dense; pruned, with every wrapper a pass of its own; and
-    with one pass between the cores, for A of gate and up, silu(gate) * up, and B of down."""
-    width, inner = 4096, 11008
-
-    def one(read: int, written: int, products: int) -> float:
-        """A pass over so many numbers a row, of which `products` are sums over a block."""
-        moved = 2 * rows * (read + written) / gpu.bandwidth
-        return max(moved, 2 * rows * products * BLOCK / gpu.blocks) + LAUNCH
-
-    dense = 2 * rows * 3 * width * inner / gpu.bfloat16
-    between = one(2 * inner, inner, 0)
-    outside = one(width, 2 * width, 2 * width) + one(width, width, width)
-    core = dense / CORE_GAIN
-    return {
-        "dense": dense + between,
-        "pruned": core + outside + 3 * one(inner, inner, inner) + between,
-        "pruned, one pass between": core + outside + one(2 * inner, inner, 3 * inner),
-    }
-
-
 def siblings(seconds: dict[tuple[int, int], float], gpu: Gpu) -> float:
     """What q, k and v of Llama-2-7B swept in one launch would take off the solver, as a share.
 
-    They have 96 blocks to a column together; gate and up have 172, more than there are processors.
+    They have 96 blocks to a column together, where two columns of one of them have 64: two thirds
+    of the time. Gate and up have 172, more than there are processors.
     """
     whole = sum(seconds[shape] * n for shape, n in LLAMA_2_7B.items())
-    return 2 * sweep_seconds((4096, 4096), True, gpu) / whole
+    return sweep_seconds((4096, 4096), True, gpu) / whole
 
 
 def as_dict(counts: Counts) -> dict[str, dict[str, int]]:
@@ -256,7 +242,8 @@ def main() -> None:
                 f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
                 flush=True,
             )
-    whole, shared, prefill = {}, {}, {}
+    whole, shared, prefill, of_memory = {}, {}, {}, {}
+    one, other = (count_mlp(as_one) for as_one in (True, False))
     for name, gpu in GPUS.items():
         times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
         whole[name] = llama(times, gpu)
@@ -264,14 +251,15 @@ def main() -> None:
         for part, minutes in whole[name].items():
             print(f"  {part}: {minutes:.2f}")
         shared[name] = siblings(times, gpu)
-        prefill[name] = prefill_seconds(gpu)
-        dense = prefill[name]["dense"]
+        prefill[name] = prefill_seconds(one, other, gpu)
+        of_memory[name] = prefill_seconds(one, other, replace(gpu, cache=inf))
         print(f"  q, k and v swept together: {shared[name]:.1%} of the solver")
-        print(
-            "  an MLP's prefill: "
-            + ", ".join(f"{k} {dense / v:.2f}" for k, v in prefill[name].items())
-        )
-    found = {"iterations": rows, "llama": whole, "siblings": shared, "prefill": prefill}
+        for kind, each in (("", of_memory[name]), (", caches counted", prefill[name])):
+            ratios = ", ".join(f"{k} {each['dense'] / v:.2f}" for k, v in each.items())
+            print(f"  an MLP's prefill{kind}: {ratios}")
+    found = {"iterations": rows, "llama": whole, "siblings": shared}
+    found |= {"prefill": of_memory, "prefill_caches_counted": prefill}
+    found["prefill_counts"] = {"as one": as_dict(one), "layer by layer": as_dict(other)}
     path = write_result(arguments, torch.device("cpu"), found)
     print(f"wrote {path}")
 

@@ -2,10 +2,11 @@
 
     python benchmarks/solver_study.py
 
-Four questions, each matrix in one process: what the noise takes off the final loss (against as
+Five questions, each matrix in one process: what the noise takes off the final loss (against as
 many iterations without it, and against the same seconds without it); how far final losses in
-float32 and float64 lie apart; what it costs that a GPU moves rows by sets and multiplies in parts
-(played on the CPU); how much faster two threads are than one on the largest matrices.
+float32 and float64 lie apart; what it costs that a GPU moves rows by sets, columns of blocks by
+twos, and multiplies in parts (played on the CPU); what of that the columns are; how much faster two
+threads are than one on the largest matrices.
 Writes solver_study.json; `--questions threads` wants an idle machine.
 """
 
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from common import add_common, shared_folder, use_threads, write_result
@@ -92,6 +94,18 @@ def gpu(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str,
     return rows
 
 
+def columns(matrices: list[Matrix], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Two columns of blocks of the full objective at once, as a GPU has them, against one."""
+    rows = []
+    for matrix in matrices:
+        with as_on_gpu(), patch.object(GpuWorkspace, "most_blocks", 0):
+            one, *_ = solve(matrix, arguments.block, arguments.iterations)
+        with as_on_gpu():
+            two, *_ = solve(matrix, arguments.block, arguments.iterations)
+        rows.append(about(matrix) | {"one": one, "two": two, "higher_by_sets": two / one - 1})
+    return rows
+
+
 @contextmanager
 def as_on_gpu() -> Iterator[None]:
     """A GPU's steps, rows by sets, products of leading bits and rests, these cut to TF32's."""
@@ -134,7 +148,13 @@ def about(matrix: Matrix) -> dict[str, Any]:
     return {"matrix": matrix.name, "shape": list(matrix.shape)}
 
 
-QUESTIONS = {"noise": noise, "precision": precision, "gpu": gpu, "threads": threads}
+QUESTIONS = {
+    "noise": noise,
+    "precision": precision,
+    "gpu": gpu,
+    "columns": columns,
+    "threads": threads,
+}
 #: The rows' figures that are summed up, in words.
 FIGURES = {
     "lower": "loss lower than without noise",
@@ -142,6 +162,7 @@ FIGURES = {
     "lower_than_longer": f"and than {LONGER} times the iterations without noise",
     "apart": "float32 apart from float64",
     "higher": "loss higher the GPU's way",
+    "higher_by_sets": "loss higher with two columns of blocks at once",
     "faster": "two threads faster than one",
 }
 
@@ -159,6 +180,7 @@ def main() -> None:
     parser.add_argument(
         "--text", type=Path, default=shared / "data/tinystories/tinystories_train_sample.txt"
     )
+    parser.add_argument("--every", type=int, default=1, help="matrix is taken (%(default)s: all)")
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--block", type=int, default=16)
@@ -174,11 +196,14 @@ def main() -> None:
             arguments.models_dir / name, arguments.text, arguments.samples, arguments.seq_len
         )
     ]
+    inputs = inputs[:: arguments.every]
     found: dict[str, Any] = {}
     for objective in arguments.objectives:
         matrices = [as_matrix(name, layer, objective) for name, layer in inputs]
         solve(matrices[0], arguments.block, 5)  # compiles
         for question in arguments.questions:
+            if question == "columns" and objective != "full":
+                continue  # all columns are one launch as it is
             rows = QUESTIONS[question](matrices, arguments)
             figures = [key for key in rows[0] if key in FIGURES]
             found[f"{objective}_{question}"] = {

@@ -37,7 +37,9 @@ from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.tensorfile import DTYPES as DTYPES_BY_NAME
 from armor.factorize.kernels import triton as sweeps
 from armor.runtime import Call
+from armor.runtime.gated import ACTIVATIONS, Gated
 from armor.runtime.triton import backend
+from armor.runtime.triton.gated import between_cores, takes_gated
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import CORES
 
@@ -49,7 +51,8 @@ ARCHITECTURES = {
     100: (148, "UTCHMMA"),
     120: (170, "HMMA"),
 }
-RUNTIME = ("core_kernel", "blocks_kernel")
+RUNTIME = ("core_kernel", "blocks_kernel", "gated_kernel")
+WIDE_ROWS = 64  # of a tile that the instructions of 9.0 and later take
 SHARED_BYTES = 99 * 1024  # what a program can have on all of them
 #: Layers that share an input: (outputs of each, inputs, bias).
 LAUNCHES = {
@@ -154,12 +157,30 @@ def compile_runtime(quick: bool) -> Iterator[dict[str, Any]]:
         yield from _compiled(name, lambda calls=calls, x=x: backend.product(x, calls))
 
 
+def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
+    """What became of the launch between the cores of an MLP, of either backend."""
+    forms = product(LAUNCHES, DTYPES[:2], BLOCKS)
+    for number, (model, dtype, block) in enumerate([*forms][: 1 if quick else None]):
+        ((inner, _), cols), bias = LAUNCHES[model][-2], model.startswith("Qwen")
+        up = _call(inner, cols, block, dtype, bias, None)
+        down = _call(cols, inner, block, dtype, bias, None)
+        cores = torch.empty(4096, inner, dtype=dtype, device="meta")
+        sums = torch.empty(1, 4096, 2 * inner, dtype=torch.float32, device="meta")
+        for activation in [*ACTIVATIONS][: 2 if quick else None if number == 0 else 1]:
+            gated = Gated(up, up, down, activation)
+            assert takes_gated(gated)
+            for kind, given in (("cores", (cores, cores)), ("sums", sums.split(inner, 2))):
+                name = f"{model} MLP {inner} block {block} {activation} {kind} {dtype}"
+                arguments = (*given, gated, dtype)
+                yield from _compiled(name, lambda arguments=arguments: between_cores(*arguments))
+
+
 def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:
-    """What became of the solver's sweeps: of all blocks (diagonal), of a column of them (full)."""
+    """What became of the solver's sweeps: of all blocks (diag), two columns or one (full)."""
     for rows, cols in MATRICES[:1] if quick else MATRICES:
         for block in (128,) if quick else BLOCKS:
             for dtype in (torch.float32,) if quick else (torch.float32, torch.float64):
-                for width in (cols, block):
+                for width in (cols, 2 * block, block):
                     name = f"sweep {rows}x{cols} block {block} {width} columns {dtype}"
                     sizes = (rows, width, block, dtype)
                     yield from _compiled(name, lambda sizes=sizes: _sweep(*sizes))
@@ -249,6 +270,9 @@ def fault(row: dict[str, Any], instruction: str) -> str | None:
         return None
     if row["kernel"] == "core_kernel" and not row["wide loads"]:
         return "narrow loads"
+    block = re.search(r"block (\d+)", row["launch"])
+    if row["kernel"] != "core_kernel" and block and int(block[1]) < WIDE_ROWS:
+        instruction = "HMMA"  # what there is for tiles of fewer rows
     if not any(name.startswith(instruction) for name in row["tensor cores"]):
         return f"no {instruction}: {row['tensor cores'] or 'no tensor cores at all'}"
     return None
@@ -273,6 +297,7 @@ def main() -> None:
         _known.clear()
         found = [
             *compile_runtime(options.quick),
+            *compile_gated(options.quick),
             *compile_sweeps(options.quick),
             *compile_sparsegpt(),
         ]
@@ -284,8 +309,8 @@ def main() -> None:
                 print(f"sm_{architecture}: {row['launch']}: {row.get('kernel')}: {row['fault']}")
         rows += found
         print(summary(architecture, found), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if options.json:  # each time: a run of hours may be stopped
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if faults else 0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from armor.checkpoint.format import LayerSpec
 from armor.checkpoint.tensorfile import DTYPES
 from armor.errors import ArmorError
+from armor.runtime import mlp
 from armor.runtime.api import linear
 from armor.runtime.backend import Call
 from armor.runtime.prepared import gains_from_sharing, prepare_layer
@@ -215,7 +216,8 @@ class ArmorLinear(nn.Module):
 def prepare(model: nn.Module) -> None:
     """Prepare every `ArmorLinear` of `model` for the backends that need another form of it.
 
-    Layers with the same input run together from then on, where a backend gains from that.
+    Layers with the same input run together from then on, and gated MLPs as one, where a backend
+    gains from that.
     ``from_pretrained`` does it, and moving the model or changing its dtype does it again. Layers
     that are offloaded are left alone. On the CPU nothing is prepared: its backend reads the stored
     tensors.
@@ -226,9 +228,12 @@ def prepare(model: nn.Module) -> None:
             if _is_here(module):
                 module.prepare()
     for parent in model.modules():
+        layers = {n: c for n, c in parent.named_children() if isinstance(c, ArmorLinear)}
+        if all(map(_is_here, layers.values())):
+            mlp.recognise(parent, layers)
         siblings: dict[int, list[ArmorLinear]] = {}
-        for child in parent.children():
-            if isinstance(child, ArmorLinear) and _is_here(child):
+        for child in layers.values():
+            if _is_here(child):
                 siblings.setdefault(child.in_features, []).append(child)
         for group in siblings.values():
             if len(group) > 1:

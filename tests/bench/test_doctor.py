@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from armor.bench import doctor
 from armor.cli import app
+from armor.runtime import Status
+from armor.runtime.backend import Verdict
 from armor.runtime.registry import load
 
 CPU = torch.device("cpu")
@@ -36,6 +38,24 @@ def test_what_is_here_is_right(tmp_path: Path) -> None:
     assert verdicts["runtime cpu"] == verdicts["solver numba"] == "ok"
     assert verdicts["speed cpu"] == "against dense"
     assert "no NVIDIA GPU" in done.output or torch.cuda.is_available()
+
+
+@pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # interpreted
+def test_mlps_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = load("triton")
+    monkeypatch.setattr(doctor, "backends", lambda: [Status("triton", True, "")])
+    monkeypatch.setattr(doctor, "MLPS", ((64, 96, 16), (64, 80, 16)))
+    checks = list(doctor.check_mlps(CPU))
+    assert [check.verdict for check in checks] == ["ok", "ok"]
+    right = triton.matmul_gated
+    monkeypatch.setattr(triton, "matmul_gated", lambda x, gated: right(x, gated) * 1.1)
+    (check,) = doctor.check_mlps(CPU, quick=True)
+    assert check.what == "mlp triton"
+    assert check.failed
+    monkeypatch.setattr(triton, "takes_gated", lambda _: Verdict("not these"))
+    (check,) = doctor.check_mlps(CPU, quick=True)
+    assert check.verdict == "run layer by layer"
 
 
 def test_a_wrong_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_block_stays_within_its_budget(counted: Counts, tiny_model: Path) -> N
     assert counted.launches["_safe_softmax"] <= 5 * batches
     assert counted.launches["silu"] <= 3 * batches
     # All else by far is the solver's, for blocks of 4 in 8 or 11 columns.
-    assert sum(counted.launches.values()) <= 1430 * layers, counted.launches
+    assert sum(counted.launches.values()) <= 1500 * layers, counted.launches
     # The dampings of the target, two questions each, and the losses of the certificate.
     assert counted.waits["_local_scalar_dense"] <= 32 * layers
     assert counted.waits["tolist"] <= 2 * layers  # the losses of a solve

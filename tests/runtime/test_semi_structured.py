@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,
@@ -17,6 +18,8 @@ from armor.linear import ArmorLinear, held_bytes, prepare
 from armor.runtime import use
 from armor.runtime.api import linears
 from armor.runtime.backend import YES, Verdict
+from armor.runtime.dispatch import gating, run_gated
+from armor.runtime.gated import Gated
 from armor.runtime.registry import BACKENDS, load
 from armor.runtime.semi_structured import backend as semi_structured
 from armor.runtime.semi_structured import compressed
@@ -251,6 +254,26 @@ def test_prepared_layers_run_together(tiles: Gpu, make_case) -> None:
         with use(name):
             for case, y in zip(cases, linears(x, calls), strict=True):
                 replace(case, x=x).check(y)
+
+
+@pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
+@pytest.mark.parametrize("inner", [64, 104])  # the latter is padded
+def test_a_gated_mlp_as_one(tiles: Gpu, make_case, inner: int) -> None:
+    sizes = (inner, 128), (inner, 128), (48, inner)
+    cases = [make_case(*size, 16, 40, torch.bfloat16, seed=n) for n, size in enumerate(sizes)]
+    modules = [ArmorLinear.from_packed(case.layer) for case in cases]
+    for module in modules:
+        module.prepare()
+    gated = Gated(*(module.call() for module in modules), "silu")
+    x = cases[0].x
+    with use("semi_structured"):
+        assert gating(x, gated) == "semi_structured"
+        y = run_gated(x, gated)
+    assert len(tiles.algorithms) == 3
+    gate, up, down = (case.layer.to(torch.float64).dense() for case in cases)
+    expected = (functional.silu(x.double() @ gate.T) * (x.double() @ up.T)) @ down.T
+    assert y.shape == expected.shape
+    assert float((y - expected).norm()) <= 0.03 * float(expected.norm())
 
 
 def test_what_was_prepared_goes_with_its_tensors(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from armor.runtime import Call
+from armor.runtime.gated import Gated
 from armor.runtime.registry import load
 from armor.runtime.semi_structured import backend as semi_structured
 from armor.runtime.semi_structured import compressed
@@ -51,7 +54,7 @@ class Machine:
         monkeypatch.setattr(compressed, "unpack", self.unpack)
         monkeypatch.setattr(semi_structured, "_algorithms", {})
         monkeypatch.setattr(triton, "_zeroed_counters", lambda *_: None)
-        for name in ("core_kernel", "blocks_kernel"):
+        for name in ("core_kernel", "blocks_kernel", "gated_kernel"):
             module = f"armor.runtime.triton.{name}.{name}"
             monkeypatch.setattr(module, Kernel(self, name))
 
@@ -86,8 +89,9 @@ class Kernel:
     def __getitem__(self, grid: tuple[int, ...]) -> Kernel:
         return self
 
-    def __call__(self, x: Tensor, *_arguments: object, **_constants: object) -> None:
-        self.machine.launch(self.name, x)
+    def __call__(self, x: Any, *_arguments: object, **_constants: object) -> None:
+        tensors = [tensor for tensor in tree_leaves(x) if tensor is not None]
+        self.machine.launch(self.name, *tensors)
 
 
 def call(device: str) -> Call:
@@ -111,7 +115,11 @@ def test_every_launch_goes_to_the_gpu_of_its_tensors(machine: Machine) -> None:
     semi_structured.prepare(layer.layer)
     semi_structured.matmul(many, layer)
     semi_structured.matmul_shared(many, [layer, layer])
-    assert {*machine.launched} == {"compress", "multiply", "core_kernel", "blocks_kernel"}
+    gated = Gated(layer, layer, layer, "silu")
+    triton.matmul_gated(many, gated)
+    semi_structured.matmul_gated(many, gated)
+    kernels = {"core_kernel", "blocks_kernel", "gated_kernel"}
+    assert {*machine.launched} == {"compress", "multiply", *kernels}
     assert machine.current == 0
 
 

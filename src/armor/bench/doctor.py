@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from armor.bench.layers import Measured, measure_shape, random_layer
+from armor.bench.mlp import layers_of, random_mlp
 from armor.bench.shapes import Shape
 from armor.factorize.inverses import pair_inverses
 from armor.factorize.kernels import torch as plain_sweep
@@ -19,8 +20,9 @@ from armor.factorize.sweep import BACKENDS as SWEEPS
 from armor.factorize.sweep import sweep
 from armor.runtime import Call, backends, use
 from armor.runtime.api import linear
-from armor.runtime.dispatch import supports
-from armor.runtime.registry import REFERENCE
+from armor.runtime.dispatch import gating, run_gated, supports
+from armor.runtime.gated import Gated, Gating
+from armor.runtime.registry import REFERENCE, load
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR
 from armor.versions import versions
@@ -30,6 +32,8 @@ SMALL = (Shape("37x52", 37, 52, 8), Shape("256x512", 256, 512, 32))
 REAL = (Shape("4096x4096", 4096, 4096, 128), Shape("1024x4096", 1024, 4096, 128))
 #: Rows of input: decoding, a small batch, prefill.
 ROWS = (1, 16, 64)
+#: (width, numbers between, block) of gated MLPs.
+MLPS = ((256, 352, 32), (4096, 11008, 128))
 #: More than so much of the norm apart from the reference is wrong, by dtype.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
 FAILED = "wrong"
@@ -90,6 +94,36 @@ def check_runtime(device: torch.device, quick: bool = False) -> Iterator[Check]:
         for shape in SMALL if quick else SMALL + REAL:
             for dtype in dtypes:
                 yield from _check_layer(status.name, shape, dtype, device)
+
+
+def check_mlps(device: torch.device, quick: bool = False) -> Iterator[Check]:
+    """Gated MLPs as one, on every backend that does it: small, and of a real model."""
+    dtype = torch.bfloat16
+    for status in backends():
+        backend = load(status.name)
+        if not status.usable or not isinstance(backend, Gating):
+            continue
+        for width, inner, block in MLPS[:1] if quick else MLPS:
+            rows = ROWS[-1]
+            if not supports(status.name, (inner, width), dtype, device, rows, TWO_OF_FOUR):
+                continue
+            gated = layers_of(random_mlp(width, inner, block, dtype, device))
+            x = torch.randn(rows, width, dtype=torch.float32, device=device).to(dtype)
+            what, where = f"mlp {status.name}", f"{width}x{inner}, {rows} rows, bfloat16"
+            try:
+                with use(status.name):
+                    one = gating(x, gated)
+                    y = run_gated(x, gated)
+            except Exception as error:
+                yield Check(what, where, f"{FAILED}: {_line(error)}")
+                continue
+            if one is None:
+                yield Check(what, where, "run layer by layer")
+                continue
+            gate, up, down = (Call(_wide(call.layer)) for call in gated.calls)
+            with use(REFERENCE):
+                expected = run_gated(x.float(), Gated(gate, up, down, gated.activation))
+            yield _compared(what, where, y.float(), expected, TOLERANCE[dtype])
 
 
 def _check_layer(

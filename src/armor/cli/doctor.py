@@ -27,7 +27,7 @@ def doctor_command(device: Device = "auto", json: Json = None) -> None:
     import torch
     from rich.console import Console
 
-    from armor.bench.doctor import about, check_runtime, check_speed, check_sweeps
+    from armor.bench.doctor import about, check_mlps, check_runtime, check_speed, check_sweeps
     from armor.checkpoint.jsonfile import check_file, write_json
     from armor.device import resolve_device
 
@@ -46,7 +46,8 @@ def doctor_command(device: Device = "auto", json: Json = None) -> None:
             f" {gpu['memory'] / 2**30:.0f} GiB, {gpu['processors']} multiprocessors"
         )
     checks: list[Check] = []
-    for found in (check_sweeps(where), check_runtime(where), check_speed(where)):
+    checked = check_sweeps(where), check_runtime(where), check_mlps(where), check_speed(where)
+    for found in checked:
         for check in found:
             checks.append(check)
             console.print(_line(check))

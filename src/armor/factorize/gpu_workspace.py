@@ -1,16 +1,19 @@
 """The steps of the solver as a GPU wants them: few launches, no copies, products of tensor cores.
 
-They minimise the same, in the same order, as those of `Workspace`, which the tests compare. What
-differs is how the products with a full moment are made: an iteration takes two of them, not three.
-Where blocks are solved in turn, each panel of columns gets its part of ``S B X`` of the point as it
-is by then. So no change has to be made up for before; what the panels behind it change is added
-afterwards, and the step over A has S B X for half a product.
+They minimise the same as those of `Workspace`; the tests compare them. Two things differ. The sweep
+moves rows of a block by sets, and columns of blocks by twos. And the products with a full moment
+are made in another way: an iteration takes two of them, not three. Where blocks are solved in turn,
+each panel of columns gets its part of ``S B X`` of the point as it is by then. So no change has to
+be made up for before; what the panels behind it change is added afterwards, and the step over A has
+S B X for half a product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from armor.factorize.masks import group_size
@@ -25,11 +28,16 @@ from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 class GpuWorkspace(Workspace):
     """`Workspace` on a GPU.
 
+    Under the full objective two columns of blocks are swept at once where one would leave half of a
+    GPU idle (`reference.sweep_two_columns`). One rule for every GPU: another gives another result.
+
     For a full moment it holds another matrix of the problem's size, S B, and where tensor cores
     multiply, two parts each of the moment, of S B and of `scratch`.
     """
 
     chunks, panel_columns = 1, 512
+    #: Of a launch of the sweep: as many as a GPU has processors, about.
+    most_blocks = 128
 
     def __init__(self, problem: Problem, block: int, pattern: Pattern = TWO_OF_FOUR) -> None:
         super().__init__(problem, block, pattern)
@@ -108,6 +116,7 @@ class GpuWorkspace(Workspace):
         gram_right: Float[Tensor, "j b b"],
         sweep_blocks: SweepColumns,
         measure_gain: bool,
+        in_turn: bool,
     ) -> Float[Tensor, ""]:
         first_core = state.core.clone()
         groups = self.block // group_size(self.pattern)
@@ -116,22 +125,74 @@ class GpuWorkspace(Workspace):
             above = self._gram_right_above(state.right, panel)
             if first:
                 add_product(residual[:, width], self._changes[:, :first], above[:first], -1.0)
-            for j in panel:
-                span = self._span(j)
+            for some in self._sets(panel, in_turn):
+                span = slice(some.start * self.block, some.stop * self.block)
                 running_residual, core = residual[:, span], state.core[:, span]
-                if j > panel.start:
-                    earlier = slice(first, span.start)
-                    coupled = above[earlier, span.start - first : span.stop - first]
-                    running_residual.addmm_(self.scratch[:, earlier], coupled, alpha=-1)
-                choice = state.choice[:, j * groups : (j + 1) * groups]
-                sweep_blocks(slice(j, j + 1), running_residual, core, choice, gram_left)
-                self._times_left(gram_left, core - first_core[:, span], self.scratch[:, span])
+                coupled = above[first : span.stop, span.start - first : span.stop - first]
+                if some.start > panel.start:
+                    earlier, done = slice(first, span.start), span.start - first
+                    running_residual.addmm_(self.scratch[:, earlier], coupled[:done], alpha=-1)
+                choice = state.choice[:, some.start * groups : some.stop * groups]
+                old_choice = choice.clone() if len(some) > 1 else None
+                blocks = slice(some.start, some.stop)
+                sweep_blocks(blocks, running_residual, core, choice, gram_left)
+                change = core - first_core[:, span]
+                gram_change = self._times_left(gram_left, change, self.scratch[:, span])
+                if old_choice is not None:
+                    own = coupled[span.start - first :, self.block :]
+                    stays = self._second_stays(change, gram_change, running_residual, own)
+                    self._take_back(stays, core, first_core[:, span])
+                    self._take_back(stays, choice, old_choice)
+                    self._in_row_blocks(gram_change[:, self.block :]).mul_(stays)
             if panel.stop < self.col_blocks:
                 self._changes.refresh(width)
         if not measure_gain:
             return torch.zeros_like(state.loss)
         change = torch.sub(state.core, first_core, out=first_core)
         return sweep_gain(change, residual, self._times_right(self.scratch, gram_right))
+
+    def _sets(self, panel: range, in_turn: bool) -> Iterator[range]:
+        """The columns of blocks to be swept at once."""
+        size = 1 if in_turn or 2 * self.row_blocks > self.most_blocks else 2
+        for start in range(panel.start, panel.stop, size):
+            yield range(start, min(start + size, panel.stop))
+
+    def _second_stays(
+        self,
+        change: Float[Tensor, "rows two"],
+        gram_change: Float[Tensor, "rows two"],
+        residual: Float[Tensor, "rows two"],
+        coupled: Float[Tensor, "two b"],
+    ) -> Bool[Tensor, "i 1 1"]:
+        """Whether what the second of two columns changed in a row of blocks lowers the loss.
+
+        Both were swept as if the other stood still. The residual of the second becomes what it is
+        after the first.
+
+        Args:
+            change, gram_change: dS and G dS. coupled: H of both with the second.
+        """
+        first, second = slice(0, self.block), slice(self.block, None)
+        own = residual[:, second]
+        own.addmm_(gram_change[:, first], coupled[first], alpha=-1)
+        gain = own.mul(2.0).addmm_(gram_change[:, second], coupled[second], alpha=-1)
+        gain = self._in_row_blocks(gain.mul_(change[:, second]))
+        return gain.sum((1, 2), keepdim=True) >= 0
+
+    def _take_back(
+        self,
+        stays: Bool[Tensor, "i 1 1"],
+        new: Shaped[Tensor, "rows width"],
+        old: Shaped[Tensor, "rows width"],
+    ) -> None:
+        """The right half of `new` becomes that of `old` where it does not stay."""
+        second = slice(new.shape[1] // 2, None)
+        right = self._in_row_blocks(new[:, second])
+        right.copy_(torch.where(stays, right, self._in_row_blocks(old[:, second])))
+
+    def _in_row_blocks(self, matrix: Shaped[Tensor, "rows width"]) -> Shaped[Tensor, "i b width"]:
+        """Of any strides, seen as (i, b, width)."""
+        return matrix.unflatten(0, (-1, self.block))
 
     def _gram_right_above(
         self, right: Float[Tensor, "j b b"], panel: range

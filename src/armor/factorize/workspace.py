@@ -279,8 +279,9 @@ class Workspace:
                     change, residual[rows], self._times_right(gram_change, gram_right)
                 )
             return gain
+        in_turn = grid is not None or price is not None  # more than the loss decides
         return self._sweep_columns(
-            state, residual, gram_left, gram_right, sweep_blocks, measure_gain
+            state, residual, gram_left, gram_right, sweep_blocks, measure_gain, in_turn
         )
 
     def _sweep_columns(
@@ -291,8 +292,13 @@ class Workspace:
         gram_right: Float[Tensor, "j b b"],
         sweep_blocks: SweepColumns,
         measure_gain: bool,
+        in_turn: bool,
     ) -> Float[Tensor, ""]:
-        """The sweep of a full moment: columns of blocks in turn. `residual` is R at the entry."""
+        """The sweep of a full moment: columns of blocks in turn. `residual` is R at the entry.
+
+        Args:
+            in_turn: whether they must be, also on a GPU.
+        """
         gain = torch.zeros_like(state.loss)
         groups = self.block // group_size(self.pattern)
         for panel in self._panels():

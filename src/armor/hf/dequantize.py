@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from armor.errors import ArmorError
-from armor.linear import ArmorLinear, armor_layers
+from armor.linear import ArmorLinear, armor_layers, prepare
 from armor.models.expert import Experts
 from armor.models.experts import put_together
 from armor.models.fused import JoinedLinear
@@ -42,6 +42,7 @@ def multiply_out(
             put_module(model, name, module.whole())
         elif isinstance(module, Experts) and name in fused:
             put_module(model, name, put_together(module, fused[name]))
+    prepare(model)  # modules that ran as one are their own again
 
 
 def _linear(layer: ArmorLinear, dtype: torch.dtype | None) -> nn.Linear:

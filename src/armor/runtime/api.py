@@ -1,4 +1,4 @@
-"""linear and linears: the functions that modules call."""
+"""linear, linears and gated: the functions that modules call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from armor.runtime import training
 from armor.runtime.backend import Call
-from armor.runtime.dispatch import run, run_together
-from armor.runtime.operator import call_linear, call_linears
+from armor.runtime.dispatch import run, run_gated, run_together
+from armor.runtime.gated import Gated
+from armor.runtime.operator import call_gated, call_linear, call_linears
 
 
 def linear(x: Float[Tensor, "*batch in"], call: Call) -> Float[Tensor, "*batch out"]:
@@ -55,6 +56,17 @@ def linears(
     if torch.compiler.is_compiling():
         return call_linears(x, calls)
     return run_together(x, calls)
+
+
+def gated(x: Float[Tensor, "*batch in"], layers: Gated) -> Float[Tensor, "*batch out"]:
+    """A gated MLP, as a whole where that is faster.
+
+    Args:
+        x: without a gradient.
+    """
+    if torch.compiler.is_compiling():
+        return call_gated(x, layers)
+    return run_gated(x, layers)
 
 
 def _cast(x: Tensor, call: Call, dtype: torch.dtype) -> tuple[Tensor, Call]:

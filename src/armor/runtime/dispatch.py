@@ -14,6 +14,7 @@ from torch import Tensor
 
 from armor.errors import ArmorError
 from armor.runtime.backend import Call, Sharing, Verdict
+from armor.runtime.gated import Gated, Gating
 from armor.runtime.registry import BACKENDS, REFERENCE, candidates, load, names
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -163,6 +164,30 @@ def run_together(
             pairs = zip(chosen, calls, strict=True)
             found = [load(name).matmul(flat, call) for name, call in pairs]
     return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]
+
+
+def run_gated(x: Float[Tensor, "*batch in"], gated: Gated) -> Float[Tensor, "*batch out"]:
+    """``down(act(gate(x)) * up(x))``: as a whole where `gating` names a backend; contiguous."""
+    flat = x.reshape(-1, x.shape[-1])
+    name = gating(flat, gated)
+    if name is None:
+        return run(gated.between(*run_together(x, [gated.gate, gated.up])), gated.down)
+    backend = load(name)
+    assert isinstance(backend, Gating)
+    gate, up, down = (_visible_to(name, call) for call in gated.calls)
+    y = backend.matmul_gated(flat, Gated(gate, up, down, gated.activation))
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def gating(x: Float[Tensor, "batch in"], gated: Gated) -> str | None:
+    """The backend that computes `gated` as a whole, None if they do it layer by layer."""
+    if not len(x) or gated.gate.layer.in_features != x.shape[-1]:
+        return None
+    names = {_backend_of(x, call) for call in gated.calls}
+    backend = load(name := names.pop())
+    if names or not isinstance(backend, Gating) or not backend.takes_gated(gated):
+        return None
+    return name
 
 
 def _backend_of(x: Tensor, call: Call) -> str:

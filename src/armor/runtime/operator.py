@@ -1,4 +1,4 @@
-"""``torch.ops.armor.linear`` and ``linears``: the runtime as opaque operators.
+"""``torch.ops.armor.linear``, ``linears`` and ``gated``: the runtime as opaque operators.
 
 Compilers see its shapes and nothing else, so there is no graph break, and the backend is chosen
 anew at every call (decode and prefill differ) without a recompilation.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from armor.runtime.backend import Call
-from armor.runtime.dispatch import run, run_together
+from armor.runtime.dispatch import run, run_gated, run_together
+from armor.runtime.gated import Gated
 from armor.runtime.reference import plain_core, plain_wrappers, times_blocks
 from armor.sparse.layer import PARTS, PackedLayer
 from armor.sparse.pattern import Pattern
@@ -29,11 +30,13 @@ _LINEAR_BACKWARD = (
     " Tensor? right, Tensor? core_scales, Tensor? left_scales, Tensor? right_scales,"
     " str pattern) -> Tensor"
 )
-_LINEARS = (
+_SEVERAL = (
     "(Tensor x, Tensor[] core_values, Tensor[] core_indices, Tensor?[] left, Tensor?[] right,"
     " Tensor?[] core_scales, Tensor?[] left_scales, Tensor?[] right_scales,"
-    " Tensor?[] bias, Tensor?[] prepared, str[] prepared_by, str[] pattern) -> Tensor[]"
+    " Tensor?[] bias, Tensor?[] prepared, str[] prepared_by, str[] pattern"
 )
+_LINEARS = f"{_SEVERAL}) -> Tensor[]"
+_GATED = f"{_SEVERAL}, str activation) -> Tensor"
 
 
 def call_linear(x: Tensor, call: Call) -> Tensor:
@@ -44,6 +47,18 @@ def call_linear(x: Tensor, call: Call) -> Tensor:
 def call_linears(x: Tensor, calls: Sequence[Call]) -> list[Tensor]:
     """The operator ``armor::linears``: as `armor.runtime.api.linears`."""
     return linears_operator(x, *map(list, zip(*map(arguments, calls), strict=True)))
+
+
+def call_gated(x: Tensor, gated: Gated) -> Tensor:
+    """The operator ``armor::gated``: as `armor.runtime.api.gated`."""
+    return gated_operator(x, *gated_arguments(gated))
+
+
+def gated_arguments(gated: Gated) -> tuple[Any, ...]:
+    """What ``armor::gated`` takes after x: of gate, up and down in turn, and the activation."""
+    gate, up, down, activation = gated
+    columns = zip(arguments(gate), arguments(up), arguments(down), strict=True)
+    return *map(list, columns), activation
 
 
 def arguments(call: Call) -> tuple[Any, ...]:
@@ -120,3 +135,18 @@ def linears_operator(x: Tensor, *arguments: Sequence[Any]) -> list[Tensor]:
 @linears_operator.register_fake
 def _(x: Tensor, values: list[Tensor], indices: list[Tensor], *others: Any) -> list[Tensor]:
     return [x.new_empty(*x.shape[:-1], each.shape[0]) for each in indices]
+
+
+@torch.library.custom_op("armor::gated", mutates_args=(), schema=_GATED)
+def gated_operator(x: Tensor, *given: Any) -> Tensor:
+    """See `call_gated`."""
+    *columns, activation = given
+    gate, up, down = zip(*columns, strict=True)
+    inner = len(gate[1])  # outputs of gate
+    calls = _call(x.shape[-1], *gate), _call(x.shape[-1], *up), _call(inner, *down)
+    return run_gated(x, Gated(*calls, activation))
+
+
+@gated_operator.register_fake
+def _(x: Tensor, values: list[Tensor], indices: list[Tensor], *others: Any) -> Tensor:
+    return x.new_empty(*x.shape[:-1], indices[-1].shape[0])

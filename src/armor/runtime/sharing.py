@@ -58,7 +58,7 @@ class SharedInputs:
             self._learn(number, x)
         numbers = [number, *self._followers[number]]
         calls = [self._members[n].call() for n in numbers]
-        if len(calls) == 1 or not all(_is_ready(call, x) for call in calls):
+        if len(calls) == 1 or not all(is_ready(call, x) for call in calls):
             return member.alone(x)
         first, *others = linears(x, calls)
         self._waiting = (x, dict(zip(numbers[1:], others, strict=True)))
@@ -85,7 +85,7 @@ class SharedInputs:
         SharedInputs.__init__(self, state["_members"])
 
 
-def _is_ready(call: Call, x: Tensor) -> bool:
+def is_ready(call: Call, x: Tensor) -> bool:
     """Whether the tensors of a layer are here (not offloaded), of x's dtype, and frozen."""
     layer = call.layer
     return (

@@ -65,6 +65,40 @@ def sweep_block(
                 core[row], choice[row] = values, codes
 
 
+def sweep_two_columns(
+    residual: Float[np.ndarray, "b two"],
+    core: Float[np.ndarray, "b two"],
+    choice: UInt8[np.ndarray, "b groups"],
+    gram_left: Float[np.ndarray, "b b"],
+    gram_right: Float[np.ndarray, "two two"],
+    together: int = 1,
+) -> None:
+    """`sweep_block` of two neighbours in a row of blocks at once, in place.
+
+    Each is swept as if the other stood still; then what the second changed is kept if the quadratic
+    of both is no higher with it than without. So it never rises, either.
+
+    Args:
+        residual, core: (b, 2b). choice: (b, 2b/4). gram_right: H of both, (2b, 2b).
+    """
+    size = residual.shape[0]
+    one, two = slice(0, size), slice(size, 2 * size)
+    start, codes = core.copy(), choice.copy()
+    groups = size // 4
+    for cols, own in ((one, slice(0, groups)), (two, slice(groups, 2 * groups))):
+        block, block_codes = core[:, cols], choice[:, own]
+        gram = gram_right[cols, cols]
+        sweep_block(residual[:, cols], block, block_codes, gram_left, gram, together)
+    change = core - start
+    alone = change.copy()
+    alone[:, two] = 0
+    gains = [
+        np.sum(each * (2 * residual - gram_left @ each @ gram_right)) for each in (change, alone)
+    ]
+    if gains[0] < gains[1]:
+        core[:, two], choice[:, groups:] = start[:, two], codes[:, groups:]
+
+
 def _sweep_row(
     running_residual: Float[np.ndarray, " b"],
     values: Float[np.ndarray, " b"],

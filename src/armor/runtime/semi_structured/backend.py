@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from armor.runtime import reference
 from armor.runtime.backend import YES, Call, Verdict
+from armor.runtime.gated import Gated
 from armor.runtime.guard import on_device
 from armor.runtime.semi_structured.compressed import (
     compress,
@@ -25,6 +26,7 @@ from armor.runtime.semi_structured.compressed import (
     use_cusparselt,
 )
 from armor.runtime.triton import backend as triton
+from armor.runtime.triton.gated import between_cores
 from armor.sparse.layer import PackedLayer
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 
@@ -73,13 +75,11 @@ def prepare(layer: PackedLayer) -> Tensor | None:
 
 def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """See `Backend.matmul`; sums of S in float32, rounded to x's dtype between the factors."""
-    layer, bias, prepared, _ = call
+    layer, bias, _, _ = call
     with on_device(x.device):
-        if prepared is None:
-            prepared = compress(layer)
         if layer.right is not None:
             x = _times_blocks(x, layer.right, None)
-        y = _times_core(x, layer, prepared)
+        y = _times_core(x, call)
         if layer.left is not None:
             return _times_blocks(y, layer.left, bias)
         return (y if bias is None else y + bias).contiguous()
@@ -89,24 +89,47 @@ def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
     """See `Backend.matmul_shared`: the products with B are one launch for three layers."""
-    inputs = [x] * len(calls)
+    return [matmul(each, call) for each, call in _times_rights(x, calls)]
+
+
+def takes_gated(gated: Gated) -> Verdict:
+    """See `Gating.takes_gated`: with Triton, for the launch between the cores."""
+    return triton.is_available() and triton.takes_gated(gated)
+
+
+def matmul_gated(x: Float[Tensor, "batch in"], gated: Gated) -> Float[Tensor, "batch out"]:
+    """See `Gating.matmul_gated`: one pass between the cores."""
+    with on_device(x.device):
+        inputs = _times_rights(x, [gated.gate, gated.up])
+        gate, up = (_times_core(each, call) for each, call in inputs)
+        inner = between_cores(gate, up, gated, x.dtype)
+        return matmul(inner, _without_right(gated.down))
+
+
+def _times_rights(x: Tensor, calls: Sequence[Call]) -> list[tuple[Tensor, Call]]:
+    """For each layer its inputs and what is left to do: B x is one launch for all, if it can."""
     rights = [call.layer.right for call in calls if call.layer.right is not None]
-    if len(rights) == len(calls) <= triton.MOST_LAYERS and triton.is_available():
-        inputs = list(x.new_empty(len(calls), *x.shape))
-        triton.times_blocks(x.contiguous(), rights, [None] * len(calls), inputs)
-        calls = [call._replace(layer=replace(call.layer, right=None)) for call in calls]
-    return [matmul(each, call) for each, call in zip(inputs, calls, strict=True)]
+    if len(rights) < len(calls) or len(calls) > triton.MOST_LAYERS or not triton.is_available():
+        return [(x, call) for call in calls]
+    inputs = list(x.new_empty(len(calls), *x.shape))
+    triton.times_blocks(x.contiguous(), rights, [None] * len(calls), inputs)
+    return list(zip(inputs, map(_without_right, calls), strict=True))
 
 
-def _times_core(
-    x: Float[Tensor, "batch in"], layer: PackedLayer, compressed: Shaped[Tensor, " compressed"]
-) -> Float[Tensor, "batch out"]:
+def _without_right(call: Call) -> Call:
+    return call._replace(layer=replace(call.layer, right=None))
+
+
+def _times_core(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out"]:
     """``S x``."""
+    layer = call.layer
+    compressed = compress(layer) if call.prepared is None else call.prepared
     engine = engine_of(x.device)
     assert engine is not None
     rows, cols = padded_shape(layer.shape, engine)
     batch = len(x)
-    x = functional.pad(x, (0, cols - x.shape[1], 0, -batch % _ROW_MULTIPLE)).contiguous()
+    padding = (0, cols - x.shape[1], 0, -batch % _ROW_MULTIPLE)
+    x = functional.pad(x, padding) if any(padding) else x.contiguous()  # without any it copies
     if engine == "cutlass":
         kept = rows * cols // 2
         values = compressed[:kept].view(rows, cols // 2)

@@ -78,3 +78,22 @@ class Inputs(NamedTuple):
     scales: Any
     x_stride: Any
     steps: Any
+
+
+class GatedTensors(NamedTuple):
+    """What `gated_kernel` reads and writes.
+
+    Attributes:
+        gate, up: what the cores made, (batch, width) or parts of it.
+        gate_left, up_left, down: A of gate and up, B of the layer behind; (count, SIZE, SIZE).
+        gate_bias, up_bias: (features,), or None. y: (batch, features).
+    """
+
+    gate: Any
+    up: Any
+    gate_left: Any
+    up_left: Any
+    gate_bias: Any
+    up_bias: Any
+    down: Any
+    y: Any

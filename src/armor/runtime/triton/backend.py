@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 
@@ -20,8 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armor.runtime.backend import YES, Call, Verdict
+from armor.runtime.gated import Gated
 from armor.runtime.guard import on_device
 from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
+from armor.runtime.triton.gated import between_cores
+from armor.runtime.triton.gated import takes_gated as takes_gated
 from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_tiling
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import SCALE_GROUP
@@ -104,16 +108,10 @@ def product(
     biases = [call.bias for call in calls]
     rows = [layer.shape[0] for layer in layers]
     if tiling is None:
-        whole = Product(sum(rows), x.shape[1], layers[0].block, len(x), x.dtype)
-        tiling = choose_tiling(whole, x.device)
+        tiling = _tiling(x, layers)
     x = x.contiguous()
     with on_device(x.device):
-        inputs = x
-        rights = [layer.right for layer in layers if layer.right is not None]
-        if rights and not tiling.fuse_right:
-            inputs = x.new_empty(len(layers), *x.shape)
-            scales = [layer.right_scales for layer in layers]
-            times_blocks(x, rights, [None] * len(layers), list(inputs), scales)
+        inputs = _times_rights(x, layers, tiling)
         if tiling.fuse_left:
             results = [x.new_empty(len(x), out) for out in rows]
             _launch_core(inputs, calls, tiling, results)
@@ -129,6 +127,39 @@ def product(
             part.contiguous() if bias is None else part + bias
             for part, bias in zip(parts, biases, strict=True)
         ]
+
+
+def matmul_gated(x: Float[Tensor, "batch in"], gated: Gated) -> Float[Tensor, "batch out"]:
+    """See `Gating.matmul_gated`: `between_cores` in the place of four passes."""
+    pair = [gated.gate, gated.up]
+    layers = [call.layer for call in pair]
+    tiling = replace(_tiling(x, layers), fuse_left=False)
+    x = x.contiguous()
+    with on_device(x.device):
+        sums = _launch_core(_times_rights(x, layers, tiling), pair, tiling, None)
+    gate, up = sums.split([layer.shape[0] for layer in layers], dim=2)
+    inner = between_cores(gate, up, gated, x.dtype)
+    down = gated.down
+    return matmul(inner, down._replace(layer=replace(down.layer, right=None)))
+
+
+def _tiling(x: Tensor, layers: Sequence[PackedLayer]) -> Tiling:
+    """Measured, or by rule; B is no part of the launch where there is none."""
+    rows = sum(layer.shape[0] for layer in layers)
+    whole = Product(rows, x.shape[1], layers[0].block, len(x), x.dtype)
+    tiling = choose_tiling(whole, x.device)
+    return tiling if layers[0].right is not None else replace(tiling, fuse_right=False)
+
+
+def _times_rights(x: Tensor, layers: Sequence[PackedLayer], tiling: Tiling) -> Tensor:
+    """What the core multiplies: B x for each of the layers, or x if B is fused or there is none."""
+    rights = [layer.right for layer in layers if layer.right is not None]
+    if not rights or tiling.fuse_right:
+        return x
+    inputs = x.new_empty(len(layers), *x.shape)
+    scales = [layer.right_scales for layer in layers]
+    times_blocks(x, rights, [None] * len(layers), list(inputs), scales)
+    return inputs
 
 
 def times_blocks(
@@ -152,8 +183,10 @@ def times_blocks(
     is_one_input = x.dim() == 2
     shape = Sums(1, *x.shape) if is_one_input else Sums(*x.shape)
     size = blocks[0].shape[-1]
-    rows = min(64, power_of_two(size))
     items = min(64, power_of_two(shape.batch))
+    # Many rows are bound by what the caches hand out: a block whole, so that they are read once.
+    whole = items == 64 < size <= 128 and results[0].element_size() == 2
+    rows = step = 128 if whole else min(64, power_of_two(size))
     features = [result.shape[-1] for result in results]
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
     layers = BlockTensors(
@@ -173,8 +206,9 @@ def times_blocks(
             SIZE=size,
             ROWS=rows,
             ITEMS=items,
-            STEP=min(64, power_of_two(size)),
+            STEP=step,
             OPERAND=operand(results[0].dtype),
+            num_warps=8 if whole else 4,
         )
 
 

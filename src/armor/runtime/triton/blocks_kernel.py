@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from armor.runtime.triton.device_functions import layer_of, number_of, sum_of_parts, tensor_of
+from armor.runtime.triton.device_functions import layer_of, number_of, sums_of_block, tensor_of
 
 
 @triton.jit
@@ -37,19 +37,8 @@ def blocks_kernel(  # type: ignore[no-untyped-def]
     row = tile % tiles * ROWS + tl.arange(0, ROWS)
     item = (tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)).to(tl.int64)
     exists = item < shape.batch
-    blocks = tensor_of(which, layers.blocks) + block.to(tl.int64) * SIZE * SIZE
-    total = tl.zeros((ROWS, ITEMS), tl.float32)
-    for start in range(0, SIZE, STEP):
-        col = start + tl.arange(0, STEP)
-        feature = block * SIZE + col
-        factor = tl.load(
-            blocks + row[:, None] * SIZE + col[None, :],
-            mask=(row[:, None] < SIZE) & (col[None, :] < SIZE),
-            other=0.0,
-        )
-        wanted = (col < SIZE) & (feature < features)
-        vector = sum_of_parts(x, shape, item, exists, feature, wanted)
-        total = tl.dot(factor.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
+    blocks = tensor_of(which, layers.blocks)
+    total = sums_of_block(x, shape, blocks, block, row, item, exists, features, SIZE, STEP, OPERAND)
     out = block * SIZE + row
     valid = (row < SIZE) & (out < features)
     if layers.scales is not None:

@@ -1,4 +1,4 @@
-"""What both Triton kernels call; importing this needs Triton."""
+"""What the Triton kernels call; importing this needs Triton."""
 
 from __future__ import annotations
 
@@ -59,4 +59,40 @@ def sum_of_parts(x, shape, item, exists, feature, wanted):  # type: ignore[no-un
     for _ in range(1, shape.parts):
         there += tl.cast(shape.batch, tl.int64) * shape.width
         total += tl.load(there, mask=mask, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def sums_of_block(  # type: ignore[no-untyped-def]
+    x,
+    shape,
+    blocks,
+    block,
+    row,
+    item,
+    exists,
+    features,
+    SIZE: tl.constexpr,
+    STEP: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """float32 (rows, items): rows of one block of a wrapper times its columns of x.
+
+    Args:
+        x: of `shape`, a `Sums`. blocks: (count, SIZE, SIZE), of which number `block`. row, item:
+            which; rows from SIZE on are 0. features: that x has. STEP: columns at a time.
+    """
+    blocks += block.to(tl.int64) * SIZE * SIZE
+    total = tl.zeros((row.shape[0], item.shape[0]), tl.float32)
+    for start in range(0, SIZE, STEP):
+        col = start + tl.arange(0, STEP)
+        feature = block * SIZE + col
+        factor = tl.load(
+            blocks + row[:, None] * SIZE + col[None, :],
+            mask=(row[:, None] < SIZE) & (col[None, :] < SIZE),
+            other=0.0,
+        )
+        wanted = (col < SIZE) & (feature < features)
+        vector = sum_of_parts(x, shape, item, exists, feature, wanted)
+        total = tl.dot(factor.to(OPERAND), vector.to(OPERAND), total, input_precision="ieee")
     return total
