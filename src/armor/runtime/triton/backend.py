@@ -185,8 +185,9 @@ def times_blocks(
     size = blocks[0].shape[-1]
     items = min(64, power_of_two(shape.batch))
     # Many rows are bound by what the caches hand out: a block whole, so that they are read once.
-    whole = items == 64 < size <= 128 and results[0].element_size() == 2
-    rows = step = 128 if whole else min(64, power_of_two(size))
+    is_wide = results[0].element_size() > 2  # float32: fewer numbers in the registers of a thread
+    whole = items == 64 < size <= 128 and not is_wide
+    rows = 128 if whole else min(64, power_of_two(size))
     features = [result.shape[-1] for result in results]
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
     layers = BlockTensors(
@@ -206,9 +207,9 @@ def times_blocks(
             SIZE=size,
             ROWS=rows,
             ITEMS=items,
-            STEP=step,
+            STEP=32 if is_wide and size > rows else rows,
             OPERAND=operand(results[0].dtype),
-            num_warps=8 if whole else 4,
+            num_warps=8 if whole or is_wide else 4,
         )
 
 
