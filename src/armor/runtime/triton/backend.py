@@ -183,10 +183,10 @@ def times_blocks(
     is_one_input = x.dim() == 2
     shape = Sums(1, *x.shape) if is_one_input else Sums(*x.shape)
     size = blocks[0].shape[-1]
-    items = min(64, power_of_two(shape.batch))
-    # Many rows are bound by what the caches hand out: a block whole, so that they are read once.
     is_wide = results[0].element_size() > 2  # float32: fewer numbers in the registers of a thread
-    whole = items == 64 < size <= 128 and not is_wide
+    items = min(32 if is_wide else 64, power_of_two(shape.batch))
+    # Many rows are bound by what the caches hand out: a block whole, so that they are read once.
+    whole = items == 64 < size <= 128
     rows = 128 if whole else min(64, power_of_two(size))
     features = [result.shape[-1] for result in results]
     first_tile, tiles = _offsets(len(factor) * -(-size // rows) for factor in blocks)
@@ -207,7 +207,7 @@ def times_blocks(
             SIZE=size,
             ROWS=rows,
             ITEMS=items,
-            STEP=32 if is_wide and size > rows else rows,
+            STEP=min(rows, 32) if is_wide else rows,
             OPERAND=operand(results[0].dtype),
             num_warps=8 if whole or is_wide else 4,
         )
