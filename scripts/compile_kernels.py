@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from armor.runtime.triton import backend
 from armor.runtime.triton.gated import between_cores, takes_gated
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import CORES
+from armor.versions import versions
 
 #: Compute capability: multiprocessors of a GPU that has it, and its tensor-core instruction.
 ARCHITECTURES = {
@@ -310,8 +312,19 @@ def main() -> None:
         rows += found
         print(summary(architecture, found), flush=True)
         if options.json:  # each time: a run of hours may be stopped
-            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            write(options.json, rows)
     sys.exit(1 if faults else 0)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """When and with what, and a line for each kernel of each launch."""
+    about = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "versions": versions("armor", "python", "torch", "triton"),
+    }
+    head = json.dumps(about)[:-1]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    path.write_text(f'{head}, "launches": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def summary(architecture: int, rows: list[dict[str, Any]]) -> str:
