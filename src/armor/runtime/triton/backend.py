@@ -207,7 +207,7 @@ def times_blocks(
             SIZE=size,
             ROWS=rows,
             ITEMS=items,
-            STEP=min(rows, 32) if is_wide else rows,
+            STEP=min(rows, 16) if is_wide else rows,
             OPERAND=operand(results[0].dtype),
             num_warps=8 if whole or is_wide else 4,
         )
