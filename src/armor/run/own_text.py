@@ -93,6 +93,8 @@ def _write(
     lowered = has_bfloat16() and all(one.dtype == "BF16" for one in stored)
     dtype = None if device == "cuda" else torch.bfloat16 if lowered else torch.float32
     model = load_model(folder, dtype, device)
+    if device == "cpu":  # where torch's fused attention takes several times as long for one row
+        model.set_attn_implementation("eager")
     # A text that ends is followed by the next, as in training: nothing stops before the window is
     # full.
     ends = {"eos_token_id": None, "pad_token_id": first}
