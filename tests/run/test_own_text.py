@@ -81,6 +81,29 @@ def test_a_run_that_goes_on_has_kept_them(
     assert record["config"]["calibration"] == "self"
 
 
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_it_is_written_where_the_run_computes(
+    tiny_bos_model: Path,
+    folder: ModelFolder,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_gpu: bool,
+) -> None:
+    seen: list[str] = []
+
+    def write(_folder: object, _tokenizer: object, *given: object) -> torch.Tensor:
+        samples, seq_len, *_, device = given
+        seen.append(str(device))
+        return torch.zeros(samples, seq_len, dtype=torch.int64)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(own_text, "_write", write)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    draw_windows("self", folder, 2, 8, 0, "never", device="cuda:1")
+    armor.prune(tiny_bos_model, settings(calibration="self"), tmp_path / "out", device="cpu")
+    assert seen == ["cuda:1" if has_gpu else "cpu", "cpu"]
+
+
 def test_it_is_no_text_to_evaluate_on(tiny_bos_model: Path, folder: ModelFolder) -> None:
     from armor.text.sources import read_text
 

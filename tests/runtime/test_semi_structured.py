@@ -244,8 +244,18 @@ def test_every_backend_reads_a_prepared_layer(tiles: Gpu, make_case) -> None:
 
 
 @pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
-def test_prepared_layers_run_together(tiles: Gpu, make_case) -> None:
-    cases = [make_case(rows, 128, 32, 3, torch.bfloat16, seed=rows) for rows in (64, 32, 48)]
+@pytest.mark.parametrize(
+    "blocks",  # as q, k and v get them, where k and v have fewer rows
+    [(32, 32, 32), (64, 32, 32), (32, 64, 64), (32, None, 32), (64, 32, 64, 32, 32, 32)],
+)
+def test_prepared_layers_run_together(
+    tiles: Gpu, make_case, blocks: tuple[int | None, ...]
+) -> None:
+    sizes = zip((64, 32, 48) * 2, blocks, strict=False)
+    cases = [
+        make_case(rows, 128, block, 3, torch.bfloat16, seed=seed)
+        for seed, (rows, block) in enumerate(sizes)
+    ]
     modules = [ArmorLinear.from_packed(case.layer) for case in cases]
     for module in modules:
         module.prepare()

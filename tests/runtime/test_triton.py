@@ -72,6 +72,12 @@ def test_the_rule_fuses_only_what_the_kernels_can() -> None:
     assert not tilings.by_rule(Product(4096, 4096, 128, 64, torch.bfloat16)).fuse_left
 
 
+def test_layers_that_are_alike_share_a_launch(make_case) -> None:
+    calls = [make_case(64, 128, block, 1).call for block in (64, 32, 32, 64, 32, 32, 32)]
+    groups = triton.launches(calls, lambda call: call.layer.block)
+    assert groups == [[0, 3], [1, 2, 4], [5, 6]]
+
+
 def test_a_measured_tiling_goes_before_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     product = Product(6144, 4096, 128, 3, torch.bfloat16)
     assert product.key == "6144x4096 block 128 batch 4 bfloat16"

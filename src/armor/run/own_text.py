@@ -41,12 +41,14 @@ def draw_windows(
     bos: str,
     fewer: bool = False,
     keep: Path | None = None,
+    device: str = "cpu",
 ) -> Tensor:
     """The windows of a text, see `token_windows`, or those that the model writes itself.
 
     Args:
         folder: of the dense model. bos: "always" or "never".
         keep: a folder for what the model has written, so that a run that goes on has it.
+        device: where the model writes; the CPU if this machine, unlike others, has no GPU.
 
     Returns:
         Token ids, int64, (samples, seq_len).
@@ -62,7 +64,8 @@ def draw_windows(
     about = [samples, seq_len, seed, bos, prompts, _identity(folder)]
     if keep is not None and (found := _kept(keep / _FILE, digest(about))) is not None:
         return found
-    written = _write(folder, tokenizer, samples, seq_len, seed, bos == "always", prompts)
+    where = torch.device(device if torch.cuda.is_available() else "cpu")
+    written = _write(folder, tokenizer, samples, seq_len, seed, bos == "always", prompts, where)
     windows = written.clone()  # an ordinary tensor, not one of inference mode
     if keep is not None:
         with full_disk(keep.parent):
@@ -80,6 +83,7 @@ def _write(
     seed: int,
     begins: bool,
     prompts: list[list[int]],
+    device: torch.device,
 ) -> Tensor:
     """Have the model write `samples` windows, sampled at temperature 1.
 
@@ -88,12 +92,12 @@ def _write(
     """
     log = logging.getLogger("armor")
     first = _first_token(tokenizer)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     stored = folder.tensors.values()
     lowered = has_bfloat16() and all(one.dtype == "BF16" for one in stored)
-    dtype = None if device == "cuda" else torch.bfloat16 if lowered else torch.float32
-    model = load_model(folder, dtype, device)
-    if device == "cpu":  # where torch's fused attention takes several times as long for one row
+    is_cpu = device.type == "cpu"
+    dtype = None if not is_cpu else torch.bfloat16 if lowered else torch.float32
+    model = load_model(folder, dtype, str(device))
+    if is_cpu:  # where torch's fused attention takes several times as long for one row
         model.set_attn_implementation("eager")
     # A text that ends is followed by the next, as in training: nothing stops before the window is
     # full.
@@ -109,7 +113,7 @@ def _write(
         padded = [[first] * pad + start for pad, start in zip(pads, starts, strict=True)]
         kept = [[0] * pad + [1] * (longest - pad) for pad in pads]
         ids, mask = (torch.tensor(one, dtype=torch.int64, device=device) for one in (padded, kept))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([] if is_cpu else [device]):
             torch.manual_seed(seed * 1_000_003 + len(made))
             written = model.generate(
                 ids,

@@ -139,7 +139,7 @@ def prune(
     there = check_place(out, model, fresh)
     if not config.calibration:
         raise ArmorError("no calibration text: give --calibration FILE or hf:NAME")
-    run = _Run.open(model, config, shared, unfinished_folder(out))
+    run = _Run.open(model, config, shared, unfinished_folder(out), placement.device)
     warn_of_slow_patterns(run.plans, run.config, placement.device)
     if config.size is None and (fresh or not there):
         progress.planned(run.plans)
@@ -188,11 +188,18 @@ class _Run:
     itemsize: int
 
     @classmethod
-    def open(cls, model: str | Path, config: PruneConfig, shared: Shared, unfinished: Path) -> _Run:
+    def open(
+        cls,
+        model: str | Path,
+        config: PruneConfig,
+        shared: Shared,
+        unfinished: Path,
+        device: str,
+    ) -> _Run:
         """Read all that is needed but the weights. Raises `ArmorError`.
 
         Args:
-            unfinished: where the run keeps what it has done.
+            unfinished: where the run keeps what it has done. device: where a model writes text.
         """
         folder = shared.once("folder", lambda: ModelFolder.open(model))
         folder.files.check_dense()
@@ -208,8 +215,10 @@ class _Run:
         assert config.seq_len is not None
         drawn = (config.calibration, config.samples, config.seq_len, config.seed, config.bos)
         windows = shared.once(
-            ("windows", *drawn),
-            lambda: draw_windows(config.calibration, folder, *drawn[1:], keep=unfinished),
+            ("windows", *drawn, device),
+            lambda: draw_windows(
+                config.calibration, folder, *drawn[1:], keep=unfinished, device=device
+            ),
         )
         return cls(folder, streamed, config, plans, windows, itemsize)
 

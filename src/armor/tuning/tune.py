@@ -124,7 +124,7 @@ def tune(
     asked = asked_for(config)
     there = check_place(out, folder, fresh)
     check_place(out, reference, fresh)
-    work = _Work.open(folder, reference, config, unfinished_folder(out))
+    work = _Work.open(folder, reference, config, unfinished_folder(out), placement.device)
     manifest = work.manifest(placement.device)
     if there and not fresh:
         return TuneResult(
@@ -160,12 +160,17 @@ class _Work:
 
     @classmethod
     def open(
-        cls, folder: str | Path, reference: str | Path, config: TuneConfig, unfinished: Path
+        cls,
+        folder: str | Path,
+        reference: str | Path,
+        config: TuneConfig,
+        unfinished: Path,
+        device: str,
     ) -> _Work:
         """Read all that is needed but the weights. Raises `ArmorError`.
 
         Args:
-            unfinished: where the run keeps what it has done.
+            unfinished: where the run keeps what it has done. device: where a model writes text.
         """
         pruned, dense = ModelFolder.open(folder), ModelFolder.open(reference)
         checkpoint = Checkpoint.of(pruned.files)
@@ -192,6 +197,7 @@ class _Work:
             config.bos,
             fewer=config.samples is None,
             keep=unfinished,
+            device=device,
         )
         if len(windows) < 2:
             raise ArmorError("two windows at least: one to train on and one to judge by")

@@ -88,7 +88,8 @@ def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out
 def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
-    """See `Backend.matmul_shared`: the products with B are one launch for three layers."""
+    """See `Backend.matmul_shared`: the products with B are one launch for three layers of one
+    block."""
     return [matmul(each, call) for each, call in _times_rights(x, calls)]
 
 
@@ -107,13 +108,20 @@ def matmul_gated(x: Float[Tensor, "batch in"], gated: Gated) -> Float[Tensor, "b
 
 
 def _times_rights(x: Tensor, calls: Sequence[Call]) -> list[tuple[Tensor, Call]]:
-    """For each layer its inputs and what is left to do: B x is one launch for all, if it can."""
-    rights = [call.layer.right for call in calls if call.layer.right is not None]
-    if len(rights) < len(calls) or len(calls) > triton.MOST_LAYERS or not triton.is_available():
-        return [(x, call) for call in calls]
-    inputs = list(x.new_empty(len(calls), *x.shape))
-    triton.times_blocks(x.contiguous(), rights, [None] * len(calls), inputs)
-    return list(zip(inputs, map(_without_right, calls), strict=True))
+    """For each layer its inputs and what is left to do: B x is one launch for all of one block."""
+    left = [(x, call) for call in calls]
+    if not triton.is_available():
+        return left
+    x = x.contiguous()
+    for some in triton.launches(calls, lambda call: call.layer.block):
+        rights = [right for place in some if (right := calls[place].layer.right) is not None]
+        if not rights:
+            continue
+        inputs = list(x.new_empty(len(some), *x.shape))
+        triton.times_blocks(x, rights, [None] * len(some), inputs)
+        for place, ready in zip(some, inputs, strict=True):
+            left[place] = ready, _without_right(calls[place])
+    return left
 
 
 def _without_right(call: Call) -> Call:
@@ -172,7 +180,7 @@ def _search(compressed: Tensor, x: Tensor) -> tuple[int, ...]:
         if hasattr(library, "mm_search"):
             return tuple(library.mm_search(compressed, x.t(), None, None, None, True)[:3])
         return (torch._cslt_sparse_mm_search(compressed, x.t(), transpose_result=True),)
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # TypeError: it takes other arguments in this version
         return ()
 
 

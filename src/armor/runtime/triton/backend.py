@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import accumulate
@@ -85,15 +85,23 @@ def matmul(x: Float[Tensor, "batch in"], call: Call) -> Float[Tensor, "batch out
 def matmul_shared(
     x: Float[Tensor, "batch in"], calls: Sequence[Call]
 ) -> list[Float[Tensor, "batch _"]]:
-    """See `Backend.matmul_shared`: up to three layers a launch."""
-    found: list[Tensor] = []
-    for start in range(0, len(calls), MOST_LAYERS):
-        launch = calls[start : start + MOST_LAYERS]
-        if len({_kind(call) for call in launch}) == 1:
-            found += product(x, launch)
-        else:
-            found += [matmul(x, call) for call in launch]
-    return found
+    """See `Backend.matmul_shared`: up to three layers that are alike a launch."""
+    found: dict[int, Tensor] = {}
+    for some in launches(calls, _kind):
+        found.update(zip(some, product(x, [calls[place] for place in some]), strict=True))
+    return [found[place] for place in range(len(calls))]
+
+
+def launches(calls: Sequence[Call], kind: Callable[[Call], object]) -> list[list[int]]:
+    """The places of layers in groups of one `kind`, each as many as the kernels take."""
+    places: dict[object, list[int]] = {}
+    for place, call in enumerate(calls):
+        places.setdefault(kind(call), []).append(place)
+    return [
+        one[start : start + MOST_LAYERS]
+        for one in places.values()
+        for start in range(0, len(one), MOST_LAYERS)
+    ]
 
 
 def product(
