@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from armor.runtime.triton.device_functions import layer_of, number_of, sum_of_parts, tensor_of
+from armor.runtime.triton.unpack import unpacked
 from armor.sparse.levels import SCALE_GROUP
 
 #: Groups of four whose codes share a scale.
@@ -45,34 +46,10 @@ def _scale_of(scales, first, there, inputs):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _pairs_of(low, high, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """int32: two codes as 16-bit floats, as `_unpacked` takes them."""
+    """int32: two codes as 16-bit floats, as `unpacked` takes them."""
     low = low.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
     high = high.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
     return (low | (high << 16)).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _unpacked(pairs, codes, ROWS: tl.constexpr, GROUPS: tl.constexpr, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The dense tile (ROWS, 4*GROUPS), 16-bit floats.
-
-    Two shifts of 64 bits put a group's values into their places, which is half the instructions of
-    comparing each place with both positions.
-
-    Args:
-        pairs: int32 (ROWS, GROUPS), the two kept values of a group.
-        codes: unsigned (ROWS, GROUPS/2), two nibbles of positions each.
-    """
-    codes = codes.to(tl.uint32)
-    # Sixteen times the first and the second position of each group.
-    first = tl.join((codes << 4) & 48, codes & 48)
-    second = tl.join((codes << 2) & 48, (codes >> 2) & 48)
-    first = tl.reshape(first, (ROWS, GROUPS)).to(tl.uint64)
-    second = tl.reshape(second, (ROWS, GROUPS)).to(tl.uint64)
-    wide = pairs.to(tl.uint32, bitcast=True).to(tl.uint64)
-    group = ((wide & 0xFFFF) << first) | ((wide >> 16) << second)
-    even = tl.join(group.to(tl.uint16), (group >> 32).to(tl.uint16))
-    odd = tl.join((group >> 16).to(tl.uint16), (group >> 48).to(tl.uint16))
-    return tl.reshape(tl.join(even, odd), (ROWS, 4 * GROUPS)).to(TYPE, bitcast=True)
 
 
 @triton.jit
@@ -118,7 +95,7 @@ def _sums16(  # type: ignore[no-untyped-def]
             code = tl.load(codes + byte)
         else:
             code = tl.load(codes + byte, mask=there & (byte < inputs.index_bytes), other=0)
-        dense = _unpacked(pair, code, ROWS, GROUPS, x.dtype.element_ty)
+        dense = unpacked(pair, code, ROWS, GROUPS, x.dtype.element_ty)
         feature = 4 * first + tl.arange(0, 4 * GROUPS)
         inside = (feature < inputs.features)[:, None]
         vector = tl.load(x + feature[:, None], mask=inside & exists[None, :], other=0.0)

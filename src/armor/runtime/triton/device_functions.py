@@ -35,7 +35,7 @@ def tensor_of(which, tensors):  # type: ignore[no-untyped-def]
     """The tensor of layer number `which`."""
     chosen = tensors[0]
     for number in tl.static_range(1, len(tensors)):
-        if which == number:
+        if which >= number:  # one comparison of a tile; `==` is kept in a register
             chosen = tensors[number]
     return chosen
 
@@ -45,7 +45,7 @@ def number_of(which, numbers):  # type: ignore[no-untyped-def]
     """The number of layer number `which`, int32."""
     chosen = tl.cast(numbers[0], tl.int32)
     for number in tl.static_range(1, len(numbers)):
-        if which == number:
+        if which >= number:
             chosen = tl.cast(numbers[number], tl.int32)
     return chosen
 
