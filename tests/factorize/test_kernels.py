@@ -160,6 +160,43 @@ def test_one_sweep_matches_the_reference(
     assert_same(case.swept(backend), expected, tolerance)
 
 
+@pytest.mark.skipif(TRITON_DEVICE == "cuda", reason="compiled, with one order of the axes")
+@needs_triton
+@pytest.mark.parametrize(("row_blocks", "col_blocks", "size", "quirk"), CASES)
+def test_tiles_of_triton_may_have_their_lanes_first_or_last(
+    row_blocks: int, col_blocks: int, size: int, quirk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import triton.language as tl
+
+    case = make_case(row_blocks, col_blocks, size, seed=size, quirk=quirk)
+    found = []
+    for lane in (0, 2):
+        monkeypatch.setattr(triton, "LANE", tl.constexpr(lane))
+        found.append(case.swept("triton"))
+    assert_same(found[0], case.swept_by_reference("triton"), 1e-9)
+    assert torch.equal(found[0].core, found[1].core)
+
+
+def test_a_block_of_any_size_can_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU starts 32 warps of a program at most, whatever --block-size says."""
+    launched: list[int] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> "Kernel":
+            return self
+
+        def __call__(self, *arguments: object, num_warps: int, **constants: int) -> None:
+            launched.append(num_warps)
+
+    monkeypatch.setattr(triton, "_sweep", Kernel())
+    for size in (8, 128, 512, 1024, 4096):
+        square = torch.zeros(1, size, size, device="meta")
+        codes = torch.zeros(size, size // 4, dtype=torch.uint8, device="meta")
+        inverses = torch.zeros(1, size // 4, 6, 3, device="meta")
+        triton.sweep(square[0], square[0], codes, square, square, inverses)
+    assert launched == [1, 8, 16, 16, 16]
+
+
 @pytest.mark.skipif(TRITON_DEVICE == "cpu", reason="needs a GPU: too slow interpreted")
 @needs_triton
 @pytest.mark.parametrize("size", [32, 64, 128])

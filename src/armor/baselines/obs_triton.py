@@ -12,6 +12,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from armor.triton import why_no_triton
+
 try:
     import triton
     import triton.language as tl
@@ -28,11 +30,11 @@ ROWS = 8
 def runs(weight: Tensor, n: int, m: int) -> bool:
     """Whether it prunes such a block: (columns, rows)."""
     return (
-        triton is not None
-        and weight.device.type == "cuda"
+        weight.device.type == "cuda"
         and (n, m) == (KEPT, GROUP)
         and weight.shape[0] <= MOST_COLUMNS
         and weight.shape[0] % GROUP == 0
+        and not why_no_triton()
     )
 
 

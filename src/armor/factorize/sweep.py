@@ -12,7 +12,6 @@ compare each with its oracle. Words that they share:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +22,13 @@ from torch import Tensor
 from armor.errors import ArmorError
 from armor.factorize.inverses import gain_tables, gain_terms, pair_inverses
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.triton import is_interpreted
 
 #: Takes column blocks j, and of these residual, core and choice; and G: sweeps them in place.
 SweepColumns = Callable[[slice, Tensor, Tensor, Tensor, Tensor], None]
 _REAL = (torch.float32, torch.float64)
 # On the CPU Triton runs interpreted only, which is for tests.
-_TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
+_TRITON_DEVICES = ("cuda", "cpu") if is_interpreted() else ("cuda",)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ row of dS.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor.factorize.kernels.rows import ROWS_TOGETHER
+from armor.triton import is_older_than, why_no_triton
 
 try:
     import triton
@@ -31,13 +33,17 @@ try:
 except ImportError:  # the optional extra "gpu"
     triton = None
 
-#: Warps of a program where blocks are too small to fill as many by themselves.
-WARPS = 4
+#: Warps of a program where blocks are too small to fill as many by themselves; of any program.
+WARPS, MOST_WARPS = 4, 16
+#: The axis of the lanes in a tile: (lanes, rows, blocks), or (blocks, rows, lanes). Where a load
+#: has no neighbours, Triton lays threads along the first axis, from 3.7 on along the last. It must
+#: be the lanes': a row that is spread over warps takes a barrier a load.
+LANE: Any = None if triton is None else tl.constexpr(0 if is_older_than(3, 7) else 2)
 
 
 def is_available() -> bool:
-    """Whether Triton is installed. It runs on GPUs, and on the CPU only interpreted (in tests)."""
-    return triton is not None
+    """Whether Triton can run. It does on GPUs, and on the CPU only interpreted (in tests)."""
+    return not why_no_triton()
 
 
 def sweep(
@@ -81,7 +87,7 @@ def sweep(
             LANES=lanes,
             BLOCKS=each,
             ROWS=ROWS_TOGETHER,
-            num_warps=max(1, each * ROWS_TOGETHER * lanes // 32),
+            num_warps=min(MOST_WARPS, max(1, each * ROWS_TOGETHER * lanes // 32)),
         )
 
 
@@ -134,9 +140,15 @@ def _store4(pointer, step: tl.constexpr, x0, x1, x2, x3, mask):  # type: ignore[
 
 
 @_kernel
+def _along(numbers, AXIS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """`numbers` along one axis of a tile."""
+    return tl.expand_dims(numbers, (0 if AXIS > 0 else 1, 1 if AXIS > 1 else 2))
+
+
+@_kernel
 def _turn(change, turn):  # type: ignore[no-untyped-def]
     """The change of the lane whose turn it is, for every lane of the row."""
-    return tl.gather(change, turn, axis=2)
+    return tl.gather(change, turn, axis=LANE)
 
 
 @_kernel
@@ -156,7 +168,7 @@ def _keep(  # type: ignore[no-untyped-def]
     GROUPS: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Which rows of a set are kept, bool (blocks, ROWS).
+    """Which rows of a set are kept, bool (blocks, ROWS), or (ROWS, blocks) as all of this shape.
 
     Args:
         gain: what each alone takes off the loss, (blocks, ROWS). c0 to c3: the change of the row.
@@ -170,9 +182,9 @@ def _keep(  # type: ignore[no-untyped-def]
         there = other < left
         m0, m1, m2, m3 = _load4(change_gram + other * SIZE, GROUPS, valid & there)
         coupling = tl.load(gram_row + other, mask=exists & there, other=0.0)
-        meet = tl.sum(coupling * (c0 * m0 + c1 * m1 + c2 * m2 + c3 * m3), axis=2)
+        meet = coupling * tl.sum(c0 * m0 + c1 * m1 + c2 * m2 + c3 * m3, axis=LANE)
         is_kept = (number == other) & ((lost <= 0.0) | (gain > lost))
-        counts = tl.sum(is_kept.to(tl.int32), axis=1)[:, None] > 0
+        counts = tl.expand_dims(tl.sum(is_kept.to(tl.int32), axis=LANE // 2), LANE // 2) > 0
         kept = kept | is_kept
         lost += tl.where(counts & (number > other), 2.0 * meet, 0.0)
     return kept
@@ -199,13 +211,14 @@ def _sweep(  # type: ignore[no-untyped-def]
 ):
     GROUPS: tl.constexpr = SIZE // 4
     # Every tile is (BLOCKS, ROWS, LANES), also what is the same for all rows: one layout, in which
-    # the lanes of a row are those of one warp.
-    shape: tl.constexpr = (BLOCKS, ROWS, LANES)
-    lane = tl.broadcast_to(tl.arange(0, LANES)[None, None, :], shape)
-    number = tl.broadcast_to(tl.arange(0, ROWS)[None, :, None], shape)
-    block = tl.broadcast_to(tl.arange(0, BLOCKS)[:, None, None], shape)
+    # the lanes of a row are those of one warp. What is the same for all lanes is loaded once a row.
+    shape: tl.constexpr = (LANES, ROWS, BLOCKS) if LANE == 0 else (BLOCKS, ROWS, LANES)
+    lane = tl.broadcast_to(_along(tl.arange(0, LANES), LANE), shape)
+    number = tl.broadcast_to(_along(tl.arange(0, ROWS), 1), shape)
+    block = tl.broadcast_to(_along(tl.arange(0, BLOCKS), 2 - LANE), shape)
     block += tl.program_id(0) * BLOCKS
     is_block = block < row_blocks * col_blocks
+    row, row_block = tl.max(number, axis=LANE), tl.max(block, axis=LANE)
     some = is_block & (lane < GROUPS)
     # Neighbours share j: H is read all the time, G once a row.
     i = (block % row_blocks).to(tl.int64)
@@ -213,7 +226,7 @@ def _sweep(  # type: ignore[no-untyped-def]
     residual += (i * SIZE + number) * residual_stride + j * SIZE + 4 * lane
     core += (i * SIZE + number) * core_stride + j * SIZE + 4 * lane
     choice += (i * SIZE + number) * choice_stride + j * GROUPS + lane
-    gram_left += i * SIZE * SIZE + number * SIZE
+    gram_left += (row_block % row_blocks).to(tl.int64) * SIZE * SIZE + row * SIZE
     planes += j * SIZE * SIZE + lane
     # dS H, with rows in planes like those of H.
     scratch += block.to(tl.int64) * SIZE * SIZE + lane
@@ -233,7 +246,7 @@ def _sweep(  # type: ignore[no-untyped-def]
     none = tl.zeros(shape, tl.int32)
 
     for first in range(0, SIZE, ROWS):
-        exists = is_block & (first + number < SIZE)
+        exists = (row_block < row_blocks * col_blocks) & (first + row < SIZE)
         valid = some & (first + number < SIZE)
         # The residual less the changes of all sets above, which are read side by side.
         r0, r1, r2, r3 = _load4(residual + first * residual_stride, 1, valid)
@@ -241,6 +254,7 @@ def _sweep(  # type: ignore[no-untyped-def]
         for above in range(0, first, ROWS):
             for other in tl.static_range(ROWS):
                 coupling = tl.load(gram_row + above + other, mask=exists, other=0.0)
+                coupling = tl.expand_dims(coupling, LANE)
                 m0, m1, m2, m3 = _load4(scratch + (above + other) * SIZE, GROUPS, valid)
                 r0, r1, r2, r3 = (
                     r0 - coupling * m0,
@@ -248,7 +262,8 @@ def _sweep(  # type: ignore[no-untyped-def]
                     r2 - coupling * m2,
                     r3 - coupling * m3,
                 )
-        scale = tl.load(gram_row + first + number, mask=exists, other=0.0)
+        scale = tl.load(gram_row + first + row, mask=exists, other=0.0)
+        scale = tl.broadcast_to(tl.expand_dims(scale, LANE), shape)
         s0, s1, s2, s3 = _load4(core + first * core_stride, 1, valid)
         code = tl.load(choice + first * choice_stride, mask=valid, other=0).to(tl.int32)
         # Partial residuals: each group taken out. A lane's values change in its own turn only.
@@ -309,14 +324,14 @@ def _sweep(  # type: ignore[no-untyped-def]
         gain = c0 * (2 * r0 - scale * m0) + c1 * (2 * r1 - scale * m1)
         gain += c2 * (2 * r2 - scale * m2) + c3 * (2 * r3 - scale * m3)
         kept = _keep(
-            tl.sum(gain, axis=2),
+            tl.sum(gain, axis=LANE),
             c0,
             c1,
             c2,
             c3,
             scratch + first * SIZE,
             gram_row + first,
-            tl.max(number, axis=2),
+            row,
             SIZE - first,
             exists,
             valid,
@@ -325,10 +340,10 @@ def _sweep(  # type: ignore[no-untyped-def]
             SIZE,
         )
         tl.debug_barrier()  # all have read dS H
-        stays = valid & tl.broadcast_to(kept[:, :, None], shape)
+        stays = valid & tl.broadcast_to(tl.expand_dims(kept, LANE), shape)
         _store4(core + first * core_stride, 1, s0, s1, s2, s3, stays)
         tl.store(choice + first * choice_stride, code.to(tl.uint8), mask=stays)
-        dropped = valid & ~tl.broadcast_to(kept[:, :, None], shape)
+        dropped = valid & ~tl.broadcast_to(tl.expand_dims(kept, LANE), shape)
         zero = r0 * 0.0
         _store4(own, GROUPS, zero, zero, zero, zero, dropped)
         tl.debug_barrier()

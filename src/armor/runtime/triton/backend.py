@@ -9,11 +9,8 @@ How the work is cut is decided in `tiling`.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import accumulate
 
 import torch
@@ -30,6 +27,7 @@ from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_t
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import SCALE_GROUP
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
+from armor.triton import is_interpreted, why_no_triton
 
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -44,18 +42,16 @@ _FEWEST = 4096  # counters in a row
 
 def is_available() -> Verdict:
     """Triton with a GPU; or interpreted on the CPU with TRITON_INTERPRET=1, for tests."""
-    if importlib.util.find_spec("triton") is None:
-        return Verdict("triton is not installed: pip install triton")
-    if not torch.cuda.is_available() and not _interpreted():
-        return Verdict("no GPU")
-    return _takes_tuples()
+    if reason := why_no_triton():
+        return Verdict(reason)
+    return YES if torch.cuda.is_available() or is_interpreted() else Verdict("no GPU")
 
 
 def is_supported(
     shape: tuple[int, int], dtype: torch.dtype, device: torch.device, batch: int, pattern: Pattern
 ) -> Verdict:
     """2:4 in float32, bfloat16 and float16, or in codes, any shape and batch."""
-    if device.type != "cuda" and not (device.type == "cpu" and _interpreted()):
+    if device.type != "cuda" and not (device.type == "cpu" and is_interpreted()):
         return Verdict(f"the tensors are on {device.type}")
     if dtype not in _DTYPES:
         return Verdict(f"{dtype} is none of float32, bfloat16, float16")
@@ -333,21 +329,6 @@ def _counters_of(device: torch.device, count: int) -> Tensor:
         size = max(_FEWEST, 1 << (count - 1).bit_length())
         held.append(torch.zeros(_ROWS, size, dtype=torch.int32, device=device))
     return held[-1]
-
-
-@cache
-def _takes_tuples() -> Verdict:
-    """Kernels have tuples as arguments, which Triton takes from 3.3 on."""
-    import triton
-
-    major, minor = triton.__version__.split(".")[:2]
-    if (int(major), int(minor)) < (3, 3):
-        return Verdict(f"triton {triton.__version__} is older than 3.3")
-    return YES
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _processors(device: torch.device) -> int:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import triton
 import triton.language as tl
+
+from armor.triton import is_interpreted
 
 _TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 def operand(dtype: torch.dtype) -> tl.dtype:
     """What products of tiles take: `dtype`, but Triton's interpreter multiplies no bfloat16."""
-    return tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else _TYPES[dtype]
+    return tl.float32 if is_interpreted() else _TYPES[dtype]
 
 
 def power_of_two(size: int) -> int:

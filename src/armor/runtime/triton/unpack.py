@@ -5,14 +5,14 @@ A nibble holds the two positions of a group of four, ``first | second << 2``, fi
 
 from __future__ import annotations
 
-import os
-
 import torch
 import triton
 import triton.language as tl
 
+from armor.triton import is_interpreted
+
 #: Whether bytes are permuted by an instruction of NVIDIA's; Triton's interpreter has none.
-PERMUTES = tl.constexpr(torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1")
+PERMUTES = tl.constexpr(torch.version.hip is None and not is_interpreted())
 #: Selectors of a byte for `prmt.b32 PAIR, 0`: the first value of a pair, the second, zeros.
 _FIRST, _SECOND, _ZERO = 0x10, 0x32, 0x44
 
