@@ -39,8 +39,8 @@ LLAMA_2_7B = {(4096, 4096): 4, (11008, 4096): 2, (4096, 11008): 1}
 LLAMA_BLOCKS, TOKENS = 32, 128 * 512
 SAMPLED = 2048  # tokens held out, and as many others, see `armor.calibrate.held_out`
 #: Of a step of the sweep: instructions of a warp (SASS of sm_90, inner loop), and cycles that each
-#: set of rows takes besides. Eight warps share four schedulers.
-STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, ROWS_TOGETHER // 4
+#: set of rows takes besides. Eight warps share four schedulers; one alone issues no faster.
+STEP_INSTRUCTIONS, SET_CYCLES, WARPS_EACH = 165, 2000, max(1, ROWS_TOGETHER // 4)
 #: Assumed: a batched float64 factorisation or triangular solve.
 FACTORISATION = 2.5e-4
 #: Assumed: bytes a second to a disk, hashed; to the host.

@@ -78,6 +78,12 @@ def test_same_logits_and_text_as_the_dense_twin(
     assert shared == tie
 
 
+def test_generation_may_compile_the_decoding_step(make: Callable[..., Any]) -> None:
+    """transformers asks the quantizer of a loaded model; another answer makes a GPU slower."""
+    model = AutoModelForCausalLM.from_pretrained(make().folder)
+    assert model.hf_quantizer.is_compileable
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("stored", "asked"),

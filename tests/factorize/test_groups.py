@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from armor.factorize.groups import Groups, pick
+from armor.factorize.groups import Groups, _pairs, pick
 from armor.factorize.inverses import pair_inverses
 from armor.factorize.kernels.reference import PAIRS
 
@@ -48,6 +48,12 @@ def test_best_is_the_best_of_all_pairs() -> None:
         assert codes[row] == best
         torch.testing.assert_close(values[row], candidates[best])
         assert float(gains[row]) == pytest.approx(loss(groups.current[row]) - losses[best])
+
+
+def test_the_table_of_pairs_is_made_once_a_device() -> None:
+    """What `--solver adam` looks at in each iteration would be copied to a GPU each time."""
+    for device in ("cpu", "meta"):
+        assert _pairs(torch.device(device)) is _pairs(torch.device(device))
 
 
 def test_a_group_without_scale_stays() -> None:

@@ -1,5 +1,6 @@
 """Every backend of the sweep against the plain NumPy one, from the same state."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -304,6 +305,41 @@ def test_rows_that_move_together_never_raise_it(backend: str, device: str) -> No
     assert found.quadratic() < case.to("cpu", torch.float64).quadratic()
     moved = (found.core != 0).any(1)
     assert moved.tolist() == [True] + [False] * 7
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("size", "row_blocks", "programs", "each"),
+    [
+        (128, 300, 300, 1),  # a block fills the warps of a program by itself
+        (32, 215, 215, 1),
+        (32, 217, 109, 2),
+        (16, 431, 216, 2),  # four to a program would leave processors idle
+        (16, 432, 108, 4),
+        (8, 865, 109, 8),
+        (8, 1, 1, 1),
+    ],
+)
+def test_blocks_share_programs_where_every_processor_has_one(
+    size: int, row_blocks: int, programs: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an A100, which has 108."""
+    launched: list[tuple[int, int, int]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            return lambda *_, BLOCKS, num_warps, **__: launched.append((*grid, BLOCKS, num_warps))
+
+    monkeypatch.setattr(triton, "_sweep", Kernel())
+    monkeypatch.setattr(triton, "_processors", lambda _: 108)
+    rows = row_blocks * size
+    core, left, right, inverses = (
+        torch.empty(shape, device="meta")
+        for shape in ((rows, size), (row_blocks, size, size), (1, size, size), (1, size // 4, 6, 3))
+    )
+    choice = torch.empty(rows, size // 4, dtype=torch.uint8, device="meta")
+    triton.sweep(core, core, choice, left, right, inverses)
+    assert launched == [(programs, each, max(1, each * ROWS_TOGETHER * size // 4 // 32))]
 
 
 @pytest.mark.parametrize("row_blocks", [5, 16, 37])

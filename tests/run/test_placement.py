@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import armor
 from armor.config import PruneConfig
 from armor.engines.in_process import InProcess
 from armor.engines.job import Job, Result
@@ -14,8 +18,11 @@ from armor.engines.local import open_engine
 from armor.engines.registry import Setup
 from armor.errors import ArmorError
 from armor.factorize.kernels import triton
+from armor.run import prune as prune_module
+from armor.run import worker as worker_module
 from armor.run.placement import slow_patterns
 from armor.run.plan import LayerPlan
+from armor.run.worker import Worker
 
 
 def test_patterns_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +37,56 @@ def test_patterns_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow_patterns(plans, PruneConfig(), "cpu") == []
     monkeypatch.setattr(triton, "is_available", lambda: False)
     assert slow_patterns(plans, PruneConfig(), "cuda") == ["2:4", "4:8"]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a kind, which nothing can compute on."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_run_warns_of_slow_patterns_and_knows_the_kind_of_its_gpu(
+    device: str,
+    tiny_model: Path,
+    settings: Callable[..., PruneConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By which another of the same kind may go on with it."""
+    manifests: list[dict[str, Any]] = []
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        logging.getLogger("armor"), "warning", lambda form, *parts: warnings.append(form % parts)
+    )
+
+    def store(_out: Path, manifest: dict[str, Any], _fresh: bool) -> None:
+        manifests.append(manifest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prune_module, "Store", store)
+    with pytest.raises(KeyboardInterrupt):
+        armor.prune(tiny_model, settings(pattern="1:4"), tmp_path / "out", device=device)
+    assert [manifest["device"] for manifest in manifests] == ["cuda (H100)"]
+    (warning,) = warnings
+    assert warning.startswith("the solver has no GPU kernel for 1:4 ")
+
+
+@pytest.mark.parametrize(("free", "room"), [(0, 2**30), (2**30, 2**28), (40 * 2**30, 10 * 2**30)])
+def test_inputs_are_kept_in_a_share_of_the_gpu(
+    free: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of what is free there; on the CPU a fixed size. Tensors of meta take no memory."""
+    monkeypatch.setattr(worker_module, "free_on_device", lambda _: free)
+    for size, is_kept in ((room, True), (room + 1, False)):
+        worker = Worker(None, None, "cuda:0" if free else "cpu")  # type: ignore[arg-type]
+        inputs = torch.empty(size, dtype=torch.uint8, device="meta")
+        worker.keep_dense_inputs(0, 0, {"a": [inputs]})
+        found = worker.take_dense_inputs(0, 0, "a")
+        assert (found is not None) == is_kept
 
 
 def setup(scratch: Path, device: str, workers: int | None) -> Setup:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from armor.baselines import obs_triton
+from armor.baselines.obs_block import prune_block
+from armor.factorize.kernels import triton as solver
 from armor.runtime import Call
 from armor.runtime.gated import Gated
 from armor.runtime.registry import load
@@ -48,8 +50,9 @@ class Machine:
         library = SimpleNamespace(mm_search=lambda *_: (1, 1, 0, 2))
         monkeypatch.setattr(torch._C, "_cusparselt", library, raising=False)
         monkeypatch.setattr(torch, "equal", lambda one, two: False)
-        # A CPU build of torch cannot index a fake tensor of a GPU.
+        # A CPU build of torch cannot index a fake tensor of a GPU, nor make it contiguous.
         monkeypatch.setattr(Tensor, "__getitem__", lambda tensor, _place: tensor)
+        monkeypatch.setattr(Tensor, "contiguous", Tensor.clone)
         monkeypatch.setattr(compressed, "_handle", SimpleNamespace())
         monkeypatch.setattr(compressed, "unpack", self.unpack)
         monkeypatch.setattr(semi_structured, "_algorithms", {})
@@ -57,6 +60,8 @@ class Machine:
         for name in ("core_kernel", "blocks_kernel", "gated_kernel"):
             module = f"armor.runtime.triton.{name}.{name}"
             monkeypatch.setattr(module, Kernel(self, name))
+        monkeypatch.setattr(solver, "_sweep", Kernel(self, "sweep"))
+        monkeypatch.setattr(obs_triton, "_prune", Kernel(self, "prune"))
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
@@ -89,8 +94,8 @@ class Kernel:
     def __getitem__(self, grid: tuple[int, ...]) -> Kernel:
         return self
 
-    def __call__(self, x: Any, *_arguments: object, **_constants: object) -> None:
-        tensors = [tensor for tensor in tree_leaves(x) if tensor is not None]
+    def __call__(self, *arguments: object, **_constants: object) -> None:
+        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         self.machine.launch(self.name, *tensors)
 
 
@@ -121,6 +126,45 @@ def test_every_launch_goes_to_the_gpu_of_its_tensors(machine: Machine) -> None:
     kernels = {"core_kernel", "blocks_kernel", "gated_kernel"}
     assert {*machine.launched} == {"compress", "multiply", *kernels}
     assert machine.current == 0
+
+
+def test_the_sweep_goes_to_the_gpu_of_its_tensors(machine: Machine) -> None:
+    codes = torch.empty(64, 8, dtype=torch.uint8, device="cuda:1")
+    residual, core, left, right, inverses = (
+        torch.empty(shape, dtype=torch.float32, device="cuda:1")
+        for shape in ((64, 32), (64, 32), (2, 32, 32), (1, 32, 32), (1, 8, 6, 3))
+    )
+    solver.sweep(residual, core, codes, left, right, inverses)
+    assert machine.launched == ["sweep"]
+    assert machine.current == 0
+    assert solver._processors(torch.device("cuda:1")) == 132
+
+
+def test_sparsegpt_prunes_a_block_in_one_launch_on_the_gpu_of_its_tensors(machine: Machine) -> None:
+    weight, upper = (torch.empty(32, n, device="cuda:1") for n in (40, 32))
+    mask = torch.zeros(32, 40, dtype=torch.bool, device="cuda:1")
+    error = prune_block(weight, upper, mask, 2, 4)
+    assert machine.launched == ["prune"]
+    assert machine.current == 0
+    assert error.shape == weight.shape
+
+
+@pytest.mark.parametrize(
+    ("device", "columns", "n", "m", "expected"),
+    [
+        ("cuda:0", 128, 2, 4, True),
+        ("cuda:1", 4, 2, 4, True),
+        ("cpu", 128, 2, 4, False),
+        ("cuda:0", 132, 2, 4, False),
+        ("cuda:0", 6, 2, 4, False),
+        ("cuda:0", 128, 4, 8, False),
+    ],
+)
+def test_what_the_kernel_of_sparsegpt_runs(
+    device: str, columns: int, n: int, m: int, expected: bool
+) -> None:
+    with FakeTensorMode():
+        assert obs_triton.runs(torch.empty(columns, 40, device=device), n, m) == expected
 
 
 def test_a_thread_has_cusparselt_on_one_gpu(machine: Machine) -> None:
