@@ -100,10 +100,12 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str:
-    """The commit of this checkout, "-dirty" with changes on top."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
-    )
+    """The commit of this checkout, "-dirty" with changes on top; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
