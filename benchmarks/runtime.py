@@ -61,7 +61,7 @@ def main() -> None:
     torch.manual_seed(0)
     gpu = device.type == "cuda"
     if options.tune:
-        tune.main()
+        tune.main([])
     if gpu:
         text = "llama-3-8b,qwen2.5-14b"
         batches = [1, 16, 2048] if options.quick else [1, 2, 4, 8, 16, 32, 2048, 4096, 8192]
