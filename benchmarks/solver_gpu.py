@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_common, synchronise, use_threads, write_result
+from common import Failures, add_common, synchronise, use_threads, write_result
 from problems import Matrix, as_matrix
 from solver import compare, run_all, timed, without_noise
 from torch import Tensor
@@ -140,11 +140,13 @@ def measure(matrix: Matrix, block: int, long: int, device: torch.device) -> dict
 def whole_models(
     names: list[str], rows: list[dict[str, Any]], objective: str
 ) -> dict[str, dict[str, float]]:
-    """Solver seconds of every linear of a model, from those of one of each shape."""
+    """Solver seconds of every linear of a model, from those of one of each shape, if there are."""
     by_shape = {tuple(row["shape"]): row for row in rows if row["objective"] == objective}
     found = {}
     for name in names:
         counts = MODELS[name].items()
+        if not by_shape.keys() >= MODELS[name].keys():
+            continue
         found[name] = {
             key: sum(number * by_shape[shape][f"seconds_{key}"] for shape, number in counts)
             for key in ("to_1_percent", "default")
@@ -158,8 +160,8 @@ def against_adam(matrix: Matrix, block: int, arguments: argparse.Namespace) -> d
     timed(adam.factorize_adam, matrix, block=block, iterations=20)  # warms up
     runs = run_all(matrix, block, exact.DEFAULT_ITERATIONS, arguments.adam_iterations)
     figures = compare(runs)
-    fast = figures["seconds_exact"]
-    there = "never" if fast is None else f"in {fast:.3f} s ({figures['ratio_exact']:.0f}x faster)"
+    fast, ratio = figures["seconds_exact"], figures["ratio_exact"]
+    there = "never" if ratio is None else f"in {fast:.3f} s ({ratio:.0f}x faster)"
     print(
         f"  the paper's loop: {figures['total_adam']:.1f} s to {figures['final_adam']:.5f};"
         f" exact was there {there} and ended {figures['lower_exact']:.1%} lower",
@@ -207,9 +209,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     duel: dict[str, Any] | None = None
     estimates: dict[str, Any] = {}
+    failures = Failures()
 
     def save() -> Path:
         data = {"ceilings": ceiling, "rows": rows, "against_adam": duel, "whole_models": estimates}
+        data["failures"] = failures.found
         return write_result(arguments, device, data)
 
     print(
@@ -220,20 +224,23 @@ def main() -> None:
         block, _ = choose_block(size, OVERHEAD)
         inputs = random_layer(size, device)
         for objective in arguments.objectives:
-            matrix = as_matrix("x".join(map(str, size)), inputs, objective)
-            row = {"shape": list(shape), "measured_shape": list(size), "objective": objective}
-            row |= measure(matrix, block, arguments.long, device)
-            rows.append(row)
+            name = "x".join(map(str, size))
+            with failures.of(f"{name}, {objective}"):
+                matrix = as_matrix(name, inputs, objective)
+                row = {"shape": list(shape), "measured_shape": list(size), "objective": objective}
+                row |= measure(matrix, block, arguments.long, device)
+                rows.append(row)
+                print(
+                    f"{name:>12} {objective:>5} {block:5} {row['ms_per_iteration']:8.2f}"
+                    f" {row['seconds_to_1_percent']:8.3f} {row['seconds_default']:8.3f} "
+                    f" {row['flop_per_second'] / ceiling['flop_per_second']:.0%} of FLOP/s,"
+                    f" {row['bytes_per_second'] / ceiling['bytes_per_second']:.0%} of bytes/s",
+                    flush=True,
+                )
+                save()
+                if duel is None and objective == "diag":
+                    duel = against_adam(matrix, block, arguments)
             save()
-            print(
-                f"{matrix.name:>12} {objective:>5} {block:5} {row['ms_per_iteration']:8.2f}"
-                f" {row['seconds_to_1_percent']:8.3f} {row['seconds_default']:8.3f} "
-                f" {row['flop_per_second'] / ceiling['flop_per_second']:.0%} of FLOP/s,"
-                f" {row['bytes_per_second'] / ceiling['bytes_per_second']:.0%} of bytes/s",
-                flush=True,
-            )
-            if duel is None and objective == "diag":
-                duel = against_adam(matrix, block, arguments)
 
     estimates = {
         objective: whole_models(arguments.models, rows, objective)
@@ -248,6 +255,7 @@ def main() -> None:
                 + (" (shapes made smaller: no estimate of the model)" if arguments.small else "")
             )
     print(f"wrote {save()}")
+    failures.end()
 
 
 if __name__ == "__main__":
