@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from armor.bench.layers import Measured
+from armor.bench.mlp import MlpSpeed
+from armor.bench.roofline import Cost, Peaks
+from armor.bench.shapes import Shape
 from armor.factorize import exact
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -190,3 +194,55 @@ def test_runs_small_without_a_gpu(script: str, tmp_path: Path) -> None:
         assert found["failures"] == {}
     else:
         assert len(found["finished_at"]) == len(found["seconds_by_layer"]) == 14
+
+
+def test_runtime_measures_wide_layers_and_goes_on_where_one_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU that is not there: what is asked for, in which order, and what is written."""
+    import runtime
+
+    asked: list[tuple[Any, ...]] = []
+    chosen: list[torch.device] = []
+
+    def measure_shape(shape: Shape, batches: list[int], *_: Any) -> list[Measured]:
+        asked.append((shape[1], shape[2], shape.block, *batches))
+        if shape.name == "llama-3-8b k_proj":
+            raise RuntimeError("no kernel")
+        size = 2 * shape[1] * shape[2]
+        return [
+            Measured(who, shape, batch, 1.0, size, None, Cost(1, 1), "triton")
+            for who in ("dense", "ARMOR")
+            for batch in batches
+        ]
+
+    def measure_mlp(width: int, inner: int, block: int, rows: list[int], *_: Any) -> list[MlpSpeed]:
+        asked.append((width, inner, block, *rows))
+        return [MlpSpeed(width, inner, block, row, 2.0, 2.0, 1.0, True) for row in rows]
+
+    monkeypatch.setattr(runtime, "measure_shape", measure_shape)
+    monkeypatch.setattr(runtime, "measure_mlp", measure_mlp)
+    monkeypatch.setattr(runtime, "measure_peaks", lambda *_: Peaks(1.0, 1.0))
+    monkeypatch.setattr(runtime.report, "machine", lambda _: {"name": "a GPU"})
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    options = ["runtime.py", "--device", "cuda:1", "--quick", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", options)
+    with pytest.raises(SystemExit, match=r"failed: llama-3-8b k_proj, torch.bfloat16$"):
+        runtime.main()
+    assert chosen == [torch.device("cuda:1")]
+    assert asked == [
+        (4096, 11008, 128, 1, 16, 2048, 4096, 8192),
+        (4096, 14336, 128, 1, 16, 2048, 4096, 8192),
+        (11008, 4096, 128, 1, 16, 2048),
+        (4096, 11008, 128, 1, 16, 2048),
+        (4096, 4096, 128, 1, 16, 2048),
+        (1024, 4096, 64, 1, 16, 2048),
+        (14336, 4096, 128, 1, 16, 2048),
+        (4096, 14336, 128, 1, 16, 2048),
+    ]
+    found = json.loads((tmp_path / "runtime-gpu.json").read_text())
+    assert len(found["runs"][0]["layers"]) == 5 * 2 * 3
+    assert list(found["failures"]) == ["llama-3-8b k_proj, torch.bfloat16"]
+    assert found["claims"]["all of these MLPs ran as one"] is True
+    assert (tmp_path / "runtime-gpu.png").exists()
