@@ -7,7 +7,11 @@ import os
 import platform
 import runpy
 import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -99,12 +103,37 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def revision() -> str:
-    """The commit of this checkout, "-dirty" with changes on top."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
-    )
+    """The commit of this checkout, "-dirty" with changes on top; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+class Failures:
+    """What went wrong in parts of a benchmark that goes on without them."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Print and note what is raised inside."""
+        try:
+            yield
+        except Exception as error:  # a compiler's, a driver's, too little memory
+            traceback.print_exc()
+            self.found[part] = f"{type(error).__name__}: {error}"
+            print(f"failed, going on: {part}", flush=True)
+
+    def end(self) -> None:
+        """Exit with 1 if anything failed."""
+        if self.found:
+            raise SystemExit(f"failed: {', '.join(self.found)}")
 
 
 def write_result(arguments: argparse.Namespace, device: torch.device, data: dict[str, Any]) -> Path:

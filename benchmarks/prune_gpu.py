@@ -4,7 +4,8 @@
     python benchmarks/prune_gpu.py --small    # a test without one: no result
 
 Weights and text are random, so that losses mean nothing. The seconds of the second block, times 32,
-are those of the whole model but for reading, checking and writing it.
+are those of the whole model but for reading, checking and writing it. Writes prune_gpu.json, after
+each layer what there is.
 """
 
 from __future__ import annotations
@@ -42,6 +43,14 @@ def make_model(folder: Path, sizes: dict[str, int]) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
+def memory(device: torch.device) -> dict[str, int]:
+    """Peaks so far, bytes."""
+    found = {"peak_host_bytes": peak_memory()}
+    if device.type == "cuda":
+        found["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common(parser, "prune_gpu")
@@ -50,9 +59,15 @@ def main() -> None:
     if not arguments.small and not torch.cuda.is_available():
         print("prune_gpu needs a CUDA device and found none; --small tries it", file=sys.stderr)
         raise SystemExit(2)
-    device = torch.device("cpu" if arguments.small else "cuda")
+    # "cuda" would start a process for each of several GPUs, whose memory is not seen here.
+    device = torch.device("cpu" if arguments.small else "cuda:0")
     samples, iterations = (4, 2) if arguments.small else (128, None)
-    finished: list[tuple[str, float]] = []
+    finished: dict[str, float] = {}
+
+    def done(layer: str, _: Any) -> None:
+        finished[layer] = time.perf_counter() - begin
+        write_result(arguments, device, {"finished_at": finished, **memory(device)})
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model", SMALL if arguments.small else SIZES)
@@ -68,23 +83,25 @@ def main() -> None:
             block_size=4 if arguments.small else None,
         )
         begin = time.perf_counter()
-        progress = Progress(
-            finished=lambda layer, _: finished.append((layer, time.perf_counter() - begin))
-        )
         result = armor.prune(
-            folder / "model", config, folder / "out", device=str(device), progress=progress
+            folder / "model",
+            config,
+            folder / "out",
+            device=str(device),
+            progress=Progress(finished=done),
         )
-    ends = [max(at for layer, at in finished if f".{index}." in layer) for index in range(BLOCKS)]
+    ends = [
+        max(at for layer, at in finished.items() if f".{index}." in layer)
+        for index in range(BLOCKS)
+    ]
     figures: dict[str, Any] = {
         "seconds": result.seconds,
         "seconds_of_second_block": ends[1] - ends[0],
         "minutes_of_32_blocks": 32 * (ends[1] - ends[0]) / 60,
         "seconds_by_layer": {layer: record.seconds for layer, record in result.records.items()},
-        "finished_at": dict(finished),
-        "peak_host_bytes": peak_memory(),
+        "finished_at": finished,
+        **memory(device),
     }
-    if device.type == "cuda":
-        figures["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     for key, value in figures.items():
         if not isinstance(value, dict):
             print(f"{key}: {value:,.1f}")

@@ -2,9 +2,10 @@
 
     python benchmarks/runtime.py [--quick] [--tune]
 
-On a GPU: bfloat16 layers of Llama-3-8B and Qwen2.5-14B under CUDA graphs, decode and prefill, and
-a Llama-3-8B-shaped random model end to end. On a CPU: float32 and bfloat16 layers. Writes
-``results/runtime-DEVICE.json`` and ``.png``; what this machine cannot measure is marked so.
+On a GPU: bfloat16 layers of Llama-2-7B, Llama-3-8B and Qwen2.5-14B and whole MLPs under CUDA
+graphs, decode and prefill, and a Llama-3-8B-shaped random model end to end. On a CPU: float32 and
+bfloat16 layers. Blocks are those of a default prune. Writes ``results/runtime-DEVICE.json``, after
+each shape what there is, and ``.png``; what this machine cannot measure is marked so.
 """
 
 from __future__ import annotations
@@ -16,34 +17,22 @@ from typing import Any
 
 import torch
 import tune
-from common import revision
+from common import Failures, revision
 from matplotlib.figure import Figure
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from model_gpu import LLAMA_3_8B, random_llama
 
 from armor.bench import report
-from armor.bench.layers import Measured, measure_shape, random_layer
+from armor.bench.layers import Measured, measure_shape
 from armor.bench.mlp import MlpSpeed, measure_mlp
 from armor.bench.model import Speed, measure_model
 from armor.bench.roofline import measure_peaks
 from armor.bench.shapes import Shape, parse_shapes
 from armor.checkpoint.jsonfile import write_json
-from armor.linear import prepare
 from armor.runtime import backends
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BLOCK = 128
 NOT_MEASURED = "not measured yet"
-#: (published) sizes of Llama-3-8B; the weights here are random.
-LLAMA_3_8B = {
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-}
+WIDE = 2**25  # weights of a layer that is called wide: it takes longer than its launches
 
 
 def main() -> None:
@@ -54,71 +43,87 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="fewer shapes and batches, no model")
     parser.add_argument("--tune", action="store_true", help="first search tilings, see tune.py")
+    parser.add_argument("--shapes", help="OUTxIN,... or names of models in the place of these")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     device = torch.device(options.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # streams and graphs are of the current one
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     gpu = device.type == "cuda"
     if options.tune:
-        tune.main()
+        tune.main([])
     if gpu:
-        text = "llama-3-8b,qwen2.5-14b"
+        text = "11008x4096,4096x11008,llama-3-8b" + ("" if options.quick else ",qwen2.5-14b")
         batches = [1, 16, 2048] if options.quick else [1, 2, 4, 8, 16, 32, 2048, 4096, 8192]
         dtypes = [torch.bfloat16]
     else:
         text = "4096x4096,4096x11008" + ("" if options.quick else ",11008x4096")
         batches = [1] if options.quick else [1, 4, 16, 64]
         dtypes = [torch.float32, torch.bfloat16]
-    runs = []
-    rows: list[Measured] = []
+    runs: list[dict[str, Any]] = []
+    rows: list[Measured] = []  # in the first dtype
+    mlps: list[MlpSpeed] = []
+    speeds: list[Speed] = []
+    failures = Failures()
+    path = options.out / f"runtime-{'gpu' if gpu else 'cpu'}.json"
+
+    def save() -> None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        data = {
+            "revision": revision(),
+            "machine": report.machine(device),
+            "backends": {status.name: status.reason or "usable" for status in backends()},
+            "claims": claims(rows, mlps, speeds, gpu),
+            "runs": runs,
+            "mlps": [asdict(speed) for speed in mlps],
+            "model": [speed.to_dict() for speed in speeds],
+            "failures": failures.found,
+        }
+        write_json(path, data)
+
+    if gpu:
+        for inner in (11008, 14336):  # of Llama-2-7B and Llama-3-8B
+            print(f"whole MLP, 4096x{inner}", flush=True)
+            block = tune.default_shape("", inner, 4096).block
+            sizes = 4096, inner, block, [1, 16, 2048, 4096, 8192]
+            with failures.of(f"MLP of {inner}"):
+                mlps += measure_mlp(*sizes, dtypes[0], device, options.repeats)
+            save()
     for dtype in dtypes:
         peaks = measure_peaks(device, dtype)
-        found = []
-        for shape in parse_shapes(text, BLOCK):
-            print(f"{shape.name}, {dtype}", flush=True)
-            found += measure_shape(shape, batches, dtype, device, options.repeats)
+        found: list[Measured] = []
+        layers: list[dict[str, object]] = []
         runs.append(
             {
                 "dtype": str(dtype).removeprefix("torch."),
                 "bandwidth": peaks.bandwidth,
                 "flops_per_second": peaks.flops,
-                "layers": [row.to_dict(peaks) for row in found],
-                "summary": report.slower_line(found),
+                "layers": layers,
             }
         )
+        for name, out, into, *_ in parse_shapes(options.shapes or text, None):
+            shape = tune.default_shape(name, out, into)
+            print(f"{name}, blocks of {shape.block}, {dtype}", flush=True)
+            new: list[Measured] = []
+            with failures.of(f"{name}, {dtype}"):
+                new = measure_shape(shape, batches, dtype, device, options.repeats)
+            found += new
+            layers += [row.to_dict(peaks) for row in new]
+            runs[-1]["summary"] = report.slower_line(found)
+            if dtype == dtypes[0]:
+                rows += new
+            save()
         print(report.slower_line(found))
-        rows = rows or found
-    mlps: list[MlpSpeed] = []
-    if gpu:
-        print("whole MLPs", flush=True)
-        rows_of_mlp = [batch for batch in batches if batch >= 2048]
-        for inner in (11008, 14336):  # of Llama-2-7B and Llama-3-8B
-            sizes = 4096, inner, BLOCK
-            mlps += measure_mlp(*sizes, rows_of_mlp, dtypes[0], device, options.repeats)
-    speeds: list[Speed] = []
     if gpu and not options.quick:
-        speeds = measure_model(random_llama(LLAMA_3_8B, device), 512, 128, 3)
-    results = claims(rows, mlps, speeds, gpu)
-    for name, value in results.items():
+        with failures.of("model"):
+            speeds += measure_model(random_llama(LLAMA_3_8B, device), 512, 128, 3)
+        save()
+    for name, value in claims(rows, mlps, speeds, gpu).items():
         print(f"{name}: {value}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"runtime-{'gpu' if gpu else 'cpu'}"
-    write_json(
-        options.out / f"{name}.json",
-        {
-            "revision": revision(),
-            "machine": report.machine(device),
-            "block": BLOCK,
-            "backends": {status.name: status.reason or "usable" for status in backends()},
-            "claims": results,
-            "runs": runs,
-            "mlps": [asdict(speed) for speed in mlps],
-            "model": [speed.to_dict() for speed in speeds],
-        },
-    )
-    title = f"{report.machine(device)['name']}, {runs[0]['dtype']}"
-    draw(rows, options.out / f"{name}.png", title)
+    draw(rows, path.with_suffix(".png"), f"{report.machine(device)['name']}, {runs[0]['dtype']}")
+    failures.end()
 
 
 def draw(rows: list[Measured], path: Path, title: str) -> None:
@@ -153,33 +158,51 @@ def claims(
 ) -> dict[str, Any]:
     """Each claim with the worst speed-up or memory among the cases it is about."""
     ratios = report.speedups(rows, "ARMOR")
-
-    def worst(wanted: bool, low: int, high: int) -> Any:
-        found = [ratio for (_, batch), ratio in ratios.items() if low <= batch <= high]
-        return min(found) if wanted and found else NOT_MEASURED
-
+    weights = {row.shape.name: row.shape.out_features * row.shape.in_features for row in rows}
     dense = {row.shape.name: row.weight_bytes for row in rows if row.contender == "dense"}
-    excess = [
+
+    def worst(wanted: bool, low: int, high: int, least: int = 0) -> Any:
+        found = (
+            ratio
+            for (name, batch), ratio in ratios.items()
+            if wanted and low <= batch <= high and weights[name] >= least
+        )
+        return min(found, default=NOT_MEASURED)
+
+    def worst_mlp(low: int, high: int, as_one: bool) -> Any:
+        found = (
+            mlp.dense / (mlp.whole if as_one else mlp.layers)
+            for mlp in mlps
+            if low <= mlp.rows <= high
+        )
+        return min(found, default=NOT_MEASURED)
+
+    excess = (
         row.weight_bytes / dense[row.shape.name] - allowed_share(row.shape, dense[row.shape.name])
         for row in rows
         if row.contender == "ARMOR"
-    ]
-    prefill: dict[bool, Any] = {True: NOT_MEASURED, False: NOT_MEASURED}
-    if mlps:
-        prefill[True] = min(mlp.dense / mlp.whole for mlp in mlps)
-        prefill[False] = min(mlp.dense / mlp.layers for mlp in mlps)
+    )
+    many = [mlp.is_one for mlp in mlps if mlp.rows >= 2048]
     decode: Any = NOT_MEASURED
     if speeds:
         by_name = {speed.contender: speed.decode for speed in speeds}
         decode = by_name["ARMOR"] / by_name["dense"]
+    wide = f"layers of {WIDE:,} weights and more"
     return {
         "CPU batch 1, speed-up (target 1.0, aim 1.5)": worst(not gpu, 1, 1),
-        "GPU prefill of 2048 to 8192 rows, MLP as one, speed-up (target 1.35)": prefill[True],
-        "the same layer by layer": prefill[False],
-        "all of these MLPs ran as one": all(mlp.is_one for mlp in mlps) if mlps else NOT_MEASURED,
+        "GPU prefill of 2048 to 8192 rows, MLP as one, speed-up (target 1.35)": worst_mlp(
+            2048, 8192, True
+        ),
+        "the same layer by layer": worst_mlp(2048, 8192, False),
+        "all of these MLPs ran as one": all(many) if many else NOT_MEASURED,
+        f"GPU prefill of 2048 to 8192 rows, {wide}, each alone": worst(gpu, 2048, 8192, WIDE),
         "GPU decode of 1 to 16 rows, speed-up (target 1.3)": worst(gpu, 1, 16),
+        f"GPU decode of 1 to 16 rows, {wide}, each alone": worst(gpu, 1, 16, WIDE),
+        "GPU decode of 1 to 16 rows, MLPs": worst_mlp(1, 16, False),
         "GPU decode end to end, Llama-3-8B shape, speed-up (target 1.25)": decode,
-        "weights above (packed core + wrappers), share of dense (target 0.02)": max(excess),
+        "weights above (packed core + wrappers), share of dense (target 0.02)": max(
+            excess, default=NOT_MEASURED
+        ),
     }
 
 
@@ -189,29 +212,6 @@ def allowed_share(shape: Shape, dense_bytes: int) -> float:
     wrappers = (shape.out_features + shape.in_features) * (shape.block or 0)
     item = dense_bytes // weights
     return 0.5 + 1 / (8 * item) + wrappers / weights
-
-
-def random_llama(sizes: dict[str, int], device: torch.device) -> LlamaForCausalLM:
-    """A Llama of these sizes in bfloat16, random packed linears, built without a dense copy."""
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**sizes)).to(torch.bfloat16).eval()
-    for name, linear in list(model.named_modules()):
-        if isinstance(linear, nn.Linear) and name != "lm_head":
-            shape = Shape(name, linear.out_features, linear.in_features, BLOCK)
-            parent, _, child = name.rpartition(".")
-            layer = random_layer(shape, torch.bfloat16, device, prepare=False)
-            setattr(model.get_submodule(parent), child, layer)
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_meta:
-                made = torch.randn(parameter.shape, dtype=parameter.dtype, device=device)
-                setattr(module, name, nn.Parameter(0.02 * made, requires_grad=False))
-    rotary = model.model.rotary_emb
-    with device:
-        model.model.rotary_emb = type(rotary)(model.config)
-    model.generation_config.eos_token_id = None
-    prepare(model)
-    return model
 
 
 if __name__ == "__main__":

@@ -1,70 +1,99 @@
 """Searches how the Triton kernels should cut their work on this GPU, and writes it where they look.
 
-    python benchmarks/tune.py            # or: python benchmarks/runtime.py --tune
+    python benchmarks/tune.py [--minutes 5]      # or: python benchmarks/runtime.py --tune
 
-For the launches of Llama-3-8B and Qwen2.5-14B (query, key and value together; gate and up
-together; the output and down projections), 1 to 32 rows, bfloat16, blocks of 128. From the rule's
-tiling it changes one thing after the other and keeps what is faster, measured under CUDA graphs
-with weights that no cache holds; a tiling whose numbers differ from the rule's is not kept. Adds
-this GPU's entries to ``src/armor/runtime/triton/tiles.json``.
+For the launches that pruned with default settings Llama-2-7B, Llama-3-8B and Qwen2.5-14B make, 1 to
+32 rows, bfloat16. From the rule's tiling it changes one thing after the other and keeps what is
+faster, measured under CUDA graphs with weights that no cache holds; a tiling whose numbers differ
+from the rule's is not kept. What is found is added at once to this GPU's entries in
+``src/armor/runtime/triton/tiles.json``, the most valuable first: one row and 16 of all models.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from functools import partial
+from math import inf
+from operator import attrgetter
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from armor.bench.layers import random_layer
-from armor.bench.shapes import MODELS, Shape
+from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
 from armor.checkpoint.jsonfile import write_json
+from armor.config import PruneConfig
+from armor.run.plan import choose_block
 from armor.runtime import Call
 from armor.runtime.triton import backend as triton
 from armor.runtime.triton import tiling as tilings
 from armor.runtime.triton.tiling import Product, Tiling
 
-BLOCK = 128
-BATCHES = (1, 2, 4, 8, 16, 32)
+#: Layers that share an input, of a decoder block of each model: outputs of each, inputs.
+MODELS = {
+    "Llama-2-7B": [([4096] * 3, 4096), ([4096], 4096), ([11008] * 2, 4096), ([4096], 11008)],
+    "Llama-3-8B": [([4096, 1024, 1024], 4096), ([14336] * 2, 4096), ([4096], 14336)],
+    "Qwen2.5-14B": [([5120, 1024, 1024], 5120), ([13824] * 2, 5120), ([5120], 13824)],
+}
+BATCHES = ((1, 16), (2, 4, 8, 32))  # the first of all models before the others
 WORKING_SET = 2**28  # bytes of weights that take turns
-TOGETHER = (("q_proj", "k_proj", "k_proj"), ("q_proj",), ("gate_proj", "gate_proj"), ("down_proj",))
 
 
-def main() -> None:
-    """Search every launch and write the table."""
-    if not torch.cuda.is_available():
-        print("tune.py measures Triton kernels on a GPU, and there is none", file=sys.stderr)
-        sys.exit(2)
+def default_shape(name: str, out: int, cols: int) -> Shape:
+    """A layer with the block that ``armor prune`` chooses."""
+    return Shape(name, out, cols, choose_block((out, cols), PruneConfig.overhead_budget)[0])
+
+
+def launches() -> Iterator[tuple[str, list[Shape], Product]]:
+    """What is searched, in this order: by model, the layers of a launch and the key of it."""
+    seen = set()
+    for batches in BATCHES:
+        for model, siblings in MODELS.items():
+            for batch in batches:
+                for outs, cols in siblings:
+                    shapes = [default_shape("", out, cols) for out in outs]
+                    for places in triton.launches(shapes, attrgetter("block")):
+                        some = [shapes[place] for place in places]
+                        rows = sum(shape.out_features for shape in some)
+                        product = Product(rows, cols, some[0].block, batch, torch.bfloat16)
+                        if product.key not in seen:
+                            seen.add(product.key)
+                            yield model, some, product
+
+
+def search_all(minutes: float = inf) -> None:
+    """Search every launch, for so long; each is written when found."""
     device = torch.device("cuda")
-    for model, shapes in MODELS.items():
-        for names in TOGETHER:
-            sizes = [shapes[name] for name in names]
-            layers = weights(sizes, device)
-            found = {}
-            for batch in BATCHES:
-                product = Product(
-                    sum(out for out, _ in sizes), sizes[0][1], BLOCK, batch, torch.bfloat16
-                )
-                found[product.key] = asdict(search(product, layers, device))
-                print(f"{model} {'+'.join(names)}, {product.key}: {found[product.key]}", flush=True)
-            save(torch.cuda.get_device_name(device), found)
+    end = time.monotonic() + 60 * minutes
+    todo = list(launches())
+    for number, (model, shapes, product) in enumerate(todo):
+        if time.monotonic() > end:
+            print(f"the time is over: {len(todo) - number} of {len(todo)} are left to the rule")
+            return
+        found = asdict(search(product, weights(shapes, device), device))
+        save(torch.cuda.get_device_name(device), {product.key: found})
+        print(f"{model}, {len(shapes)} layers, {product.key}: {found}", flush=True)
 
 
-def weights(sizes: list[tuple[int, int]], device: torch.device) -> list[list[Call]]:
+def weights(shapes: Sequence[Shape], device: torch.device) -> list[list[Call]]:
     """Random layers of one launch, as often as no cache can hold."""
-    launches: list[list[Call]] = []
+    found: list[list[Call]] = []
     taken = 0
     while taken < WORKING_SET:
-        modules = [
-            random_layer(Shape("", *size, BLOCK), torch.bfloat16, device, prepare=False)
-            for size in sizes
-        ]
-        launches.append([module.call() for module in modules])
+        modules = [random_layer(shape, torch.bfloat16, device, prepare=False) for shape in shapes]
+        found.append([module.call() for module in modules])
         taken += sum(p.nbytes for module in modules for p in module.parameters())
-    return launches
+    return found
 
 
 def search(product: Product, layers: list[list[Call]], device: torch.device) -> Tiling:
@@ -73,15 +102,46 @@ def search(product: Product, layers: list[list[Call]], device: torch.device) -> 
     best = tilings.by_rule(product)
     expected = run(layers[:1], x, best)
     for changes in tilings.alternatives(product):
+        cuts = dict.fromkeys(replace(best, **change) for change in changes)
+        cuts.pop(best, None)
+        compile_together(layers, x, cuts)
         tried = {best: partial(run, layers, x, best)}
-        for change in changes:
-            cut = replace(best, **change)
-            if cut not in tried and agrees(layers, x, cut, expected):
+        for cut in cuts:
+            if agrees(layers, x, cut, expected):
                 tried[cut] = partial(run, layers, x, cut)
         named = {json.dumps(asdict(cut)): call for cut, call in tried.items()}
         seconds = interleaved(named, device, repeats=7)
         best = Tiling(**json.loads(min(seconds, key=lambda name: seconds[name])))
     return best
+
+
+class _Compiled:
+    """In the place of a kernel: is compiled for its arguments, and not launched."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return partial(self._kernel.warmup, grid=grid)
+
+
+def compile_together(layers: list[list[Call]], x: torch.Tensor, cuts: Iterable[Tiling]) -> None:
+    """Compile the kernels of several tilings at once, in threads; errors come up at the launch."""
+    import triton as compiler
+
+    from armor.runtime.triton import blocks_kernel, core_kernel
+
+    if not hasattr(compiler, "AsyncCompileMode"):  # before 3.5: one by one at the launch
+        return
+    kernels = (blocks_kernel, "blocks_kernel"), (core_kernel, "core_kernel")
+    with ExitStack() as undo:
+        threads = undo.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        undo.enter_context(compiler.AsyncCompileMode(threads, ignore_errors=True))
+        for module, name in kernels:
+            undo.enter_context(patch.object(module, name, _Compiled(getattr(module, name))))
+        for cut in cuts:
+            with suppress(Exception):
+                run(layers[:1], x, cut)
 
 
 def run(layers: list[list[Call]], x: torch.Tensor, cut: Tiling) -> list[torch.Tensor]:
@@ -115,6 +175,17 @@ def save(name: str, found: dict[str, dict[str, object]]) -> None:
     table = json.loads(tilings.MEASURED.read_text()) if tilings.MEASURED.exists() else {}
     table.setdefault(name, {}).update(found)
     write_json(tilings.MEASURED, table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search every launch and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=inf, help="start no search after so long")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("tune.py measures Triton kernels on a GPU, and there is none", file=sys.stderr)
+        sys.exit(2)
+    search_all(options.minutes)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ def test_figures_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["lower_exact"] == pytest.approx(0.2)
     assert row["lower_short"] == pytest.approx(0.02)
     assert compare({"exact": slow, "adam": fast})["ratio_exact"] is None
+    other_digits = Run(slow.trace, 0.49999, 22.0)  # no loss of the trace is as low
+    assert compare({"exact": fast, "adam": other_digits})["seconds_adam"] == 20.0
     assert spread(list(range(10)), 3) == [0, 3, 6]
     assert spread([1, 2], None) == [1, 2]
     trace = [(0.0, 2.0)] + [(0.001 * step, 1 / step) for step in range(1, 20001)]

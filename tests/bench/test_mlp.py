@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from armor.bench.layers import measure_shape
+from armor.bench.layers import Measured, measure_shape
 from armor.bench.mlp import GatedMlp, MlpSpeed, layers_of, measure_mlp, random_mlp
+from armor.bench.roofline import Cost
 from armor.bench.shapes import Shape
 from armor.runtime import use
 from armor.runtime.dispatch import run_gated
@@ -59,4 +60,32 @@ def test_the_worst_mlp_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["GPU prefill of 2048 to 8192 rows, MLP as one, speed-up (target 1.35)"] == 1.4
     assert found["the same layer by layer"] == 1.2
     assert found["all of these MLPs ran as one"] is False
+    assert found["GPU decode of 1 to 16 rows, MLPs"] == "not measured yet"
     assert runtime.claims(rows, [], [], gpu=False)["the same layer by layer"] == "not measured yet"
+
+
+def test_wide_layers_have_claims_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import runtime
+
+    def measured(shape: Shape, batch: int, dense: float) -> list[Measured]:
+        cost = Cost(1, 1)
+        return [
+            Measured("dense", shape, batch, dense, 2 * shape[1] * shape[2], None, cost, "torch"),
+            Measured("ARMOR", shape, batch, 1.0, shape[1] * shape[2], None, cost, "triton"),
+        ]
+
+    narrow, wide = Shape("q", 4096, 4096, 128), Shape("down", 4096, 14336, 128)
+    rows = [*measured(narrow, 1, 0.9), *measured(wide, 1, 1.5), *measured(wide, 16, 1.25)]
+    rows += [*measured(narrow, 2048, 1.1), *measured(wide, 2048, 1.3)]
+    decode = [
+        MlpSpeed(32, 48, 16, rows, dense=3.0, layers=2.0, whole=9.0, is_one=False)
+        for rows in (1, 16)
+    ]
+    found = runtime.claims(rows, decode, [], gpu=True)
+    said = "layers of 33,554,432 weights and more, each alone"
+    assert found[f"GPU decode of 1 to 16 rows, {said}"] == 1.25
+    assert found[f"GPU prefill of 2048 to 8192 rows, {said}"] == 1.3
+    assert found["GPU decode of 1 to 16 rows, speed-up (target 1.3)"] == 0.9
+    assert found["GPU decode of 1 to 16 rows, MLPs"] == 1.5
+    assert found["all of these MLPs ran as one"] == "not measured yet"

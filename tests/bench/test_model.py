@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from armor.bench.model import _dense, measure_model
+from armor.bench.model import dense_twin, measure_model
 from armor.linear import ArmorLinear
 from armor.sparse.factors import Factors
 from armor.sparse.masks import nm_mask
@@ -31,7 +31,7 @@ def test_the_dense_twin_computes_the_same_and_goes_away(model: Any) -> None:
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         packed = model(ids).logits
-        with _dense(model):
+        with dense_twin(model):
             assert not any(isinstance(module, ArmorLinear) for module in model.modules())
             torch.testing.assert_close(model(ids).logits, packed)
         assert torch.equal(model(ids).logits, packed)

@@ -19,6 +19,7 @@ from armor.checkpoint.stored_size import StoredSize
 from armor.cli import app
 from armor.errors import ArmorError
 from armor.report import collect, write_report
+from armor.report.charts.curves import solves_by_kind
 from armor.report.charts.layers import bars_by_kind, highest
 from armor.report.data import Layer
 from armor.report.settings import settings_tables
@@ -196,3 +197,12 @@ def test_png_files_need_matplotlib_and_the_page_does_not(
     assert list(tmp_path.iterdir()) == []
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_of_losses_known_at_once_the_last_is_drawn() -> None:
+    """A GPU tells of ten iterations at a time; before that none of their losses was reached."""
+    times, losses = [0.1, 0.4, 0.4, 0.4, 0.9], [0.08, 0.06, 0.05, 0.04, 0.02]
+    kinds, _ = solves_by_kind([layer("model.layers.0.q_proj", times=times, losses=losses)])
+    ((solve,),) = kinds.values()
+    assert solve.steps == (0.1, 0.4, 0.9)
+    assert solve.ratios == pytest.approx((0.8, 0.4, 0.2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -63,10 +63,7 @@ class Check:
 def about() -> dict[str, Any]:
     """Versions and devices, for a bug report."""
     found: dict[str, Any] = dict(versions("armor", "python", "torch", "numba", "transformers"))
-    try:
-        found |= versions("triton")
-    except PackageNotFoundError:
-        found["triton"] = None
+    found["triton"] = versions("triton")["triton"] if find_spec("triton") else None
     found["cuda"] = torch.version.cuda
     found["devices"] = [
         {

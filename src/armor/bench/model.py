@@ -59,7 +59,7 @@ def measure_model(
 
     found = []
     for contender in ("ARMOR", "dense"):
-        with _dense(model) if contender == "dense" else nullcontext():
+        with dense_twin(model) if contender == "dense" else nullcontext():
             seconds = interleaved(
                 {"short": lambda: generate(1), "long": lambda: generate(1 + tokens)},
                 device,
@@ -73,7 +73,7 @@ def measure_model(
 
 
 @contextmanager
-def _dense(model: nn.Module) -> Iterator[None]:
+def dense_twin(model: nn.Module) -> Iterator[None]:
     """Inside, every `ArmorLinear` of `model` is an ordinary linear layer of the same weight."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, ArmorLinear)}
     try:

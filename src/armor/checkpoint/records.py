@@ -28,7 +28,8 @@ class LayerRecord:
         certificate: the loss never rose (asked of the exact solver only) and ends at or below
             NoWag-P's (and SparseGPT's).
         losses: at the start and after each iteration (each hundred of them for Adam).
-        times: seconds from the layer's start to each of `losses`; empty if not recorded.
+        times: seconds from the layer's start until each of `losses` was known, on a GPU some at a
+            time; empty if not recorded.
         output_energy, output_error: on the calibration text, mean squared norm of what the layer
             should put out (its target), and of what the factors miss of it.
         target_damping, belief: of a compensated target, see `armor.calibrate.targets`.

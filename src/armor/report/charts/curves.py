@@ -40,7 +40,9 @@ def _solve(layer: Layer, timed: bool) -> Solve:
     steps = record.times if timed else range(len(record.losses))
     assert record.nowag_loss
     ratios = [loss / record.nowag_loss for loss in record.losses]
-    points = _thinned(list(zip(steps, ratios, strict=True)), _MOST_POINTS)
+    # A GPU tells of some iterations at once, when the last is done: that one's loss was true then.
+    known = dict(zip(steps, ratios, strict=True))
+    points = _thinned(list(known.items()), _MOST_POINTS)
     return Solve(layer, tuple(float(x) for x, _ in points), tuple(y for _, y in points))
 
 
