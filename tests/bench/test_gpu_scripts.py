@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,20 @@ def gpu_sh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any
         return done.returncode, [name.removesuffix(".py") for name in ran], done.stdout
 
     return run
+
+
+def test_the_shell_script_is_one_and_gives_options_that_there_are() -> None:
+    done = subprocess.run(["sh", "-n", str(BENCHMARKS / "gpu.sh")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    common = (BENCHMARKS / "common.py").read_text(encoding="utf-8")
+    calls = re.findall(
+        r"\b(\w+\.py)\b([^|&\n]*)", (BENCHMARKS / "gpu.sh").read_text(encoding="utf-8")
+    )
+    assert calls
+    for script, given in calls:
+        source = (BENCHMARKS / script).read_text(encoding="utf-8") + common
+        for option in re.findall(r"--[\w-]+", given):
+            assert f'"{option}"' in source, (script, option)
 
 
 def test_all_steps_end_within_25_minutes(gpu_sh: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import SCALE_GROUP
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
 from armor.triton import is_interpreted, why_no_triton
+
+T = TypeVar("T")
 
 MOST_LAYERS = 3  # that the kernels take in one launch
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -88,11 +91,11 @@ def matmul_shared(
     return [found[place] for place in range(len(calls))]
 
 
-def launches(calls: Sequence[Call], kind: Callable[[Call], object]) -> list[list[int]]:
+def launches(layers: Sequence[T], kind: Callable[[T], object]) -> list[list[int]]:
     """The places of layers in groups of one `kind`, each as many as the kernels take."""
     places: dict[object, list[int]] = {}
-    for place, call in enumerate(calls):
-        places.setdefault(kind(call), []).append(place)
+    for place, layer in enumerate(layers):
+        places.setdefault(kind(layer), []).append(place)
     return [
         one[start : start + MOST_LAYERS]
         for one in places.values()
