@@ -103,7 +103,8 @@ def as_on_gpu(counting: Counting) -> Iterator[None]:
         return [0.0] * tensor.numel()
 
     @contextmanager
-    def tf32() -> Iterator[None]:
+    def tf32(precision: str) -> Iterator[None]:
+        assert precision == "tf32"
         counting.label = TF32
         yield
         counting.label = ""
@@ -114,7 +115,7 @@ def as_on_gpu(counting: Counting) -> Iterator[None]:
             (sweeps, "BACKENDS", (replace(backend, devices=None),)),
             (triton, "_sweep", _Kernel(counting)),
             (products, "_by_tensor_cores", lambda _: True),
-            (products, "_tf32", tf32),
+            (products, "float32_products", tf32),
             (Tensor, "tolist", tolist),
             (torch, "Generator", _Generator),
             # The answer that is missing, whether too little was gained, means to go on.

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from armor.memory import give_freed_memory, keep_freed_memory
+from armor.memory import free_on_device, give_freed_memory, keep_freed_memory
 
 BYTES = 2**28
 
@@ -33,3 +33,11 @@ def test_what_was_freed_is_used_again() -> None:
         give_freed_memory()
     new_pages()
     assert new_pages() > some
+
+
+def test_what_torch_holds_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 50)
+    assert free_on_device("cuda:0") == 750
+    assert free_on_device("cpu") == 0

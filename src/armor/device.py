@@ -1,8 +1,10 @@
-"""Which device to compute on, from what the user asked for."""
+"""Which device to compute on, from what the user asked for, and how exactly."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from armor.errors import ArmorError
 
@@ -47,3 +49,33 @@ def kind_of_device(name: str) -> str:
     if where.type != "cuda" or not torch.cuda.is_available():
         return where.type
     return f"cuda ({torch.cuda.get_device_name(where)})"
+
+
+@contextmanager
+def float32_products(precision: str = "ieee") -> Iterator[None]:
+    """While active, products of float32 matrices are of float32, whatever the process has set.
+
+    A program, or the image that it runs in, may have asked for TF32 or bfloat16 in their place:
+    `torch.set_float32_matmul_precision`, ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``. The solver would end
+    elsewhere, and worse.
+
+    Args:
+        precision: "ieee", or "tf32" for TF32 on GPUs.
+    """
+    import torch
+
+    places = [torch.backends.cuda.matmul]
+    if precision == "ieee" and hasattr(torch.backends.mkldnn, "matmul"):
+        places.append(torch.backends.mkldnn.matmul)
+    # The older name is refused where the program has used the newer.
+    name, value = "fp32_precision", precision
+    if not hasattr(places[0], name):
+        name, value = "allow_tf32", precision == "tf32"
+    before = [getattr(place, name) for place in places]
+    for place in places:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for place, known in zip(places, before, strict=True):
+            setattr(place, name, known)

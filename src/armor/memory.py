@@ -37,11 +37,17 @@ def available_memory() -> int:
 
 
 def free_on_device(device: str) -> int:
-    """Bytes that are free on a GPU; 0 for "cpu", whose memory is not a device's own."""
+    """Bytes that this process can use on a GPU; 0 for "cpu", whose memory is not a device's own.
+
+    Among them those that torch holds for later, from tensors that are gone.
+    """
     import torch
 
     where = torch.device(device)
-    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 0
+    if where.type != "cuda":
+        return 0
+    held = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
+    return torch.cuda.mem_get_info(where)[0] + held
 
 
 def peak_memory() -> int:

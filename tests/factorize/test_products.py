@@ -73,11 +73,3 @@ def test_the_loss_stays(tensor_cores: None, monkeypatch: pytest.MonkeyPatch) -> 
         for work, state in zip(works, (exact, in_parts), strict=True):
             work.iterate(state)
         assert float(in_parts.loss) == pytest.approx(float(exact.loss), rel=1e-3)
-
-
-def test_the_setting_of_the_process_comes_back() -> None:
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    with products._tf32():
-        assert settings.fp32_precision == "tf32"
-    assert settings.fp32_precision == before

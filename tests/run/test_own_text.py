@@ -104,6 +104,15 @@ def test_it_is_written_where_the_run_computes(
     assert seen == ["cuda:1" if has_gpu else "cpu", "cpu"]
 
 
+def test_a_model_that_is_too_large(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(own_text, "_write", write)
+    with pytest.raises(ArmorError, match="no room on cpu .* 32 windows of 8 tokens; give a text"):
+        draw_windows("self", folder, 2, 8, 0, "never")
+
+
 def test_it_is_no_text_to_evaluate_on(tiny_bos_model: Path, folder: ModelFolder) -> None:
     from armor.text.sources import read_text
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from armor.device import float32_products
 from armor.engines.threads import threads
 
 #: Named tensors, as they travel between jobs.
@@ -72,7 +73,7 @@ class Job:
             else fetch(held)
             for name, held in self.tensors.items()
         }
-        with threads(self.threads):
+        with threads(self.threads), float32_products():
             result = self.function(context, **self.arguments, **tensors)
         assert len(result.tensors) == self.results
         if stay:

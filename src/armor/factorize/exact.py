@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from armor.device import float32_products
 from armor.factorize.gpu_workspace import workspace
 from armor.factorize.masks import mask_from_choice
 from armor.factorize.price import Price, fill_mask, project_to_count
@@ -49,6 +50,7 @@ REPORT_EVERY = 10
 STALL_ITERATIONS, MIN_IMPROVEMENT = 10, 0.005
 
 
+@float32_products()
 def factorize(
     problem: Problem,
     block: int,

@@ -9,12 +9,11 @@ third of the time of a product in float32. (One TF32 product alone has 2^-11, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from armor.device import float32_products
 
 _REST = 13  # bits of a float32 number that a TF32 number lacks
 
@@ -67,7 +66,7 @@ def product(
     if out is None:
         out = first.matrix.new_empty(first.matrix.shape[0], second.matrix.shape[1])
     (high, low), (right_high, right_low) = first.parts, second.parts
-    with _tf32():
+    with float32_products("tf32"):
         torch.mm(low, right_high, out=out)
         return out.addmm_(high, right_low).addmm_(high, right_high)
 
@@ -84,7 +83,7 @@ def add_product(
         matrix.addmm_(first.matrix, second.matrix, alpha=sign)
         return
     (high, low), (right_high, right_low) = first.parts, second.parts
-    with _tf32():
+    with float32_products("tf32"):
         matrix.addmm_(low, right_high, alpha=sign)
         matrix.addmm_(high, right_low, alpha=sign)
         matrix.addmm_(high, right_high, alpha=sign)
@@ -109,19 +108,3 @@ def _by_tensor_cores(matrix: Tensor) -> bool:
     if matrix.device.type != "cuda" or matrix.dtype != torch.float32:
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(matrix.device) >= (8, 0)
-
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    """Products of float32 matrices are of TF32, while active."""
-    settings = torch.backends.cuda.matmul
-    # The older name is refused where the program has used the newer.
-    name, value = ("fp32_precision", "tf32")
-    if not hasattr(settings, name):
-        name, value = "allow_tf32", True  # type: ignore[assignment]
-    before = getattr(settings, name)
-    setattr(settings, name, value)
-    try:
-        yield
-    finally:
-        setattr(settings, name, before)

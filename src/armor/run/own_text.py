@@ -54,7 +54,8 @@ def draw_windows(
         Token ids, int64, (samples, seq_len).
 
     Raises:
-        ArmorError: see `token_windows`; a model that cannot begin a text, no prompts, a full disk.
+        ArmorError: see `token_windows`; a model that cannot begin a text, no prompts, a full disk,
+            a model too large to be on the GPU as a whole.
     """
     source = parse_source(calibration)
     tokenizer = load_tokenizer(folder)
@@ -65,7 +66,13 @@ def draw_windows(
     if keep is not None and (found := _kept(keep / _FILE, digest(about))) is not None:
         return found
     where = torch.device(device if torch.cuda.is_available() else "cpu")
-    written = _write(folder, tokenizer, samples, seq_len, seed, bos == "always", prompts, where)
+    try:
+        written = _write(folder, tokenizer, samples, seq_len, seed, bos == "always", prompts, where)
+    except torch.OutOfMemoryError as error:
+        raise ArmorError(
+            f"--calibration self: no room on {where} for the whole model and {_BATCH} windows of"
+            f" {seq_len} tokens; give a text file, a shorter --seq-len, or --device cpu"
+        ) from error
     windows = written.clone()  # an ordinary tensor, not one of inference mode
     if keep is not None:
         with full_disk(keep.parent):
