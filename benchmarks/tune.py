@@ -81,7 +81,7 @@ def search_all(minutes: float = inf) -> None:
             print(f"the time is over: {len(todo) - number} of {len(todo)} are left to the rule")
             return
         found = asdict(search(product, weights(shapes, device), device))
-        save(torch.cuda.get_device_name(device), {product.key: found})
+        save(tilings.compiled_for(device), {product.key: found})
         print(f"{model}, {len(shapes)} layers, {product.key}: {found}", flush=True)
 
 

@@ -68,7 +68,8 @@ def float32_products(precision: str = "ieee") -> Iterator[None]:
     if precision == "ieee" and hasattr(torch.backends.mkldnn, "matmul"):
         places.append(torch.backends.mkldnn.matmul)
     # The older name is refused where the program has used the newer.
-    name, value = "fp32_precision", precision
+    name: str = "fp32_precision"
+    value: str | bool = precision
     if not hasattr(places[0], name):
         name, value = "allow_tf32", precision == "tf32"
     before = [getattr(place, name) for place in places]

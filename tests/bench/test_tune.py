@@ -124,7 +124,11 @@ def test_stops_in_time_and_keeps_what_it_found(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     tune.main(["--minutes", "2"])
     assert "63 of 66 are left" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "tiles.json").read_text())["a GPU"]) == 3
+    (name, found), *others = json.loads((tmp_path / "tiles.json").read_text()).items()
+    assert name == tilings.compiled_for(torch.device("cuda"))
+    assert name.startswith("a GPU, triton 3.")
+    assert len(found) == 3
+    assert not others
 
 
 def test_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_a_model_that_is_too_large(folder: ModelFolder, monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(own_text, "_write", write)
-    with pytest.raises(ArmorError, match="no room on cpu .* 32 windows of 8 tokens; give a text"):
+    with pytest.raises(ArmorError, match=r"no room on cpu .* 32 windows of 8 tokens; give a text"):
         draw_windows("self", folder, 2, 8, 0, "never")
 
 

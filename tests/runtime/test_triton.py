@@ -81,11 +81,12 @@ def test_layers_that_are_alike_share_a_launch(make_case) -> None:
 def test_a_measured_tiling_goes_before_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     product = Product(6144, 4096, 128, 3, torch.bfloat16)
     assert product.key == "6144x4096 block 128 batch 4 bfloat16"
-    table = {"cpu": {product.key: {"rows": 16, "warps": 2}}}
+    cpu = torch.device("cpu")
+    table = {tilings.compiled_for(cpu): {product.key: {"rows": 16, "warps": 2}}}
     monkeypatch.setattr(tilings, "_measured", lambda: table)
-    assert tilings.choose_tiling(product, torch.device("cpu")) == Tiling(rows=16, warps=2)
+    assert tilings.choose_tiling(product, cpu) == Tiling(rows=16, warps=2)
     other = Product(6144, 4096, 128, 5, torch.bfloat16)
-    assert tilings.choose_tiling(other, torch.device("cpu")) == tilings.by_rule(other)
+    assert tilings.choose_tiling(other, cpu) == tilings.by_rule(other)
 
 
 def test_captured_graphs_count_on_zeros_made_before(

@@ -24,7 +24,7 @@ from armor.runtime.guard import on_device
 from armor.runtime.triton.arguments import BlockTensors, CoreTensors, Inputs, Sums
 from armor.runtime.triton.gated import between_cores
 from armor.runtime.triton.gated import takes_gated as takes_gated
-from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, choose_tiling
+from armor.runtime.triton.tiling import SMALLEST_TILE, Product, Tiling, by_rule, choose_tiling
 from armor.sparse.layer import PackedLayer
 from armor.sparse.levels import SCALE_GROUP
 from armor.sparse.pattern import TWO_OF_FOUR, Pattern
@@ -151,10 +151,10 @@ def matmul_gated(x: Float[Tensor, "batch in"], gated: Gated) -> Float[Tensor, "b
 
 
 def _tiling(x: Tensor, layers: Sequence[PackedLayer]) -> Tiling:
-    """Measured, or by rule; B is no part of the launch where there is none."""
+    """Measured, or by rule, as for cores in codes; B is no part of a launch where there is none."""
     rows = sum(layer.shape[0] for layer in layers)
     whole = Product(rows, x.shape[1], layers[0].block, len(x), x.dtype)
-    tiling = choose_tiling(whole, x.device)
+    tiling = choose_tiling(whole, x.device) if layers[0].core is None else by_rule(whole)
     return tiling if layers[0].right is not None else replace(tiling, fuse_right=False)
 
 

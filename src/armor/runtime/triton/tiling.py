@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# Written by ``python benchmarks/tune.py`` on a GPU: {device name: {key: fields of Tiling}}.
+# Written by ``python benchmarks/tune.py`` on a GPU: {see `compiled_for`: {key: fields of Tiling}}.
 MEASURED = Path(__file__).with_name("tiles.json")
 FUSE_ITEMS = 32  # more inputs than this and A x is a product worth a launch of its own
 SMALLEST_TILE = 16  # outputs of a program
@@ -59,9 +59,16 @@ class Product:
 
 def choose_tiling(product: Product, device: torch.device) -> Tiling:
     """The measured tiling of `product` on this GPU, else the rule's."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    found = _measured().get(name, {}).get(product.key)
+    found = _measured().get(compiled_for(device), {}).get(product.key)
     return Tiling(**found) if found else by_rule(product)
+
+
+def compiled_for(device: torch.device) -> str:
+    """What a measured tiling is of: another Triton makes other programs of the kernels."""
+    import triton
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name}, triton {'.'.join(triton.__version__.split('.')[:2])}"
 
 
 def by_rule(product: Product) -> Tiling:
