@@ -42,14 +42,14 @@ class Rates(Protocol):
     blocks: float
 
 
-class _Kernel:
+class Kernel:
     """In the place of a Triton kernel of 16-bit numbers: counts its arguments."""
 
     def __init__(self, counting: Counting, name: str, factors: int) -> None:
         self._counts, self._name, self._factors = counting.counts, name, factors
         self._grid: tuple[int, ...] = ()
 
-    def __getitem__(self, grid: tuple[int, ...]) -> _Kernel:
+    def __getitem__(self, grid: tuple[int, ...]) -> Kernel:
         self._grid = grid
         return self
 
@@ -76,28 +76,29 @@ def _as_on_gpu(counting: Counting) -> Iterator[None]:
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (semi_structured, "_algorithms", {}),
             (semi_structured.triton, "is_available", lambda: YES),
-            (blocks_kernel, "blocks_kernel", _Kernel(counting, "blocks_kernel", 1)),
-            (gated_kernel, "gated_kernel", _Kernel(counting, "gated_kernel", 3)),
+            (blocks_kernel, "blocks_kernel", Kernel(counting, "blocks_kernel", 1)),
+            (gated_kernel, "gated_kernel", Kernel(counting, "gated_kernel", 3)),
         ):
             undo.enter_context(patch.object(place, name, value))
         yield
 
 
-def _call(out: int, into: int) -> Call:
-    """A prepared layer without numbers."""
-    shapes = LayerSpec((out, into), BLOCK).tensor_shapes()
+def packed_call(out: int, into: int, block: int, prepared_by: str) -> Call:
+    """A layer without numbers, prepared where a backend is named."""
+    shapes = LayerSpec((out, into), block).tensor_shapes()
     kinds = {"core_indices": torch.uint8}
     parts = {
         part: torch.empty(shape, dtype=kinds.get(part, torch.bfloat16), device="meta")
         for part, shape in shapes.items()
     }
     prepared = torch.empty(out * into * 9 // 16, dtype=torch.bfloat16, device="meta")
-    return Call(PackedLayer.of(into, parts), None, prepared, "semi_structured")
+    return Call(PackedLayer.of(into, parts), None, prepared if prepared_by else None, prepared_by)
 
 
 def count_mlp(as_one: bool) -> Counts:
     """Of a prompt of `ROWS`, but for the activation and the product where these are apart."""
-    gate, up, down = (_call(*size) for size in ((INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)))
+    sizes = (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)
+    gate, up, down = (packed_call(*size, BLOCK, "semi_structured") for size in sizes)
     x = torch.empty(ROWS, WIDTH, dtype=torch.bfloat16, device="meta")
     between = torch.empty(ROWS, INNER, dtype=torch.bfloat16, device="meta")
     counting = Counting()

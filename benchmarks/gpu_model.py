@@ -4,7 +4,7 @@
 
 Runs `armor.factorize.exact` on the meta device as it runs on a GPU, counts launches, waits, bytes
 and FLOPs of an iteration, adds the chain of dependent steps of the sweep, and divides by what an
-H100 and an H200 do. Then the whole of Llama-2-7B with default settings. Writes
+H100 and an H200 do. Then the whole of Llama-2-7B with default settings, and the runtime. Writes
 ``results/gpu_model.json``. No figure of it is measured; benchmarks/gpu.sh measures.
 """
 
@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import torch
 from common import add_common, write_result
+from gpu_decode import LAYERS, count_decode, decode_ratios
 from gpu_mlp import LAUNCH, count_mlp, prefill_seconds
 from torch import Tensor
 
@@ -243,7 +244,7 @@ def main() -> None:
                 f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
                 flush=True,
             )
-    whole, shared, prefill, of_memory = {}, {}, {}, {}
+    whole, shared, prefill, of_memory, decode = {}, {}, {}, {}, {}
     one, other = (count_mlp(as_one) for as_one in (True, False))
     for name, gpu in GPUS.items():
         times = {tuple(r["shape"]): sum(r[name].values()) for r in rows if r["full"]}
@@ -255,10 +256,17 @@ def main() -> None:
         prefill[name] = prefill_seconds(one, other, gpu)
         of_memory[name] = prefill_seconds(one, other, replace(gpu, cache=inf))
         print(f"  q, k and v swept together: {shared[name]:.1%} of the solver")
+        decode[name] = decode_ratios(gpu)
+        for what, ratio in decode[name].items():
+            print(f"  decode of {what}: {ratio:.2f}")
         for kind, each in (("", of_memory[name]), (", caches counted", prefill[name])):
             ratios = ", ".join(f"{k} {each['dense'] / v:.2f}" for k, v in each.items())
             print(f"  an MLP's prefill{kind}: {ratios}")
-    found = {"iterations": rows, "llama": whole, "siblings": shared}
+    found = {"iterations": rows, "llama": whole, "siblings": shared, "decode": decode}
+    found["decode_counts"] = {
+        name: as_dict(count_decode(outs, cols, GPUS["H100"].processors))
+        for name, (outs, cols) in LAYERS.items()
+    }
     found |= {"prefill": of_memory, "prefill_caches_counted": prefill}
     found["prefill_counts"] = {"as one": as_dict(one), "layer by layer": as_dict(other)}
     path = write_result(arguments, torch.device("cpu"), found)

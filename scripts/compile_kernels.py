@@ -80,6 +80,10 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MATRICES = ((4096, 4096), (11008, 4096), (4096, 11008))
 #: 16 bytes at a time, asynchronously where there is a pipeline.
 WIDE_LOADS = ("cp.async.cg.shared.global", "ld.global.v4", "cp.async.bulk")
+#: An instruction of SASS: its address, name and operands.
+_LINE = re.compile(
+    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*)([^;]*)", re.MULTILINE
+)
 _TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 
 
@@ -249,19 +253,34 @@ def _about(made: Any) -> dict[str, Any]:
             usage = _tool("-res-usage", file.name)
             code = _tool("-sass", file.name)
         found = re.search(r"REG:(\d+)", usage)
-        operations = re.findall(
-            r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*)", code, re.MULTILINE
-        )
-        counts = Counter(operations)
+        operations = _LINE.findall(code)
+        counts = Counter(name for _, name, _ in operations)
         _known[made.hash] = {
             "registers": int(found[1]) if found else None,
             "shared": made.metadata.shared,
             "spills": counts["LDL"] + counts["STL"],
             "instructions": len(operations),
+            "loop": longest_loop(operations),
             "wide loads": any(wide in made.asm["ptx"] for wide in WIDE_LOADS),
             "tensor cores": {name: n for name, n in counts.items() if "MMA" in name},
         }
     return _known[made.hash]
+
+
+def longest_loop(operations: list[tuple[str, str, str]]) -> int:
+    """Instructions of the longest innermost loop, 0 without any: (address, name, operands) each."""
+    addresses = [int(address, 16) for address, _, _ in operations]
+    spans = []
+    for end, (_, name, operands) in zip(addresses, operations, strict=True):
+        target = re.search(r"0x([0-9a-f]+)", operands)
+        if name == "BRA" and target and (start := int(target[1], 16)) < end:
+            spans.append((start, end))
+    inner = [
+        one
+        for one in spans
+        if not any(one != o and one[0] <= o[0] <= o[1] <= one[1] for o in spans)
+    ]
+    return max((sum(a <= place <= b for place in addresses) for a, b in inner), default=0)
 
 
 def _tool(option: str, file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,9 +67,10 @@ def test_the_rule_fuses_only_what_the_kernels_can() -> None:
                 for cut in fused:
                     assert not cut.fuse_left or tilings.can_fuse_left(product)
                     assert not cut.fuse_right or tilings.can_fuse_right(product)
-    decode = tilings.by_rule(Product(4096, 4096, 128, 1, torch.bfloat16))
-    assert decode.fuse_left
-    assert decode.fuse_right
+    for rows, block, fused in ((2048, 128, True), (4096, 64, True), (4096, 128, False)):
+        decode = tilings.by_rule(Product(rows, 4096, block, 1, torch.bfloat16))
+        assert decode.fuse_left
+        assert decode.fuse_right == fused
     assert not tilings.by_rule(Product(4096, 4096, 128, 64, torch.bfloat16)).fuse_left
 
 
@@ -137,14 +139,26 @@ def test_prepare_makes_the_counters(make_case, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ptxas comes with triton on Linux only")
-def test_the_kernels_compile_for_gpus() -> None:
+def test_the_kernels_compile_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few of the real launches; `make gpu-kernels` compiles all."""
-    script = Path(__file__).parents[2] / "scripts" / "compile_kernels.py"
+    root, found = Path(__file__).parents[2], tmp_path / "found.json"
+    script = [sys.executable, "-W", "ignore", root / "scripts" / "compile_kernels.py", "--quick"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, "--quick", "--architectures", "80", "90", "100"],
+        [*script, "--architectures", "80", "90", "100", "--json", found],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 3
+    # The model of decoding says how many instructions a step of the core takes.
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from gpu_decode import STEP_INSTRUCTIONS
+
+    loops = [
+        row["loop"]
+        for row in json.loads(found.read_text())["launches"]
+        if (row["architecture"], row["kernel"]) == (90, "core_kernel")
+        and row["launch"].endswith("rows 1 torch.bfloat16")
+    ]
+    assert 0.9 * STEP_INSTRUCTIONS[False] <= max(loops) <= STEP_INSTRUCTIONS[False]

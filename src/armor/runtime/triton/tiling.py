@@ -14,7 +14,9 @@ import torch
 MEASURED = Path(__file__).with_name("tiles.json")
 FUSE_ITEMS = 32  # more inputs than this and A x is a product worth a launch of its own
 SMALLEST_TILE = 16  # outputs of a program
-_SMALL = 2**25  # weights of a launch up to which computing B again for each tile beats a launch
+# Bytes of B that all tiles read again, from the cache, up to which that beats a launch: 3 us.
+_READ_AGAIN = 2**24
+_TALL = 128  # outputs of a program that has B in it
 _PROGRAMS = 4  # a multiprocessor: enough to hide the latency of memory
 
 
@@ -76,10 +78,20 @@ def by_rule(product: Product) -> Tiling:
     if product.dtype == torch.float32:
         return Tiling(rows=32, groups=16, stages=2)  # larger tiles outgrow the registers
     left = can_fuse_left(product) and product.batch <= FUSE_ITEMS
-    small = product.rows * product.features <= _SMALL and product.batch <= 16
-    if small and can_fuse_right(product):
-        return Tiling(rows=128, fuse_left=left, fuse_right=True, warps=8, stages=1)
+    if (
+        can_fuse_right(product)
+        and product.batch <= 16
+        and _bytes_read_again(product) <= _READ_AGAIN
+    ):
+        return Tiling(rows=_TALL, fuse_left=left, fuse_right=True, warps=8, stages=1)
     return Tiling(fuse_left=left)
+
+
+def _bytes_read_again(product: Product) -> int:
+    """All of B, for each tile of outputs."""
+    assert product.block is not None
+    tiles = -(-product.rows // _TALL)
+    return tiles * product.features * product.block * product.dtype.itemsize
 
 
 def can_fuse_left(product: Product) -> bool:
