@@ -3,7 +3,7 @@
 #
 #     sh benchmarks/gpu.sh [FOLDER [STEP...]]
 #
-# STEPs, and the seconds each may take: doctor 150, tilings 300, solver 290, runtime 270, model 180,
+# STEPs, and the seconds each may take: doctor 200, tilings 250, solver 290, runtime 270, model 180,
 # prune 240. Without any, all of them in this order: checks, the search for tilings, the solver, layers
 # and MLPs, a whole model, a prune of two blocks of Llama-2-7B's shape with its peak memory. Where a
 # command may take 10 minutes: doctor and solver, then tilings and runtime, then model and prune.
@@ -50,14 +50,14 @@ for name; do
   case $name in
     doctor)
       rm -f "$out/doctor.json"
-      step doctor 150 -m armor doctor --json "$out/doctor.json"
+      step doctor 200 -m armor doctor --json "$out/doctor.json"
       if grep -qs '"verdict": "wrong' "$out/doctor.json"; then
         echo "== doctor: wrong numbers, so nothing is measured"
         exit 1
       fi
       ;;
     tilings)
-      step tilings 300 tune.py --minutes 4
+      step tilings 250 tune.py --minutes 3
       cp ../src/armor/runtime/triton/tiles.json "$out"
       ;;
     solver)

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+=======
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
+>>>>>>> help-c
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from armor.bench.layers import Measured, measure_shape, random_layer
-from armor.bench.mlp import layers_of, random_mlp
-from armor.bench.shapes import Shape
+from armor.bench.cases import REAL, in_words
+from armor.bench.check import FAILED, Check, broken
+from armor.bench.compared import check_layers, check_mlps, check_shared
+from armor.bench.forms import name_of
+from armor.bench.layers import Measured, measure_shape
+from armor.bench.prepared import check_prepared
+from armor.bench.report import machine
 from armor.factorize.inverses import pair_inverses
 from armor.factorize.kernels import torch as plain_sweep
 from armor.factorize.masks import mask_from_choice
 from armor.factorize.sweep import BACKENDS as SWEEPS
 from armor.factorize.sweep import sweep
-from armor.runtime import Call, backends, use
-from armor.runtime.api import linear
-from armor.runtime.dispatch import gating, run_gated, supports
-from armor.runtime.gated import Gated, Gating
-from armor.runtime.registry import REFERENCE, load
-from armor.sparse.layer import PackedLayer
-from armor.sparse.pattern import TWO_OF_FOUR
+from armor.runtime.dispatch import forced
 from armor.versions import versions
-
-#: Layers that backends are compared on, by name (out, in, block): awkward, and of a real model.
-SMALL = (Shape("37x52", 37, 52, 8), Shape("256x512", 256, 512, 32))
-REAL = (Shape("4096x4096", 4096, 4096, 128), Shape("1024x4096", 1024, 4096, 128))
-#: Rows of input: decoding, a small batch, prefill.
-ROWS = (1, 16, 64)
-#: (width, numbers between, block) of gated MLPs.
-MLPS = ((256, 352, 32), (4096, 11008, 128))
-#: More than so much of the norm apart from the reference is wrong, by dtype.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
-FAILED = "wrong"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was tried.
-
-    Attributes:
-        what, where: such as "runtime triton" and "4096x4096, 16 rows, bfloat16".
-        verdict: "ok", `FAILED`, or why it was not tried.
-        figure: the error relative to the reference, or the speed against dense.
-    """
-
-    what: str
-    where: str
-    verdict: str
-    figure: float | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether it was tried and is wrong."""
-        return self.verdict.startswith(FAILED)
 
 
 def about() -> dict[str, Any]:
@@ -76,88 +47,28 @@ def about() -> dict[str, Any]:
         for number in range(torch.cuda.device_count())
     ]
     found["cusparselt"] = torch.backends.cusparselt.version()
+    found["ARMOR_BACKEND"] = forced()
+    cpu = machine(torch.device("cpu"))
+    found["cpu"] = {key: cpu[key] for key in ("name", "instructions", "threads")}
     return found
 
 
-def check_runtime(device: torch.device, quick: bool = False) -> Iterator[Check]:
-    """Every backend that is available here, on small shapes and those of a real model."""
-    dtypes = (torch.bfloat16, torch.float32) if device.type == "cuda" else (torch.float32,)
-    for status in backends():
-        if status.name == REFERENCE:
-            continue
-        if not status.usable:
-            yield Check(f"runtime {status.name}", "", status.reason)
-            continue
-        for shape in SMALL if quick else SMALL + REAL:
-            for dtype in dtypes:
-                yield from _check_layer(status.name, shape, dtype, device)
+def checks(device: torch.device) -> Iterator[Check]:
+    """All of them, until the device answers no more."""
+    for part in PARTS:
+        for check in part(device):
+            yield check
+            if check.failed and not _answers(device):
+                yield Check("device", str(device), "answers no more: nothing else was tried")
+                return
 
 
-def check_mlps(device: torch.device, quick: bool = False) -> Iterator[Check]:
-    """Gated MLPs as one, on every backend that does it: small, and of a real model."""
-    dtype = torch.bfloat16
-    for status in backends():
-        backend = load(status.name)
-        if not status.usable or not isinstance(backend, Gating):
-            continue
-        for width, inner, block in MLPS[:1] if quick else MLPS:
-            rows = ROWS[-1]
-            if not supports(status.name, (inner, width), dtype, device, rows, TWO_OF_FOUR):
-                continue
-            gated = layers_of(random_mlp(width, inner, block, dtype, device))
-            x = torch.randn(rows, width, dtype=torch.float32, device=device).to(dtype)
-            what, where = f"mlp {status.name}", f"{width}x{inner}, {rows} rows, bfloat16"
-            try:
-                with use(status.name):
-                    one = gating(x, gated)
-                    y = run_gated(x, gated)
-            except Exception as error:
-                yield Check(what, where, f"{FAILED}: {_line(error)}")
-                continue
-            if one is None:
-                yield Check(what, where, "run layer by layer")
-                continue
-            gate, up, down = (Call(_wide(call.layer)) for call in gated.calls)
-            with use(REFERENCE):
-                expected = run_gated(x.float(), Gated(gate, up, down, gated.activation))
-            yield _compared(what, where, y.float(), expected, TOLERANCE[dtype])
-
-
-def _check_layer(
-    name: str, shape: Shape, dtype: torch.dtype, device: torch.device
-) -> Iterator[Check]:
-    size = shape.out_features, shape.in_features
-    kind = str(dtype).removeprefix("torch.")
-    layer = random_layer(shape, dtype, device, prepare=False).packed()
-    wide = _wide(layer)
-    for rows in ROWS:
-        where = f"{shape.name}, {rows} rows, {kind}"
-        verdict = supports(name, size, dtype, device, rows, TWO_OF_FOUR)
-        if not verdict:
-            continue
-        x = torch.randn(rows, shape.in_features, dtype=torch.float32, device=device).to(dtype)
-        try:
-            with use(name):
-                y = linear(x, Call(layer))
-        except Exception as error:  # whatever a compiler or a driver raises is a finding
-            yield Check(f"runtime {name}", where, f"{FAILED}: {_line(error)}")
-            continue
-        with use(REFERENCE):
-            expected = linear(x.float(), Call(wide))
-        yield _compared(f"runtime {name}", where, y.float(), expected, TOLERANCE[dtype])
-
-
-def _wide(layer: PackedLayer) -> PackedLayer:
-    """The same in float32."""
-    assert layer.left is not None
-    assert layer.right is not None
-    return PackedLayer(
-        layer.in_features,
-        layer.core_values.float(),
-        layer.core_indices,
-        layer.left.float(),
-        layer.right.float(),
-    )
+def _answers(device: torch.device) -> bool:
+    """Whether it still computes: some faults of a kernel end that until the process ends."""
+    try:
+        return bool(torch.ones(1, dtype=torch.float32, device=device).sum() == 1)
+    except RuntimeError:
+        return False
 
 
 def check_sweeps(device: torch.device) -> Iterator[Check]:
@@ -177,7 +88,7 @@ def check_sweeps(device: torch.device) -> Iterator[Check]:
         try:
             sweep(residual, found, choice.clone(), left, right, backend=backend)
         except Exception as error:
-            yield Check(what, where, f"{FAILED}: {_line(error)}")
+            yield broken(what, where, error)
             continue
         plain_sweep.sweep(residual, expected, choice, left, right, pair_inverses(right))
         # Row by row (Numba) or by sets of rows: not the same core, but about as good a one.
@@ -215,18 +126,20 @@ def check_speed(device: torch.device, repeats: int = 5) -> Iterator[Check]:
         for row in measure_shape(REAL[0], [1, 64], dtype, device, repeats):
             rows[row.contender, row.batch] = row
     except Exception as error:
-        yield Check("speed", REAL[0].name, f"{FAILED}: {_line(error)}")
+        yield broken("speed", REAL[0].name, error)
         return
     for batch in (1, 64):
         ratio = rows["dense", batch].seconds / rows["ARMOR", batch].seconds
-        where = f"{REAL[0].name}, {batch} rows, {str(dtype).removeprefix('torch.')}"
+        where = f"{REAL[0].name}, {in_words(batch)}, {name_of(dtype)}"
         yield Check(f"speed {rows['ARMOR', batch].backend}", where, "against dense", ratio)
 
 
-def _compared(what: str, where: str, y: Tensor, expected: Tensor, tolerance: float) -> Check:
-    error = float((y - expected).norm() / expected.norm())
-    return Check(what, where, "ok" if error <= tolerance else FAILED, error)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+#: In the order of the table.
+PARTS: tuple[Callable[[torch.device], Iterator[Check]], ...] = (
+    check_sweeps,
+    check_layers,
+    check_shared,
+    check_mlps,
+    check_prepared,
+    check_speed,
+)

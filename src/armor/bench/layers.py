@@ -107,7 +107,7 @@ def measure_shape(
                     weight_bytes=held_bytes(module),
                     peak_bytes=_peak(module, x),
                     cost=_cost(shape, batch, dtype, name),
-                    backend=(backend := _backend(module, batch, device)),
+                    backend=(backend := backend_of(module, batch, device)),
                     kernel=kernel_of(dtype, batch) if backend == "cpu" else None,
                 )
             )
@@ -190,7 +190,8 @@ def _cost(shape: Shape, batch: int, dtype: torch.dtype, contender: str) -> Cost:
     return Cost(size + batch * (out + into) * item, 2 * batch * products)
 
 
-def _backend(module: nn.Module, batch: int, device: torch.device) -> str:
+def backend_of(module: nn.Module, batch: int, device: torch.device) -> str:
+    """The backend that computes `batch` rows of input; "torch" where it is a dense layer."""
     if not isinstance(module, ArmorLinear):
         return "torch"
     call = module.call()
