@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
-=======
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError
->>>>>>> help-c
+from importlib.util import find_spec
 from typing import Any
 
 import torch
