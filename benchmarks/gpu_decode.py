@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from armor.bench.counting import Counting, Counts
 from armor.config import PruneConfig
 from armor.run.plan import choose_block
-from armor.runtime.triton import backend, blocks_kernel, core_kernel
+from armor.runtime.gated import Gated
+from armor.runtime.triton import backend, blocks_kernel, core_kernel, gated_kernel
 
 #: Layers of one input, (outputs of each, inputs), by what they are.
 LAYERS: dict[str, tuple[Sequence[int], int]] = {
@@ -41,7 +42,7 @@ BLOCKS = {
 #: Instructions of a warp in a step of the core's loop, by whether B is in it (SASS of sm_90; a test
 #: compares). Four schedulers hand out one each a cycle.
 STEP_INSTRUCTIONS = {False: 330, True: 340}
-INSTRUCTIONS = "instructions"
+INSTRUCTIONS, WITH_LEFT = " instructions", "core_kernel with A"  # what is counted beside FLOPs
 #: Assumed: what the program that ends last with a block of outputs takes for A.
 LAST = 1.5e-6
 
@@ -79,6 +80,7 @@ class _Core:
         self.counts.bytes[name + FROM_CACHE] += read + again + 2 * sums.nbytes
         one = STEP_INSTRUCTIONS[bool(size)] * constants["num_warps"]
         self.counts.flops[name + INSTRUCTIONS] += steps * one
+        self.counts.flops[WITH_LEFT] += bool(constants["LEFT"])
 
 
 @contextmanager
@@ -91,6 +93,7 @@ def _as_on_gpu(counting: Counting, processors: int) -> Iterator[None]:
             (backend, "_zeroed_counters", lambda *_: counters),
             (core_kernel, "core_kernel", _Core(counting.counts)),
             (blocks_kernel, "blocks_kernel", Kernel(counting, "blocks_kernel", 1)),
+            (gated_kernel, "gated_kernel", Kernel(counting, "gated_kernel", 3)),
         ):
             undo.enter_context(patch.object(place, name, value))
         yield
@@ -107,12 +110,29 @@ def count_decode(outs: Sequence[int], cols: int, processors: int) -> Counts:
     return counting.counts
 
 
+def count_mlp(width: int, inner: int, processors: int, as_one: bool) -> Counts:
+    """Of one row through a gated MLP; apart, without the activation and the product."""
+    sizes = (inner, width), (inner, width), (width, inner)
+    gate, up, down = (packed_call(*size, 128, "") for size in sizes)
+    x, between = (
+        torch.empty(1, size, dtype=torch.bfloat16, device="meta") for size in (width, inner)
+    )
+    counting = Counting()
+    with _as_on_gpu(counting, processors), counting:
+        if as_one:
+            backend.matmul_gated(x, Gated(gate, up, down, "silu"))
+        else:
+            backend.matmul_shared(x, [gate, up])
+            backend.matmul(between, down)
+    return counting.counts
+
+
 def seconds_of(counts: Counts, gpu: GpuRates) -> float:
     """Each launch what its bytes, its reads of the cache or its instructions take, the longest."""
-    found = 0.0
+    found = LAST * counts.flops[WITH_LEFT]
     for name, launches in counts.launches.items():
         cycles = counts.flops[name + INSTRUCTIONS] / (4 * gpu.processors)
-        found += launches * (LAUNCH + (LAST if name == "core_kernel" else 0.0)) + max(
+        found += launches * LAUNCH + max(
             counts.bytes[name] / gpu.bandwidth,
             counts.bytes[name + FROM_CACHE] / gpu.cache,
             cycles / gpu.clock,
@@ -133,6 +153,13 @@ def decode_ratios(gpu: GpuRates) -> dict[str, float]:
         )
         for name, (outs, cols) in LAYERS.items()
     }
+    for model, inner in (("Llama-2-7B", 11008), ("Llama-3-8B", 14336)):
+        dense = LAUNCH + sum(times[f"{part} of {model}"][0] for part in ("gate and up", "down"))
+        for as_one in (False, True):
+            counts = count_mlp(4096, inner, gpu.processors, as_one)
+            how = "as one" if as_one else "layer by layer"
+            pruned = seconds_of(counts, gpu) + (not as_one) * LAUNCH
+            times[f"the MLP of {model}, {how}"] = dense, pruned
     for model, names in BLOCKS.items():
         dense, pruned = (sum(times[name][place] for name in names) for place in (0, 1))
         times[f"all linears of {model}"] = dense, pruned

@@ -175,7 +175,8 @@ def compile_runtime(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
-    """What became of the launch between the cores of an MLP, of either backend."""
+    """What became of the launch between the cores of an MLP, of either backend, and of all for few
+    rows."""
     forms = product(LAUNCHES, DTYPES[:2], BLOCKS)
     for number, (model, dtype, block) in enumerate([*forms][: 1 if quick else None]):
         ((inner, _), cols), bias = LAUNCHES[model][-2], model.startswith("Qwen")
@@ -190,6 +191,10 @@ def compile_gated(quick: bool) -> Iterator[dict[str, Any]]:
                 name = f"{model} MLP {inner} block {block} {activation} {kind} {dtype}"
                 arguments = (*given, gated, dtype)
                 yield from _compiled(name, lambda arguments=arguments: between_cores(*arguments))
+        for rows in (1, 16):  # decoding, the whole of it
+            x = torch.empty(rows, cols, dtype=dtype, device="meta")
+            name = f"{model} MLP {inner} block {block} whole rows {rows} {dtype}"
+            yield from _compiled(name, lambda x=x, gated=gated: backend.matmul_gated(x, gated))
 
 
 def compile_sweeps(quick: bool) -> Iterator[dict[str, Any]]:

@@ -109,7 +109,7 @@ def wide(gated: Gated) -> Gated:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("batch", [5, 40])
+@pytest.mark.parametrize("batch", [1, 5, 40])
 def test_the_backend_computes_the_whole(make_case, batch: int, bias: bool) -> None:
     gated = gated_of(make_case, bias=bias)
     x = torch.randn(batch, 48, dtype=torch.float32).bfloat16()

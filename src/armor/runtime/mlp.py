@@ -1,8 +1,8 @@
 """Modules that are gated MLPs, ``down(act(gate(x)) * up(x))``, run as one where that is faster.
 
 What a module computes cannot be read from it, so its own forward is the judge: at its first call
-with many rows it and the layers as one have to make the same of random inputs, or the module is
-left alone. The module keeps its forward for all other cases: few rows, training, hooks, adapters.
+it and the layers as one have to make the same of random inputs, or the module is left alone. The
+module keeps its forward for all other cases: few rows on a CPU, training, hooks, adapters.
 """
 
 from __future__ import annotations
@@ -157,12 +157,12 @@ def _as_one(module: nn.Module, x: Tensor, own: Callable[..., Any]) -> Tensor | N
 
 
 def _is_for_one(module: nn.Module, x: Tensor) -> bool:
-    """Many rows, and nothing but the result is wanted."""
+    """Many rows or a GPU, and nothing but the result is wanted."""
     if module.training or torch.is_autocast_enabled(x.device.type):
         return False
     if torch.is_grad_enabled() and x.requires_grad:
         return False
-    return x.numel() > FEW_ROWS * x.shape[-1]
+    return x.device.type != "cpu" or x.numel() > FEW_ROWS * x.shape[-1]
 
 
 def _is_capturing(x: Tensor) -> bool:
