@@ -47,6 +47,8 @@ FACTORISATION = 2.5e-4
 #: Assumed: bytes a second to a disk, hashed; to the host.
 DISK, TO_HOST = 0.5e9, 6e9
 TF32 = " in TF32"
+#: FLOPs a second by NVIDIA's data sheets, without sparsity.
+SHEET_TF32, SHEET_FLOAT32 = 494e12, 67e12
 _FACTORISATIONS = ("linalg_cholesky_ex", "linalg_solve_triangular")
 
 
@@ -55,6 +57,7 @@ class Gpu:
     """What a GPU is expected to reach, not its data sheet: bytes and FLOPs a second, cycles."""
 
     bandwidth: float
+    sheet_bandwidth: float
     cache: float = 5.5e12  # what L2 hands out
     float32: float = 50e12
     tf32: float = 350e12
@@ -65,7 +68,7 @@ class Gpu:
     processors: int = 132
 
 
-GPUS = {"H100": Gpu(2.8e12), "H200": Gpu(4.1e12)}
+GPUS = {"H100": Gpu(2.8e12, 3.35e12), "H200": Gpu(4.1e12, 4.8e12)}
 
 
 _generator = torch.Generator
@@ -175,6 +178,16 @@ def iteration_seconds(
     return found
 
 
+def bound_seconds(counts: Counts, shape: tuple[int, int], full: bool, gpu: Gpu) -> float:
+    """What no schedule gets below: the data sheet's rates, all at once, launches for nothing."""
+    rates = {True: SHEET_TF32, False: SHEET_FLOAT32}
+    return max(
+        sum(counts.bytes.values()) / gpu.sheet_bandwidth,
+        sum(flops / rates[name.endswith(TF32)] for name, flops in counts.flops.items()),
+        sweep_seconds(shape, full, gpu),
+    )
+
+
 def llama(seconds: dict[tuple[int, int], float], gpu: Gpu) -> dict[str, float]:
     """Minutes of ``armor prune`` on Llama-2-7B, by part; `seconds` of a full iteration by shape."""
     width, inner, weights = 4096, 11008, 4 * 4096**2 + 3 * 4096 * 11008
@@ -232,6 +245,7 @@ def main() -> None:
             row: dict[str, Any] = {"shape": list(shape), "full": full, "counts": as_dict(counts)}
             for name, gpu in GPUS.items():
                 row[name] = iteration_seconds(counts, shape, full, gpu)
+                row[f"{name} bound"] = bound_seconds(counts, shape, full, gpu)
             rows.append(row)
             h200 = row["H200"]
             parts = ", ".join(f"{part} {1e3 * one:.1f}" for part, one in h200.items())
@@ -241,7 +255,8 @@ def main() -> None:
                 f" {sum(counts.bytes.values()) / 1e9:.1f} GB,"
                 f" {sum(counts.flops.values()) / 1e12:.2f} TFLOP;"
                 f" H100 {1e3 * sum(row['H100'].values()):.1f} ms,"
-                f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts}",
+                f" H200 {1e3 * sum(h200.values()):.1f} ms: {parts};"
+                f" bound {1e3 * row['H100 bound']:.1f} and {1e3 * row['H200 bound']:.1f} ms",
                 flush=True,
             )
     whole, shared, prefill, of_memory, decode = {}, {}, {}, {}, {}
