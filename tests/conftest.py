@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from armor.idle import let_idle_threads_sleep
+
 # Before torch and transformers load: no test may reach for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Idle OpenMP threads that spin slow down every other process of the test run.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+let_idle_threads_sleep(os.environ)
 # The kernel is not chosen by a measurement, which could differ from run to run.
 os.environ.setdefault("ARMOR_CPU_KERNEL", "columns")
 _THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2

@@ -12,10 +12,9 @@ from typer.core import TyperGroup
 
 from armor.cli.verbosity import set_verbosity
 from armor.errors import ArmorError, printable, reason
+from armor.idle import let_idle_threads_sleep
 
-# Idle OpenMP threads sleep instead of spinning: on a busy or shared machine that is the difference
-# between a slowdown by the number of neighbours and one by a factor of ten. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+let_idle_threads_sleep(os.environ)
 
 
 class _Group(TyperGroup):

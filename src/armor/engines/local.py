@@ -30,6 +30,7 @@ from armor.engines.job import Job, Tensors
 from armor.engines.queue import JobQueue
 from armor.engines.registry import Setup
 from armor.errors import ArmorError
+from armor.idle import let_idle_threads_sleep
 from armor.memory import available_memory, free_on_device
 
 #: The file in the scratch folder with what makes a worker's context.
@@ -163,17 +164,15 @@ class LocalPool:
 
     def _launch(self, device: str) -> _Process:
         """A fresh interpreter, so that it works from any script."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        let_idle_threads_sleep(environment)
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "armor.engines.local_worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
+                env=environment,
                 start_new_session=True,  # Ctrl-C is for the parent to handle
             )
         line = Connection(ours.detach())

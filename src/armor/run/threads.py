@@ -6,9 +6,10 @@ would depend on it.
 
 from __future__ import annotations
 
-#: Matrices with fewer entries are solved on one thread: their steps are too short to share, and
-#: two threads take twice as long as one.
+#: Matrices from this size on are solved on all threads, and have the memory to themselves.
 SHARED_FROM = 2**20
+#: Of smaller ones a thread gets so many entries at least: with fewer there is little to share.
+_ENTRIES_EACH = 2**16
 #: More than this does little for a forward pass over one batch.
 _MOST_FORWARD = 8
 
@@ -20,4 +21,5 @@ def forward_threads(cores: int) -> int:
 
 def solve_threads(entries: int, together: int, cores: int) -> int:
     """Threads of one solve, of a matrix of so many `entries`, when `together` can run at a time."""
-    return 1 if entries < SHARED_FROM else max(1, cores // together)
+    most = cores if entries >= SHARED_FROM else entries // _ENTRIES_EACH
+    return max(1, min(most, cores // together))
