@@ -51,7 +51,7 @@ for name; do
     doctor)
       rm -f "$out/doctor.json"
       step doctor 200 -m armor doctor --json "$out/doctor.json"
-      if grep -qs '"verdict": "wrong' "$out/doctor.json"; then
+      if grep -qs '"verdict": "wrong"' "$out/doctor.json"; then
         echo "== doctor: wrong numbers, so nothing is measured"
         exit 1
       fi

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import torch
@@ -39,15 +39,15 @@ BLOCKS = {
     model: ["4096x4096", *(name for name in LAYERS if name.endswith(model))]
     for model in ("Llama-2-7B", "Llama-3-8B")
 }
-#: Instructions of a warp in a step of the core's loop, by whether B is in it (SASS of sm_90; a test
-#: compares). Four schedulers hand out one each a cycle.
-STEP_INSTRUCTIONS = {False: 330, True: 340}
+#: Instructions of a warp in a step of the core's loop, by the block of B that is in it, 0 for none
+#: (SASS of sm_90; a test compares the first). Four schedulers hand out one each a cycle.
+STEP_INSTRUCTIONS = {0: 330, 128: 340, 64: 180, 32: 180}
 INSTRUCTIONS, WITH_LEFT = " instructions", "core_kernel with A"  # what is counted beside FLOPs
 #: Assumed: what the program that ends last with a block of outputs takes for A.
 LAST = 1.5e-6
 
 
-class GpuRates(Rates):
+class GpuRates(Rates, Protocol):
     """Also the cycles a second, and the processors."""
 
     clock: float
@@ -78,7 +78,7 @@ class _Core:
         width, size = 4 * constants["GROUPS"], constants["RIGHT"]
         again = 2 * steps * width * (1 + size)
         self.counts.bytes[name + FROM_CACHE] += read + again + 2 * sums.nbytes
-        one = STEP_INSTRUCTIONS[bool(size)] * constants["num_warps"]
+        one = STEP_INSTRUCTIONS[size] * constants["num_warps"]
         self.counts.flops[name + INSTRUCTIONS] += steps * one
         self.counts.flops[WITH_LEFT] += bool(constants["LEFT"])
 

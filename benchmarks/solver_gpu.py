@@ -26,6 +26,7 @@ from solver import compare, run_all, timed, without_noise
 from torch import Tensor
 from traffic import count, sweep_cost
 
+from armor.device import float32_products
 from armor.factorize import adam, exact
 from armor.run.plan import choose_block
 from armor.run.solve import LayerInputs
@@ -67,7 +68,8 @@ def ceilings(device: torch.device, small: bool) -> dict[str, float]:
     one, two = (torch.randn(side, side, device=device) for _ in range(2))
     result = torch.empty_like(one)
     copied = _best_seconds(lambda: result.copy_(one), device)
-    multiplied = _best_seconds(lambda: torch.mm(one, two, out=result), device)
+    with float32_products():
+        multiplied = _best_seconds(lambda: torch.mm(one, two, out=result), device)
     return {
         "bytes_per_second": 2 * one.numel() * 4 / copied,
         "flop_per_second": 2 * side**3 / multiplied,

@@ -27,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from common import Failures
 
 from armor.bench.layers import random_layer
 from armor.bench.shapes import Shape
@@ -76,13 +77,16 @@ def search_all(minutes: float = inf) -> None:
     device = torch.device("cuda")
     end = time.monotonic() + 60 * minutes
     todo = list(launches())
+    failures = Failures()
     for number, (model, shapes, product) in enumerate(todo):
         if time.monotonic() > end:
             print(f"the time is over: {len(todo) - number} of {len(todo)} are left to the rule")
-            return
-        found = asdict(search(product, weights(shapes, device), device))
-        save(tilings.compiled_for(device), {product.key: found})
-        print(f"{model}, {len(shapes)} layers, {product.key}: {found}", flush=True)
+            break
+        with failures.of(product.key):
+            found = asdict(search(product, weights(shapes, device), device))
+            save(tilings.compiled_for(device), {product.key: found})
+            print(f"{model}, {len(shapes)} layers, {product.key}: {found}", flush=True)
+    failures.end()
 
 
 def weights(shapes: Sequence[Shape], device: torch.device) -> list[list[Call]]:

@@ -125,9 +125,10 @@ def _only_compile(
 def runtime_cases(quick: bool) -> Iterator[tuple[str, list[Call], torch.Tensor]]:
     """Layers and an input of them, by a name."""
     models = ["Llama-3-8B"] if quick else list(LAUNCHES)
-    blocks, dtypes = ((128,), (torch.bfloat16,)) if quick else (BLOCKS, DTYPES)
+    dtypes = (torch.bfloat16,) if quick else DTYPES
     for model in models:
         for outs, cols in LAUNCHES[model]:
+            blocks = ((64,) if max(outs) == 1024 else (128,)) if quick else BLOCKS
             for dtype in dtypes:
                 forms = [(block, core) for block in blocks for core in (None, *CORES)]
                 for block, core in forms:

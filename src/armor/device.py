@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from armor.errors import ArmorError
 
@@ -64,19 +65,24 @@ def float32_products(precision: str = "ieee") -> Iterator[None]:
     """
     import torch
 
-    places = [torch.backends.cuda.matmul]
-    if precision == "ieee" and hasattr(torch.backends.mkldnn, "matmul"):
-        places.append(torch.backends.mkldnn.matmul)
-    # The older name is refused where the program has used the newer.
-    name: str = "fp32_precision"
-    value: str | bool = precision
-    if not hasattr(places[0], name):
-        name, value = "allow_tf32", precision == "tf32"
+    name = "fp32_precision"
+    if not hasattr(torch.backends.cuda.matmul, name):  # before torch 2.9
+        known = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(known)
+        return
+    # The older names are refused where the program has used the newer ones.
+    places: list[Any] = [torch.backends.cuda.matmul]
+    if precision == "ieee":
+        places.append(getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009 (set at run time)
     before = [getattr(place, name) for place in places]
     for place in places:
-        setattr(place, name, value)
+        setattr(place, name, precision)
     try:
         yield
     finally:
-        for place, known in zip(places, before, strict=True):
-            setattr(place, name, known)
+        for place, own in zip(places, before, strict=True):
+            setattr(place, name, own)

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from armor.runtime.registry import load
+from armor.triton import is_older_than
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST = 120
+MOST = 140
 
 
 @pytest.mark.skipif(not load("triton").is_available(), reason="triton is not installed")
+@pytest.mark.skipif(is_older_than(3, 6), reason="its compiler is asked in another way")
 def test_the_doctor_asks_for_few_kernels() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", __file__],

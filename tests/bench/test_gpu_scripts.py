@@ -162,8 +162,10 @@ def test_a_failing_step_stops_no_other(gpu_sh: Callable[..., Any], status: str, 
 
 
 def test_only_wrong_numbers_stop(gpu_sh: Callable[..., Any]) -> None:
-    wrong = {"VERDICT": '"verdict": "wrong: CUDA error"', "BAD": "doctor"}
+    wrong = {"VERDICT": '"verdict": "wrong"', "BAD": "doctor"}
     assert gpu_sh("out", **wrong)[:2] == (1, ["doctor"])
+    fault = {"VERDICT": '"verdict": "wrong: OutOfResources: registers"', "BAD": "doctor"}
+    assert len(gpu_sh("out", **fault)[1]) > 1
     assert gpu_sh("out", BAD="doctor", VERDICT="")[:2] == (1, ALL)  # it crashed
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from armor.bench.layers import Measured, measure_shape
-from armor.bench.mlp import GatedMlp, MlpSpeed, layers_of, measure_mlp, random_mlp
+from armor.bench.mlp import GatedMlp, MlpSpeed, measure_mlp, random_mlp
 from armor.bench.roofline import Cost
 from armor.bench.shapes import Shape
 from armor.runtime import use
 from armor.runtime.dispatch import run_gated
+from armor.runtime.gated import Gated
 from armor.runtime.registry import load
 
 
@@ -42,7 +43,8 @@ def test_a_random_mlp_is_what_its_layers_say() -> None:
     module = random_mlp(32, 48, 16, torch.float32, torch.device("cpu"))
     x = torch.randn(5, 32, dtype=torch.float32)
     with use("reference"):
-        expected = run_gated(x, layers_of(module))
+        layers = (layer.call() for layer in (module.gate, module.up, module.down))
+        expected = run_gated(x, Gated(*layers, "silu"))
         torch.testing.assert_close(GatedMlp.forward(module, x), expected, rtol=1e-4, atol=1e-2)
 
 
@@ -60,7 +62,7 @@ def test_the_worst_mlp_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["GPU prefill of 2048 to 8192 rows, MLP as one, speed-up (target 1.35)"] == 1.4
     assert found["the same layer by layer"] == 1.2
     assert found["all of these MLPs ran as one"] is False
-    assert found["GPU decode of 1 to 16 rows, MLPs"] == "not measured yet"
+    assert found["GPU decode of 1 to 16 rows, MLP as one"] == "not measured yet"
     assert runtime.claims(rows, [], [], gpu=False)["the same layer by layer"] == "not measured yet"
 
 
@@ -79,7 +81,7 @@ def test_wide_layers_have_claims_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     rows = [*measured(narrow, 1, 0.9), *measured(wide, 1, 1.5), *measured(wide, 16, 1.25)]
     rows += [*measured(narrow, 2048, 1.1), *measured(wide, 2048, 1.3)]
     decode = [
-        MlpSpeed(32, 48, 16, rows, dense=3.0, layers=2.0, whole=9.0, is_one=False)
+        MlpSpeed(32, 48, 16, rows, dense=3.0, layers=9.0, whole=2.0, is_one=True)
         for rows in (1, 16)
     ]
     found = runtime.claims(rows, decode, [], gpu=True)
@@ -87,5 +89,5 @@ def test_wide_layers_have_claims_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     assert found[f"GPU decode of 1 to 16 rows, {said}"] == 1.25
     assert found[f"GPU prefill of 2048 to 8192 rows, {said}"] == 1.3
     assert found["GPU decode of 1 to 16 rows, speed-up (target 1.3)"] == 0.9
-    assert found["GPU decode of 1 to 16 rows, MLPs"] == 1.5
+    assert found["GPU decode of 1 to 16 rows, MLP as one"] == 1.5
     assert found["all of these MLPs ran as one"] == "not measured yet"

@@ -98,6 +98,7 @@ def test_a_loss_is_measured_by_a_product_in_parts() -> None:
             assert sum(flops.values()) == 3 * 2 * 512**3
 
 
+@needs_triton
 @pytest.mark.usefixtures("benchmarks")
 def test_a_whole_model_stays_within_its_budget() -> None:
     """Llama-2-7B in 15 minutes on one H200, by arithmetic on what was counted last."""
@@ -111,6 +112,7 @@ def test_a_whole_model_stays_within_its_budget() -> None:
     assert sum(minutes.values()) <= 15, minutes
 
 
+@needs_triton
 @pytest.mark.usefixtures("benchmarks")
 def test_rows_by_sets_keep_the_chain_of_a_sweep_short() -> None:
     """What no other count shows: a block's steps wait for one another."""

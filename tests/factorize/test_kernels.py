@@ -178,6 +178,7 @@ def test_tiles_of_triton_may_have_their_lanes_first_or_last(
     assert torch.equal(found[0].core, found[1].core)
 
 
+@needs_triton
 def test_a_block_of_any_size_can_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU starts 32 warps of a program at most, whatever --block-size says."""
     launched: list[int] = []

@@ -16,12 +16,14 @@ from armor.bench.forms import name_of
 from armor.bench.layers import Measured, measure_shape
 from armor.bench.prepared import check_prepared
 from armor.bench.report import machine
+from armor.device import float32_products
 from armor.factorize.inverses import pair_inverses
 from armor.factorize.kernels import torch as plain_sweep
 from armor.factorize.masks import mask_from_choice
 from armor.factorize.sweep import BACKENDS as SWEEPS
 from armor.factorize.sweep import sweep
 from armor.runtime.dispatch import forced
+from armor.triton import why_no_triton
 from armor.versions import versions
 
 
@@ -49,12 +51,13 @@ def about() -> dict[str, Any]:
 
 def checks(device: torch.device) -> Iterator[Check]:
     """All of them, until the device answers no more."""
-    for part in PARTS:
-        for check in part(device):
-            yield check
-            if check.failed and not _answers(device):
-                yield Check("device", str(device), "answers no more: nothing else was tried")
-                return
+    with float32_products():  # what the others are compared with
+        for part in PARTS:
+            for check in part(device):
+                yield check
+                if check.failed and not _answers(device):
+                    yield Check("device", str(device), "answers no more: nothing else was tried")
+                    return
 
 
 def _answers(device: torch.device) -> bool:
@@ -75,7 +78,8 @@ def check_sweeps(device: torch.device) -> Iterator[Check]:
         if backend.devices is not None and device.type not in backend.devices:
             continue
         if not backend.is_available():
-            yield Check(what, "", f"not installed: pip install {backend.name}")
+            reason = why_no_triton() if backend.name == "triton" else ""
+            yield Check(what, "", reason or f"not installed: pip install {backend.name}")
             continue
         residual, core, choice, left, right = _sweep_case(device)
         found, expected = core.clone(), core.clone()

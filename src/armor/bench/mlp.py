@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from armor.bench.layers import random_layer
 from armor.bench.shapes import Shape
 from armor.bench.timing import interleaved
-from armor.linear import ArmorLinear, prepare
-from armor.runtime.gated import Gated
+from armor.linear import prepare
 from armor.runtime.mlp import runs_as_one
 
 
@@ -59,13 +58,6 @@ def random_mlp(
     module = GatedMlp(*made).eval()
     prepare(module)
     return module
-
-
-def layers_of(module: GatedMlp) -> Gated:
-    """Those of a pruned one."""
-    found = module.gate, module.up, module.down
-    gate, up, down = (layer.call() for layer in found if isinstance(layer, ArmorLinear))
-    return Gated(gate, up, down, "silu")
 
 
 def measure_mlp(

@@ -89,7 +89,12 @@ def _fits(gate: Member, up: Member, down: Member) -> bool:
 @cache
 def _is_worth_it() -> bool:
     """Whether some backend of this machine computes gated MLPs as a whole."""
-    return any(isinstance(load(name), Gating) and load(name).is_available() for name in names())
+    return bool(_able())
+
+
+def _able() -> list[Gating]:
+    found = (load(name) for name in names())
+    return [one for one in found if isinstance(one, Gating) and one.is_available()]
 
 
 def _activation(module: nn.Module) -> str | None:
@@ -188,8 +193,14 @@ def _judge(module: nn.Module, plan: Plan, x: Tensor, own: Callable[..., Any]) ->
     """Decide which order is that of the module, if one is; x: an input of it."""
     for order in plan.orders:
         layers = _layers(module, plan, order, x)
-        if layers is None or gating(x.reshape(-1, x.shape[-1]), layers) is None:
+        if layers is None:
             return  # not now
+        if gating(x.reshape(-1, x.shape[-1]), layers) is None:
+            # In another dtype perhaps, but not with other blocks or cores: these stay as they are.
+            plan.is_judged = x.dtype != torch.float32 and not any(
+                backend.takes_gated(layers) for backend in _able()
+            )
+            return
         try:
             trial = _trial(layers, x)
             expected = own(module, trial)

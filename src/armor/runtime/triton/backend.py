@@ -155,7 +155,9 @@ def _tiling(x: Tensor, layers: Sequence[PackedLayer]) -> Tiling:
     rows = sum(layer.shape[0] for layer in layers)
     whole = Product(rows, x.shape[1], layers[0].block, len(x), x.dtype)
     tiling = choose_tiling(whole, x.device) if layers[0].core is None else by_rule(whole)
-    return tiling if layers[0].right is not None else replace(tiling, fuse_right=False)
+    if layers[0].right is None and tiling.fuse_right:
+        return Tiling(fuse_left=tiling.fuse_left)  # the other sizes are for B in the launch, too
+    return tiling
 
 
 def _times_rights(x: Tensor, layers: Sequence[PackedLayer], tiling: Tiling) -> Tensor:
