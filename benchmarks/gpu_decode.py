@@ -34,11 +34,8 @@ LAYERS: dict[str, tuple[Sequence[int], int]] = {
     "gate and up of Llama-3-8B": ([14336] * 2, 4096),
     "down of Llama-3-8B": ([4096], 14336),
 }
-#: Linears of a decoder block, by model.
-BLOCKS = {
-    model: ["4096x4096", *(name for name in LAYERS if name.endswith(model))]
-    for model in ("Llama-2-7B", "Llama-3-8B")
-}
+#: Inner width of the MLP, by model.
+MODELS = {"Llama-2-7B": 11008, "Llama-3-8B": 14336}
 #: Instructions of a warp in a step of the core's loop, by the block of B that is in it, 0 for none
 #: (SASS of sm_90; a test compares the first). Four schedulers hand out one each a cycle.
 STEP_INSTRUCTIONS = {0: 330, 128: 340, 64: 180, 32: 180}
@@ -145,7 +142,7 @@ def dense_seconds(outs: Sequence[int], cols: int, gpu: GpuRates) -> float:
 
 
 def decode_ratios(gpu: GpuRates) -> dict[str, float]:
-    """Time of dense layers to that of pruned ones; the last are all linears of a decoder block."""
+    """Time of dense layers to that of pruned ones; the last are blocks without their attention."""
     times = {
         name: (
             dense_seconds(outs, cols, gpu),
@@ -153,14 +150,15 @@ def decode_ratios(gpu: GpuRates) -> dict[str, float]:
         )
         for name, (outs, cols) in LAYERS.items()
     }
-    for model, inner in (("Llama-2-7B", 11008), ("Llama-3-8B", 14336)):
+    for model, inner in MODELS.items():
         dense = LAUNCH + sum(times[f"{part} of {model}"][0] for part in ("gate and up", "down"))
         for as_one in (False, True):
             counts = count_mlp(4096, inner, gpu.processors, as_one)
             how = "as one" if as_one else "layer by layer"
             pruned = seconds_of(counts, gpu) + (not as_one) * LAUNCH
             times[f"the MLP of {model}, {how}"] = dense, pruned
-    for model, names in BLOCKS.items():
-        dense, pruned = (sum(times[name][place] for name in names) for place in (0, 1))
-        times[f"all linears of {model}"] = dense, pruned
+    for model in MODELS:
+        parts = "4096x4096", f"q, k and v of {model}", f"the MLP of {model}, as one"
+        dense, pruned = (sum(times[part][place] for part in parts) for place in (0, 1))
+        times[f"linears of a block of {model}"] = dense, pruned
     return {name: dense / pruned for name, (dense, pruned) in times.items()}

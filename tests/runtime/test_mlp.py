@@ -204,6 +204,22 @@ def test_only_where_it_may(make_case, wholes: Wholes) -> None:
     assert type(module) is Mlp
 
 
+def test_one_that_never_can_is_asked_once(
+    make_case, wholes: Wholes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of two sizes: it is not looked at again for each token."""
+    module, other = Mlp(make_case), Mlp(make_case, block=4)
+    module.up = other.up
+    prepare(module)
+    asked = []
+    original = mlp.gating
+    monkeypatch.setattr(mlp, "gating", lambda *given: asked.append(1) or original(*given))
+    for _ in range(3):
+        assert torch.equal(module(MANY), own(module, MANY))
+    assert len(asked) == 1
+    assert not wholes
+
+
 def test_adapters(make_case, wholes: Wholes) -> None:
     peft = pytest.importorskip("peft")
     from armor.hf.lora import lora
