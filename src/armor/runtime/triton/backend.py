@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from armor.runtime.backend import YES, Call, Verdict
@@ -173,7 +173,7 @@ def _times_rights(x: Tensor, layers: Sequence[PackedLayer], tiling: Tiling) -> T
 
 def times_blocks(
     x: Float[Tensor, "batch in"] | Float[Tensor, "parts batch all"],
-    blocks: Sequence[Float[Tensor, "_ b b"]],
+    blocks: Sequence[Shaped[Tensor, "_ b b"]],
     biases: Sequence[Float[Tensor, " _"] | None],
     results: Sequence[Float[Tensor, "batch _"]],
     scales: Sequence[Float[Tensor, "_ b"] | None] = (),
