@@ -15,13 +15,12 @@ from typing import Any, Protocol
 from unittest.mock import patch
 
 import torch
-from gpu_mlp import FROM_CACHE, LAUNCH, Kernel, Rates, packed_call
+from gpu_mlp import FROM_CACHE, LAUNCH, Kernel, Rates, packed_call, run_mlp
 from torch.utils._pytree import tree_leaves
 
 from armor.bench.counting import Counting, Counts
 from armor.config import PruneConfig
 from armor.run.plan import choose_block
-from armor.runtime.gated import Gated
 from armor.runtime.triton import backend, blocks_kernel, core_kernel, gated_kernel
 
 #: Layers of one input, (outputs of each, inputs), by what they are.
@@ -107,20 +106,11 @@ def count_decode(outs: Sequence[int], cols: int, processors: int) -> Counts:
     return counting.counts
 
 
-def count_mlp(width: int, inner: int, processors: int, as_one: bool) -> Counts:
-    """Of one row through a gated MLP; apart, without the activation and the product."""
-    sizes = (inner, width), (inner, width), (width, inner)
-    gate, up, down = (packed_call(*size, 128, "") for size in sizes)
-    x, between = (
-        torch.empty(1, size, dtype=torch.bfloat16, device="meta") for size in (width, inner)
-    )
+def count_mlp(inner: int, processors: int, as_one: bool) -> Counts:
+    """Of one row through a gated MLP, see `run_mlp`."""
     counting = Counting()
     with _as_on_gpu(counting, processors), counting:
-        if as_one:
-            backend.matmul_gated(x, Gated(gate, up, down, "silu"))
-        else:
-            backend.matmul_shared(x, [gate, up])
-            backend.matmul(between, down)
+        run_mlp(backend, "", 1, inner, as_one)
     return counting.counts
 
 
@@ -153,7 +143,7 @@ def decode_ratios(gpu: GpuRates) -> dict[str, float]:
     for model, inner in MODELS.items():
         dense = LAUNCH + sum(times[f"{part} of {model}"][0] for part in ("gate and up", "down"))
         for as_one in (False, True):
-            counts = count_mlp(4096, inner, gpu.processors, as_one)
+            counts = count_mlp(inner, gpu.processors, as_one)
             how = "as one" if as_one else "layer by layer"
             pruned = seconds_of(counts, gpu) + (not as_one) * LAUNCH
             times[f"the MLP of {model}, {how}"] = dense, pruned

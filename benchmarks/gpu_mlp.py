@@ -95,19 +95,25 @@ def packed_call(out: int, into: int, block: int, prepared_by: str) -> Call:
     return Call(PackedLayer.of(into, parts), None, prepared if prepared_by else None, prepared_by)
 
 
+def run_mlp(backend: Any, prepared_by: str, rows: int, inner: int, as_one: bool) -> None:
+    """A gated MLP of `WIDTH`; apart, without the activation and the product."""
+    sizes = (inner, WIDTH), (inner, WIDTH), (WIDTH, inner)
+    gate, up, down = (packed_call(*size, BLOCK, prepared_by) for size in sizes)
+    x, between = (
+        torch.empty(rows, size, dtype=torch.bfloat16, device="meta") for size in (WIDTH, inner)
+    )
+    if as_one:
+        backend.matmul_gated(x, Gated(gate, up, down, "silu"))
+    else:
+        backend.matmul_shared(x, [gate, up])
+        backend.matmul(between, down)
+
+
 def count_mlp(as_one: bool) -> Counts:
     """Of a prompt of `ROWS`, but for the activation and the product where these are apart."""
-    sizes = (INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER)
-    gate, up, down = (packed_call(*size, BLOCK, "semi_structured") for size in sizes)
-    x = torch.empty(ROWS, WIDTH, dtype=torch.bfloat16, device="meta")
-    between = torch.empty(ROWS, INNER, dtype=torch.bfloat16, device="meta")
     counting = Counting()
     with _as_on_gpu(counting), counting:
-        if as_one:
-            semi_structured.matmul_gated(x, Gated(gate, up, down, "silu"))
-        else:
-            semi_structured.matmul_shared(x, [gate, up])
-            semi_structured.matmul(between, down)
+        run_mlp(semi_structured, "semi_structured", ROWS, INNER, as_one)
     return counting.counts
 
 

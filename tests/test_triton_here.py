@@ -30,26 +30,33 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tried.cache_clear()
 
 
+@pytest.fixture
+def another() -> Iterator[None]:
+    """Another Triton than the one that is installed: what is known of that is forgotten."""
+    for known in (here._why_not_this, here.is_older_than):
+        known.cache_clear()
+    yield
+    for known in (here._why_not_this, here.is_older_than):
+        known.cache_clear()
+
+
+@pytest.mark.usefixtures("another")
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(here.importlib.util, "find_spec", lambda name: None)
     assert "pip install triton" in why_no_triton()
     assert "pip install triton" in load("triton").is_available().reason
 
 
+@pytest.mark.usefixtures("another")
 def test_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch 2.6 brings it: without tuples of arguments and without gather."""
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "__version__", "3.2.0")
-    here.is_older_than.cache_clear()
-    try:
-        assert why_no_triton() == "triton 3.2.0 is older than 3.3"
-        assert not load("triton").is_available()
-        found = choose_backend(TWO_OF_FOUR, torch.float32, torch.device("cuda"))
-        assert found.name == "torch"
-        assert not obs_triton.runs(Weight(), 2, 4)
-    finally:
-        monkeypatch.undo()
-        here.is_older_than.cache_clear()
+    assert why_no_triton() == "triton 3.2.0 is older than 3.3"
+    assert not load("triton").is_available()
+    found = choose_backend(TWO_OF_FOUR, torch.float32, torch.device("cuda"))
+    assert found.name == "torch"
+    assert not obs_triton.runs(Weight(), 2, 4)
 
 
 class Weight:

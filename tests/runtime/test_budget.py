@@ -68,7 +68,7 @@ def test_decoding_layers_of_one_input_takes_two_launches(gpu_decode: Any) -> Non
         assert counts.bytes["blocks_kernel"] == right + 2 * 4096 * (1 + len(outs))
         assert counts.bytes["core_kernel"] == core + left + 2 * (4096 * len(outs) + sum(outs))
     assert gpu_decode.count_decode([1024] * 2, 4096, 132).launches == {"core_kernel": 1}
-    as_one = gpu_decode.count_mlp(4096, 11008, 132, as_one=True)
+    as_one = gpu_decode.count_mlp(11008, 132, as_one=True)
     assert as_one.launches == {"blocks_kernel": 1, "core_kernel": 2, "gated_kernel": 1}
     # Grouped queries: blocks of 128 and, for k and v, of 64.
     assert gpu_decode.count_decode([4096, 1024, 1024], 4096, 132).launches["core_kernel"] == 2

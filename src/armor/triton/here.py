@@ -18,12 +18,8 @@ def why_no_triton() -> str:
     Where a GPU is in use that is tried once: the first kernel takes a C compiler, and the headers
     of Python.
     """
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed: pip install triton"
-    if is_older_than(*OLDEST):
-        import triton
-
-        return f"triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    if reason := _why_not_this():
+        return reason
     # Not before the GPU is in use: a process that has touched it cannot be forked.
     if is_interpreted() or not torch.cuda.is_initialized():
         return ""
@@ -43,6 +39,17 @@ def is_older_than(major: int, minor: int) -> bool:
     import triton
 
     return tuple(map(int, triton.__version__.split(".")[:2])) < (major, minor)
+
+
+@cache  # products ask at each call
+def _why_not_this() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if is_older_than(*OLDEST):
+        import triton
+
+        return f"triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    return ""
 
 
 @cache
